@@ -1,0 +1,85 @@
+// Package backend is the contract of what keeps the bytes of volumes on a node. Package backendtest holds the
+// suite that every backend must pass; backend/dir is the one that works on any file system.
+//
+// A backend knows nothing of the cluster. Two rules make it safe all the same:
+//
+//   - Fences. It keeps the highest fence it ever saw for a volume beside the volume's bytes, durably, and refuses
+//     Attach, Export, Adopt and Remove with a lower one (mobyfs.CodeStaleFence). An equal fence is the same
+//     decision told again and is fine.
+//   - Nothing vanishes. Bytes are made empty only by Create and Stage, and leave only through Remove and Discard,
+//     into the trash first where they were a volume.
+//
+// Every method may be repeated after a crash at any point, with the same effect. Methods on different volumes may
+// run at once; calls for one volume are made one after the other (its worker in the agent does).
+package backend
+
+import (
+	"context"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+)
+
+// Backend keeps volumes. Errors carry a mobyfs.Code; CodeNotFound means that the bytes are not here.
+type Backend interface {
+	// Name is the word for this backend in VolumeSpec.Backend.
+	Name() string
+
+	// Path is where Attach shows the volume: absolute, and the same before, during and after. It asks no disk.
+	Path(id mobyfs.VolumeID) string
+
+	// Create makes an empty volume. One that is here already keeps its bytes.
+	Create(ctx context.Context, id mobyfs.VolumeID, spec mobyfs.VolumeSpec) error
+
+	// Attach makes the volume usable at Path, which it returns.
+	Attach(ctx context.Context, id mobyfs.VolumeID, fence mobyfs.Fence) (string, error)
+
+	// Detach takes the volume from Path where the backend put it there. Nothing attached is fine.
+	Detach(ctx context.Context, id mobyfs.VolumeID) error
+
+	// Export opens the volume for reading by a migration. From then on only a higher fence attaches it again, so
+	// nothing changes what is read. The directory stays readable until release is called, once.
+	Export(ctx context.Context, id mobyfs.VolumeID, fence mobyfs.Fence) (dir string, release func(), err error)
+
+	// Stage makes an empty directory for what a migration brings, in place of whatever an earlier try left there.
+	Stage(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID) (dir string, err error)
+
+	// Seal notes durably that the staged bytes are complete and are what receipt says.
+	Seal(ctx context.Context, migration mobyfs.MigrationID, receipt mobyfs.Receipt) error
+
+	// Adopt makes the sealed bytes the volume, at the fence, in one step. Bytes of the same volume that were here
+	// from an earlier stay go to the trash. When the volume is here at this fence already it does nothing.
+	// CodeNotFound if nothing sealed is there.
+	Adopt(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID, fence mobyfs.Fence) error
+
+	// Discard removes what a migration staged.
+	Discard(ctx context.Context, migration mobyfs.MigrationID) error
+
+	// Remove puts the volume into the trash. One that is not here is fine.
+	Remove(ctx context.Context, id mobyfs.VolumeID, fence mobyfs.Fence) error
+
+	// Purge empties the trash of what was put there before a time.
+	Purge(ctx context.Context, before time.Time) error
+
+	// List tells what is here, volumes and staged migrations, in no order.
+	List(ctx context.Context) ([]Held, []Staged, error)
+
+	// UsedBytes tells the space that a volume takes on disk.
+	UsedBytes(ctx context.Context, id mobyfs.VolumeID) (int64, error)
+
+	// Capacity tells the space for all volumes.
+	Capacity(ctx context.Context) (mobyfs.Capacity, error)
+}
+
+// Held is a volume whose bytes are here; whether they are the volume's true bytes only control knows.
+type Held struct {
+	ID    mobyfs.VolumeID
+	Fence mobyfs.Fence // the highest seen, 0 if none
+}
+
+// Staged is what a migration brought here.
+type Staged struct {
+	Migration mobyfs.MigrationID
+	Volume    mobyfs.VolumeID
+	Receipt   *mobyfs.Receipt // nil until sealed
+}

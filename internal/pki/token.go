@@ -1,0 +1,82 @@
+package pki
+
+import (
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// claims is the body of a token: the payload, and who may not use it after when.
+type claims struct {
+	jwt.RegisteredClaims
+	Payload json.RawMessage `json:"mobyfs"`
+}
+
+// SignToken makes a token (a JWT, ES256, with the signer's certificate in x5c) that anyone who trusts the
+// authority can check without asking anybody.
+func (f Files) SignToken(payload any, life time.Duration) (string, error) {
+	id, err := f.load()
+	if err != nil {
+		return "", err
+	}
+	body, err := json.Marshal(payload)
+	if err != nil {
+		return "", err
+	}
+	t := jwt.NewWithClaims(jwt.SigningMethodES256, claims{
+		RegisteredClaims: jwt.RegisteredClaims{ExpiresAt: jwt.NewNumericDate(time.Now().Add(life))},
+		Payload:          body,
+	})
+	t.Header["x5c"] = []string{base64.StdEncoding.EncodeToString(id.cert.Leaf.Raw)}
+	return t.SignedString(id.cert.PrivateKey)
+}
+
+// OpenToken checks that someone of the role, certified by the same authority, signed the token and that it has not
+// expired; then it fills payload.
+func (f Files) OpenToken(token, role string, payload any) error {
+	id, err := f.load()
+	if err != nil {
+		return err
+	}
+	var c claims
+	_, err = jwt.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) { return signerKey(t, id, role) },
+		jwt.WithValidMethods([]string{jwt.SigningMethodES256.Alg()}), jwt.WithExpirationRequired())
+	if err != nil {
+		return fmt.Errorf("check the token: %w", err)
+	}
+	return json.Unmarshal(c.Payload, payload)
+}
+
+// signerKey finds the key in the certificate that came with the token and checks whose it is.
+func signerKey(t *jwt.Token, id loaded, role string) (any, error) {
+	chain, _ := t.Header["x5c"].([]any)
+	if len(chain) != 1 {
+		return nil, errors.New("it carries no certificate")
+	}
+	text, _ := chain[0].(string)
+	der, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	opts := x509.VerifyOptions{Roots: id.roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	if _, err := cert.Verify(opts); err != nil {
+		return nil, err
+	}
+	who, err := IdentityOf(cert)
+	if err != nil {
+		return nil, err
+	}
+	if who.Role != role {
+		return nil, fmt.Errorf("it was signed by %s, not by a %s", who, role)
+	}
+	return cert.PublicKey, nil
+}

@@ -1,0 +1,108 @@
+package mobyfs
+
+import (
+	"context"
+	"time"
+)
+
+// Mounter is what the driver in front needs from the agent behind it. All methods may be called at once and
+// repeatedly; ctx bounds the waiting, not the work: whoever asks again finds it further along.
+type Mounter interface {
+	// Create makes a volume, or agrees if it exists with the same options. CodeInvalid names the bad option.
+	Create(ctx context.Context, name string, opts map[string]string) error
+	// Remove removes a volume that nobody uses, here or elsewhere. That it is not there is success.
+	Remove(ctx context.Context, name string) error
+	// Mount brings the volume here if need be and counts a use by id. The path is absolute, exists, and is the
+	// one that Get tells. When ctx is cancelled the use is not counted.
+	Mount(ctx context.Context, name, id string) (path string, err error)
+	// Unmount takes back one use by id. An unknown volume or id is success.
+	Unmount(ctx context.Context, name, id string) error
+	// Get tells of one volume. CodeNotFound only if it is known that there is none; CodeUnavailable if nobody
+	// could be asked.
+	Get(ctx context.Context, name string) (DockerVolume, error)
+	// List tells of all volumes of the cluster, sorted by name, from what this node knows. It never waits.
+	List() []DockerVolume
+	// Activated is told that a new life of dockerd begins: uses counted before are now only believed.
+	Activated()
+}
+
+// DockerVolume is a volume as Docker sees it.
+type DockerVolume struct {
+	Name       string
+	Mountpoint string // absolute and the same for the volume's whole life on this node
+	CreatedAt  time.Time
+	Status     map[string]any // shown by docker volume inspect
+}
+
+// Control is what an agent needs from the control plane. The caller is the node that its certificate names.
+// Every method may be repeated with the same effect. An error without a Code from the far side is
+// CodeUnavailable: it is unknown whether the call took effect.
+type Control interface {
+	// CreateVolume records a volume, or returns the one that exists with an equal spec. If node is not empty the
+	// home is that node or the call fails with CodeNoSpace. Otherwise control places it.
+	CreateVolume(ctx context.Context, name string, spec VolumeSpec, node string) (Volume, error)
+	// Created tells that the bytes of a volume in VolumeCreating now exist here, and makes it VolumeReady.
+	Created(ctx context.Context, id VolumeID) (Volume, error)
+	// Volume returns the record of the volume that has the name now, or CodeNotFound.
+	Volume(ctx context.Context, name string) (Volume, error)
+	// RemoveVolume frees the name and makes the volume VolumeRemoving. CodeInUse or CodeMoving if it may not go.
+	RemoveVolume(ctx context.Context, name string) error
+	// Removed tells that the bytes of a volume in VolumeRemoving are gone from here, and deletes the record.
+	Removed(ctx context.Context, id VolumeID) error
+	// Claim asks for the lease. The Grant either gives it, or From tells that a migration to here has begun (or
+	// goes on) whose commit will give it. CodeInUse and CodeMoving tell by whom and what to do.
+	Claim(ctx context.Context, id VolumeID) (Grant, error)
+	// Release gives the lease back. A lease that is not held any more, or under a newer fence, is success.
+	Release(ctx context.Context, id VolumeID, fence Fence) error
+	// Accept asks for what is needed to carry out a migration to here that control began: a fresh ticket.
+	// CodeNotFound if it is not under way any more.
+	Accept(ctx context.Context, id VolumeID, migration MigrationID) (Grant, error)
+	// Commit makes this node the home. It is the one transaction that moves a volume; repeating it after success
+	// is success. The Grant's fence is the one to adopt with; if Migration.Mount was set it is the lease's too.
+	// CodeStaleFence if the migration was aborted: the bytes pulled are worth nothing.
+	Commit(ctx context.Context, id VolumeID, migration MigrationID, receipt Receipt) (Grant, error)
+	// Abort gives the migration up; the source stays the home. CodeStaleFence if it was committed.
+	Abort(ctx context.Context, id VolumeID, migration MigrationID, reason string) error
+	// Report tells what this node sees. It is also its heartbeat; the first one after start joins the cluster.
+	Report(ctx context.Context, r Report) error
+	// Watch calls each with the full state of the cluster, then with every change, until ctx ends or the
+	// connection is lost (an error; the caller calls again). Changes of one object arrive in order; states that
+	// a slow watcher missed are skipped.
+	Watch(ctx context.Context, each func(Change)) error
+}
+
+// Change is one step of what Watch tells. Exactly one of Full, Volume, Gone and Node is set.
+type Change struct {
+	Revision int64     `json:"revision"`
+	Full     *Snapshot `json:"full,omitempty"`   // replaces everything known; first of each Watch
+	Volume   *Volume   `json:"volume,omitempty"` // new or changed
+	Gone     VolumeID  `json:"gone,omitempty"`   // the record is deleted
+	Node     *Node     `json:"node,omitempty"`   // joined or changed (not for each heartbeat)
+}
+
+// Snapshot is the state of the cluster at one revision.
+type Snapshot struct {
+	Cluster string   `json:"cluster"`
+	Volumes []Volume `json:"volumes"`
+	Nodes   []Node   `json:"nodes"`
+}
+
+// Report is what a node tells control.
+type Report struct {
+	Address  string                   `json:"address"`
+	Version  string                   `json:"version"`
+	Capacity Capacity                 `json:"capacity"`
+	Volumes  int                      `json:"volumes"`            // whose bytes are here
+	Used     map[VolumeID]int64       `json:"used,omitempty"`     // bytes, of volumes whose home it is
+	Users    map[VolumeID][]string    `json:"users,omitempty"`    // containers, of leases held; absent = unchanged
+	Progress map[MigrationID]Progress `json:"progress,omitempty"` // of pulls that run here
+}
+
+// Peer brings the bytes of a volume from another node.
+type Peer interface {
+	// Pull fills the empty directory into with the tree that from offers, and returns once it is durable and was
+	// read back. progress may be nil and is called at most a few times a second. On error what is in into is
+	// worth nothing. CodeCorrupt if the digests differ, CodeNoSpace if it does not fit, CodeDenied and
+	// CodeStaleFence if the source refuses, CodeUnavailable if it can't be reached or the stream broke.
+	Pull(ctx context.Context, from From, into string, progress func(Progress)) (Receipt, error)
+}

@@ -1,0 +1,144 @@
+package mobyfs
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// VolumeID names a volume for its whole life and is never used twice: 26 characters of a ULID, lower case. On
+// disk everything goes by the ID, so no name that a user invents ever becomes part of a path.
+type VolumeID string
+
+// Volume is the control plane's record of a volume, as all agents and clients see it.
+type Volume struct {
+	ID        VolumeID    `json:"id"`
+	Name      string      `json:"name"`
+	Spec      VolumeSpec  `json:"spec"`
+	State     VolumeState `json:"state"`
+	CreatedAt time.Time   `json:"created_at"`
+	Node      string      `json:"node"`                // the home: the node that has the bytes
+	Fence     Fence       `json:"fence"`               // the highest fence ever given out for this volume
+	Lease     *Lease      `json:"lease,omitempty"`     // nil while no container uses the volume
+	Migration *Migration  `json:"migration,omitempty"` // nil while the volume stays where it is
+	LastMove  *Migration  `json:"last_move,omitempty"` // the migration that ended last, nil if there was none
+	UsedBytes int64       `json:"used_bytes"`          // as the home last reported; 0 until it has
+	Revision  int64       `json:"revision"`            // of the record in the store; grows with each change
+}
+
+// VolumeSpec is what a user asks for. Two specs that are Equal ask for the same volume.
+type VolumeSpec struct {
+	Backend   string            `json:"backend,omitempty"`    // "dir" if empty
+	SizeBytes int64             `json:"size_bytes,omitempty"` // space to count on for placement; 0 = no promise
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+// Equal reports whether two specs ask for the same thing. An empty backend equals DefaultBackend.
+func (s VolumeSpec) Equal(o VolumeSpec) bool {
+	s, o = s.WithDefaults(), o.WithDefaults()
+	if s.Backend != o.Backend || s.SizeBytes != o.SizeBytes || len(s.Labels) != len(o.Labels) {
+		return false
+	}
+	for k, v := range s.Labels {
+		if w, ok := o.Labels[k]; !ok || v != w {
+			return false
+		}
+	}
+	return true
+}
+
+// DefaultBackend keeps a volume where its spec names none.
+const DefaultBackend = "dir"
+
+// WithDefaults fills what the user left open.
+func (s VolumeSpec) WithDefaults() VolumeSpec {
+	if s.Backend == "" {
+		s.Backend = DefaultBackend
+	}
+	return s
+}
+
+// VolumeState says how far a volume's life has come. It only goes forward, in the order of the constants.
+type VolumeState string
+
+const (
+	// VolumeCreating: the home is chosen; the bytes may not be there yet. An empty volume may be made.
+	VolumeCreating VolumeState = "creating"
+	// VolumeReady: the home has the bytes. If it finds none it must say so, never make an empty volume.
+	VolumeReady VolumeState = "ready"
+	// VolumeRemoving: the name is free again; the record stays until the home has removed the bytes.
+	VolumeRemoving VolumeState = "removing"
+)
+
+// Leads reports whether state s may be followed by next.
+func (s VolumeState) Leads(next VolumeState) bool {
+	switch s {
+	case VolumeCreating:
+		return next == VolumeReady || next == VolumeRemoving
+	case VolumeReady:
+		return next == VolumeRemoving
+	default:
+		return false
+	}
+}
+
+// InUse reports who uses the volume, as one phrase such as "on h1 by container web-1", and whether anyone does.
+func (v Volume) InUse() (string, bool) {
+	if v.Lease == nil {
+		return "", false
+	}
+	switch users := v.Lease.Users; len(users) {
+	case 0:
+		return fmt.Sprintf("on %s by a container", v.Lease.Node), true
+	case 1:
+		return fmt.Sprintf("on %s by container %s", v.Lease.Node, users[0]), true
+	default:
+		return fmt.Sprintf("on %s by containers %s", v.Lease.Node, strings.Join(users, ", ")), true
+	}
+}
+
+// Condition is the one word that lists show: the state, or what goes on with a ready volume.
+func (v Volume) Condition() string {
+	switch {
+	case v.State != VolumeReady:
+		return string(v.State)
+	case v.Migration != nil:
+		return "moving"
+	case v.Lease != nil:
+		return "in use"
+	default:
+		return "ready"
+	}
+}
+
+// volumeName is Docker's own rule for the names of local volumes, plus a cap of 128 characters.
+var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$`)
+
+// CheckVolumeName tells what is wrong with a name that a volume can't have, or nil. Docker passes every string on
+// to a volume driver, so this is the only gate.
+func CheckVolumeName(name string) error {
+	if volumeName.MatchString(name) {
+		return nil
+	}
+	shown := name
+	if utf8.RuneCountInString(shown) > 40 {
+		shown = string([]rune(shown)[:40]) + "…"
+	}
+	why := "it may hold letters, digits, _ . - and must start with a letter or digit"
+	switch {
+	case name == "":
+		return Errorf(CodeInvalid, "a volume needs a name").WithHint("give it 2 to 128 letters, digits, _ . or -")
+	case len(name) == 1:
+		why = "it needs two characters at least"
+	case len(name) > 128:
+		why = fmt.Sprintf("it has %d characters, 128 are the most", utf8.RuneCountInString(name))
+	}
+	return Errorf(CodeInvalid, "%q can't be the name of a volume: %s", shown, why).
+		WithHint("use 2 to 128 letters, digits, _ . or -, such as pgdata or shop_db-1")
+}
+
+// FoldName is the form of a name under which it is unique in the cluster: names that differ only in case are one,
+// so that PGDATA can't be mistaken for pgdata.
+func FoldName(name string) string { return strings.ToLower(name) }
