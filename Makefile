@@ -1,0 +1,54 @@
+# mobyfs: build, check, test, demo. CI runs `make check test`; see README.md.
+SHELL   := /bin/bash
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+PROGRAMS := mobyctl mobyfs mobyfs-control
+LINT := bin/lint
+
+.PHONY: build
+build: $(addprefix bin/,$(PROGRAMS)) ## the three programs, into bin/
+
+.PHONY: FORCE
+bin/%: FORCE
+	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o $@ ./cmd/$*
+
+.PHONY: prepare
+prepare: ## installs what demo and test need, saying so first; starts dockerd where none runs
+	tools/prepare.sh
+
+.PHONY: demo
+demo: prepare build ## three hosts on this machine, a cluster on them, and a volume that follows its container
+	tools/demo.sh
+
+.PHONY: demo-down
+demo-down: build ## takes the demo off again
+	tools/demo.sh down
+
+.PHONY: test
+test: prepare build ## all tests, those on sandbox hosts included
+	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /cloud/sandbox$$)
+	go test -count=1 -timeout 20m -v ./provision/cloud/sandbox ./test
+
+.PHONY: check
+check: $(LINT)/staticcheck $(LINT)/errcheck ## everything that can be said about the code without running it
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "these files are not formatted: run gofmt -w"; exit 1; }
+	go vet ./...
+	go vet -tags failpoints,bench ./...
+	$(LINT)/staticcheck ./...
+	$(LINT)/errcheck -exclude tools/lint/errcheck.txt ./...
+	go mod tidy -diff
+	go test -count=1 ./internal/arch
+
+# Linters have a module of their own, so that the product's graph stays small. staticcheck finds dead code and
+# misuse of the standard library; errcheck finds errors that nobody looked at.
+$(LINT)/%: tools/lint/go.mod
+	@mkdir -p $(LINT)
+	cd tools/lint && go build -o ../../$(LINT)/ honnef.co/go/tools/cmd/staticcheck github.com/kisielk/errcheck
+
+.PHONY: bench
+bench: prepare build ## measures against doing it by hand; writes docs/benchmarks.md
+	go test -count=1 -timeout 30m -tags bench -run '^TestBench' -v ./test -bench-into $(CURDIR)/docs/benchmarks.md
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | column -ts "$$(printf '\t')"

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mobyfs/mobyfs"
+)
+
+// clusterStatus is the cluster on one screen.
+type clusterStatus struct {
+	Cluster  string   `json:"cluster"`
+	Version  string   `json:"version"` // of control
+	Nodes    int      `json:"nodes"`
+	Ready    int      `json:"ready"`
+	Volumes  int      `json:"volumes"`
+	InUse    int      `json:"in_use"`
+	Moving   int      `json:"moving"`
+	Warnings []string `json:"warnings"`
+}
+
+func newStatusCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show the cluster on one screen; exits 2 when something is wrong with it",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			cluster, err := c.Cluster(cmd.Context())
+			if err != nil {
+				return err
+			}
+			nodes, err := c.Nodes(cmd.Context())
+			if err != nil {
+				return err
+			}
+			volumes, err := c.Volumes(cmd.Context())
+			if err != nil {
+				return err
+			}
+			s := statusOf(nodes, volumes)
+			s.Cluster, s.Version = cluster.Cluster, cluster.Version
+			if err := a.print(s, func(w io.Writer) { printStatus(w, s) }); err != nil {
+				return err
+			}
+			if len(s.Warnings) > 0 {
+				return &exitCode{code: exitPending}
+			}
+			return nil
+		},
+	}
+}
+
+// statusOf counts, and says what an operator should look at.
+func statusOf(nodes []mobyfs.Node, volumes []mobyfs.Volume) clusterStatus {
+	s := clusterStatus{Nodes: len(nodes), Volumes: len(volumes), Warnings: []string{}}
+	silent := map[string]bool{}
+	for _, n := range nodes {
+		if n.Ready {
+			s.Ready++
+			continue
+		}
+		silent[n.Name] = true
+		s.Warnings = append(s.Warnings, fmt.Sprintf("node %s is %s", n.Name, nodeState(n)))
+	}
+	for _, v := range volumes {
+		if v.Lease != nil {
+			s.InUse++
+		}
+		if v.Migration != nil {
+			s.Moving++
+		}
+		if silent[v.Node] {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("volume %s can't be reached: its bytes are on %s", v.Name, v.Node))
+		}
+	}
+	return s
+}
+
+func printStatus(w io.Writer, s clusterStatus) {
+	fmt.Fprintf(w, "mobyfs %s %s   nodes %d/%d ready   volumes %d (%d in use, %d moving)\n",
+		s.Cluster, s.Version, s.Ready, s.Nodes, s.Volumes, s.InUse, s.Moving)
+	for _, warning := range s.Warnings {
+		fmt.Fprintf(w, "  ▲ %s\n", warning)
+	}
+}

@@ -1,0 +1,310 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
+)
+
+func newVolumeCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "volume", Short: "Create, list, inspect, move and remove volumes"}
+	cmd.AddCommand(newVolumeCreateCommand(a), newVolumeLsCommand(a), newVolumeInspectCommand(a),
+		newVolumeRmCommand(a), newVolumeMoveCommand(a))
+	return cmd
+}
+
+func newVolumeCreateCommand(a *app) *cobra.Command {
+	var node, size string
+	var labels map[string]string
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create a volume and wait until it is ready",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := mobyfs.CheckVolumeName(args[0]); err != nil {
+				return err
+			}
+			spec := mobyfs.VolumeSpec{Labels: labels}
+			if size != "" {
+				bytes, err := humanize.ParseBytes(size)
+				if err != nil {
+					return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no size", size).WithHint("write it like 10G, 512MiB or 1073741824")
+				}
+				spec.SizeBytes = int64(bytes)
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			v, err := c.CreateVolume(cmd.Context(), args[0], spec, node)
+			if err != nil {
+				return err
+			}
+			v, err = follow(cmd.Context(), c, v, func(v mobyfs.Volume) bool { return v.State == mobyfs.VolumeReady })
+			if err != nil {
+				return err
+			}
+			return a.print(v, func(w io.Writer) { fmt.Fprintf(w, "%s created on %s\n", v.Name, v.Node) })
+		},
+	}
+	cmd.Flags().StringVar(&node, "node", "", "the node to create it on (default: the ready one with most room)")
+	cmd.Flags().StringVar(&size, "size", "", "space to count on, such as 10G")
+	cmd.Flags().StringToStringVar(&labels, "label", nil, "labels, key=value")
+	return cmd
+}
+
+func newVolumeLsCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "ls",
+		Short: "List all volumes of the cluster",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			volumes, err := c.Volumes(cmd.Context())
+			if err != nil {
+				return err
+			}
+			sort.Slice(volumes, func(i, j int) bool { return volumes[i].Name < volumes[j].Name })
+			return a.print(volumes, func(w io.Writer) { printVolumes(w, volumes) })
+		},
+	}
+}
+
+func printVolumes(w io.Writer, volumes []mobyfs.Volume) {
+	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(tw, "VOLUME\tSTATE\tNODE\tUSED\tCREATED")
+	for _, v := range volumes {
+		where := v.Node
+		if v.Migration != nil {
+			where = v.Migration.From + " → " + v.Migration.To
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", v.Name, v.Condition(), where,
+			humanize.IBytes(uint64(v.UsedBytes)), v.CreatedAt.Local().Format(time.DateTime))
+	}
+	_ = tw.Flush()
+}
+
+func newVolumeInspectCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect NAME",
+		Short: "Show one volume",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			v, err := c.Volume(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.print(v, func(w io.Writer) { printVolume(w, v) })
+		},
+	}
+}
+
+func printVolume(w io.Writer, v mobyfs.Volume) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(key, format string, args ...any) { fmt.Fprintf(tw, "%s\t%s\n", key, fmt.Sprintf(format, args...)) }
+	row("volume", "%s (%s)", v.Name, v.ID)
+	row("state", "%s", v.Condition())
+	row("node", "%s", v.Node)
+	if by, used := v.InUse(); used {
+		row("in use", "%s since %s", by, v.Lease.Since.Local().Format(time.DateTime))
+	}
+	row("backend", "%s", v.Spec.WithDefaults().Backend)
+	if v.Spec.SizeBytes > 0 {
+		row("size", "%s", humanize.IBytes(uint64(v.Spec.SizeBytes)))
+	}
+	row("used", "%s", humanize.IBytes(uint64(v.UsedBytes)))
+	row("created", "%s", v.CreatedAt.Local().Format(time.DateTime))
+	row("fence", "%d", v.Fence)
+	if m := v.Migration; m != nil {
+		row("moving", "%s → %s, %s", m.From, m.To, progress(m.Progress))
+	}
+	if m := v.LastMove; m != nil {
+		row("last move", "%s → %s %s %s", m.From, m.To, m.State, m.EndedAt.Local().Format(time.DateTime))
+		if m.Reason != "" {
+			row("", "%s", m.Reason)
+		}
+	}
+	_ = tw.Flush()
+}
+
+func newVolumeRmCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rm NAME…",
+		Short: "Remove volumes that nobody uses",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			for _, name := range args {
+				if err := c.RemoveVolume(cmd.Context(), name); err != nil {
+					return err
+				}
+			}
+			return a.print(args, func(w io.Writer) {
+				for _, name := range args {
+					fmt.Fprintln(w, name, "removed")
+				}
+			})
+		},
+	}
+}
+
+func newVolumeMoveCommand(a *app) *cobra.Command {
+	var to string
+	var cancel, detach bool
+	cmd := &cobra.Command{
+		Use:   "move NAME --to NODE",
+		Short: "Move a volume that nobody uses to another node",
+		Long: "Move a volume that nobody uses to another node. The command follows the move and may be ended; the move\n" +
+			"goes on. --cancel gives a move up: the volume stays where it was.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if (to == "") == !cancel {
+				return mobyfs.Errorf(mobyfs.CodeInvalid, "say where %s shall go, or --cancel", args[0]).
+					WithHint("mobyctl volume move %s --to NODE; mobyctl node ls lists them", args[0])
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			if cancel {
+				return a.cancelMove(cmd.Context(), c, args[0])
+			}
+			return a.move(cmd.Context(), c, args[0], to, detach)
+		},
+	}
+	cmd.Flags().StringVar(&to, "to", "", "the node that the volume shall be on")
+	cmd.Flags().BoolVar(&cancel, "cancel", false, "give up the move that is under way")
+	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
+	return cmd
+}
+
+func (a *app) cancelMove(ctx context.Context, c *api.Client, name string) error {
+	v, err := c.CancelMove(ctx, name)
+	if err != nil {
+		return err
+	}
+	return a.print(v, func(w io.Writer) { fmt.Fprintf(w, "%s stays on %s\n", v.Name, v.Node) })
+}
+
+func (a *app) move(ctx context.Context, c *api.Client, name, to string, detach bool) error {
+	v, err := c.MoveVolume(ctx, name, to)
+	if err != nil {
+		return err
+	}
+	if v.Migration == nil {
+		return a.print(v, func(w io.Writer) { fmt.Fprintf(w, "%s is on %s already\n", v.Name, v.Node) })
+	}
+	id := v.Migration.ID
+	if detach {
+		return a.print(v, func(w io.Writer) { fmt.Fprintf(w, "%s is moving to %s (%s)\n", v.Name, to, id) })
+	}
+	v, err = follow(ctx, c, v, func(v mobyfs.Volume) bool {
+		if v.Migration == nil || v.Migration.ID != id {
+			return true
+		}
+		fmt.Fprintf(a.stderr, "%s: %s → %s, %s\n", v.Name, v.Migration.From, v.Migration.To, progress(v.Migration.Progress))
+		return false
+	})
+	if err != nil {
+		return err
+	}
+	m := v.LastMove
+	if m == nil || m.ID != id || m.State != mobyfs.MigrationCommitted {
+		reason := "another move replaced it"
+		if m != nil && m.ID == id {
+			reason = m.Reason
+		}
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "move %s to %s: %s; it stays on %s", name, to, reason, v.Node).
+			WithHint("mobyctl volume move %s --to %s tries again", name, to)
+	}
+	return a.print(v, func(w io.Writer) {
+		fmt.Fprintf(w, "%s moved to %s: %s in %.1f s, digest %s\n", v.Name, v.Node,
+			progress(m.Progress), m.EndedAt.Sub(m.StartedAt).Seconds(), m.Digest)
+	})
+}
+
+// errSeen ends a watch that has seen what it waited for.
+var errSeen = errors.New("seen")
+
+// follow watches a volume until done says yes, and returns its record then. A lost connection is taken up again.
+func follow(ctx context.Context, c *api.Client, v mobyfs.Volume, done func(mobyfs.Volume) bool) (mobyfs.Volume, error) {
+	if done(v) {
+		return v, nil
+	}
+	var gone error
+	look := func(cancel context.CancelCauseFunc, w *mobyfs.Volume) {
+		v = *w
+		if done(v) {
+			cancel(errSeen)
+		}
+	}
+	for {
+		watching, cancel := context.WithCancelCause(ctx)
+		err := c.Watch(watching, func(ch mobyfs.Change) {
+			switch {
+			case watching.Err() != nil:
+			case ch.Full != nil:
+				found := false
+				for i := range ch.Full.Volumes {
+					if ch.Full.Volumes[i].ID == v.ID {
+						found = true
+						look(cancel, &ch.Full.Volumes[i])
+					}
+				}
+				if !found {
+					gone = mobyfs.Errorf(mobyfs.CodeNotFound, "volume %q was removed", v.Name)
+					cancel(gone)
+				}
+			case ch.Volume != nil && ch.Volume.ID == v.ID:
+				look(cancel, ch.Volume)
+			case ch.Gone == v.ID && ch.Gone != "":
+				gone = mobyfs.Errorf(mobyfs.CodeNotFound, "volume %q was removed", v.Name)
+				cancel(gone)
+			}
+		})
+		cause := context.Cause(watching)
+		cancel(nil)
+		switch {
+		case errors.Is(cause, errSeen):
+			return v, nil
+		case gone != nil:
+			return v, gone
+		case ctx.Err() != nil:
+			return v, ctx.Err()
+		case mobyfs.CodeOf(err) != mobyfs.CodeUnavailable:
+			return v, err
+		}
+		select {
+		case <-ctx.Done():
+			return v, ctx.Err()
+		case <-time.After(time.Second): // control is away; the work goes on without it
+		}
+	}
+}
+
+func progress(p mobyfs.Progress) string {
+	if p.TotalBytes > p.Bytes {
+		return fmt.Sprintf("%d files, %s of %s", p.Files, humanize.IBytes(uint64(p.Bytes)), humanize.IBytes(uint64(p.TotalBytes)))
+	}
+	return fmt.Sprintf("%d files, %s", p.Files, humanize.IBytes(uint64(p.Bytes)))
+}

@@ -1,0 +1,118 @@
+package arch
+
+import (
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+type listed struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+}
+
+// packages lists all packages of the module.
+func packages(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for dec := json.NewDecoder(strings.NewReader(string(out))); dec.More(); {
+		var p listed
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if len(all) < 10 {
+		t.Fatalf("go list names %d packages only; the test looks in the wrong place", len(all))
+	}
+	return all
+}
+
+func below(path string) (string, bool) {
+	if path != module && !strings.HasPrefix(path, module+"/") {
+		return "", false
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(path, module), "/"), true
+}
+
+func TestImportsPointDown(t *testing.T) {
+	for _, p := range packages(t) {
+		from, _ := below(p.ImportPath)
+		for _, imp := range p.Imports {
+			if to, ours := below(imp); ours {
+				if why := judge(from, to); why != "" {
+					t.Errorf("%s imports %s: %s", from, to, why)
+				}
+			}
+		}
+	}
+}
+
+func TestRootUsesTheStandardLibraryOnly(t *testing.T) {
+	for _, p := range packages(t) {
+		if p.ImportPath != module {
+			continue
+		}
+		for _, imp := range p.Imports {
+			if strings.Contains(strings.Split(imp, "/")[0], ".") {
+				t.Errorf("the root package imports %s", imp)
+			}
+			for _, io := range []string{"os", "net", "net/http", "syscall"} {
+				if imp == io {
+					t.Errorf("the root package imports %s, but does no I/O", imp)
+				}
+			}
+		}
+	}
+}
+
+// The agent runs on every host: it stays small, and what it does not link can't be attacked in it.
+func TestAgentLinksNeitherEtcdNorACloudSDK(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", module+"/cmd/mobyfs").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	deps := strings.Fields(string(out))
+	if len(deps) < 100 {
+		t.Fatalf("cmd/mobyfs has %d dependencies only; the test looks in the wrong place", len(deps))
+	}
+	for _, d := range deps {
+		for _, bad := range []string{"go.etcd.io/", "github.com/aws/", "google.golang.org/grpc", "github.com/hashicorp/terraform", module + "/control"} {
+			if strings.HasPrefix(d, bad) {
+				t.Errorf("cmd/mobyfs links %s", d)
+			}
+		}
+	}
+}
+
+func TestJudge(t *testing.T) {
+	for _, tc := range []struct {
+		from, to string
+		allowed  bool
+	}{
+		{"agent", "backend", true},
+		{"agent", "internal/pki", true},
+		{"agent", "", true},
+		{"backend/dir", "backend", true},
+		{"control", "control/store", true},
+		{"cmd/mobyfs", "agent", true},
+		{"agent", "control", false},
+		{"agent", "control/placement", false},
+		{"driver", "agent", false},
+		{"backend", "agent", false},
+		{"api", "driver", false},
+		{"internal/pki", "api", false},
+		{"", "internal/pki", false},
+		{"newpackage", "internal/pki", false},
+		{"internal/durable", "internal/failpoint", true},
+	} {
+		if why := judge(tc.from, tc.to); (why == "") != tc.allowed {
+			t.Errorf("judge(%q, %q) = %q, allowed should be %v", tc.from, tc.to, why, tc.allowed)
+		}
+	}
+}

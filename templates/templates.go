@@ -1,0 +1,69 @@
+// Package templates holds the texts that an installation consists of: systemd units, environment files and the
+// sample of cluster.yaml.
+package templates
+
+import (
+	"bytes"
+	"embed"
+	"text/template"
+)
+
+//go:embed *.socket *.service *.env cluster.yaml
+var files embed.FS
+
+// Node fills mobyfs.env.
+type Node struct {
+	Cluster   string
+	Node      string
+	Control   string // host:port of each control process, with commas between
+	Advertise string // host:port at which other agents reach this one
+	AgentPort int
+}
+
+// Control fills mobyfs-control.env.
+type Control struct {
+	Cluster     string
+	ControlPort int
+}
+
+// Cluster fills cluster.yaml.
+type Cluster struct {
+	Cluster string
+	User    string // for all hosts; empty leaves it to the SSH configuration
+	First   string // name of the first host
+	Sandbox string // name of the sandbox that has the hosts; empty if Hosts lists them
+	Hosts   []Host
+}
+
+// Host is one entry of cluster.yaml. User and Port may be empty.
+type Host struct {
+	Name, Address, User string
+	Port                int
+}
+
+// Environment renders the environment file of an agent.
+func (n Node) Environment() (string, error) { return render("mobyfs.env", n) }
+
+// Environment renders the environment file of the control plane.
+func (c Control) Environment() (string, error) { return render("mobyfs-control.env", c) }
+
+// File renders a commented cluster.yaml.
+func (c Cluster) File() (string, error) { return render("cluster.yaml", c) }
+
+// Unit returns a systemd unit. Units are the same on every host; what differs stands in the environment files.
+func Unit(name string) (string, error) {
+	text, err := files.ReadFile(name)
+	return string(text), err
+}
+
+func render(name string, data any) (string, error) {
+	t, err := template.New(name).Option("missingkey=error").ParseFS(files, name)
+	if err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, data); err != nil {
+		return "", err
+	}
+	return b.String(), nil
+}

@@ -1,0 +1,83 @@
+package templates
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s differs (-want +got); go test ./templates -update writes it anew:\n%s", path, diff)
+	}
+}
+
+func rendered(t *testing.T) func(string, error) string {
+	return func(text string, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+}
+
+func TestEnvironments(t *testing.T) {
+	must := rendered(t)
+	golden(t, "mobyfs.env", must(Node{Cluster: "shop", Node: "vol-1", Control: "10.0.1.11:7946", Advertise: "10.0.1.11:8080", AgentPort: 8080}.Environment()))
+	golden(t, "mobyfs-control.env", must(Control{Cluster: "shop", ControlPort: 7946}.Environment()))
+}
+
+func TestClusterFiles(t *testing.T) {
+	must := rendered(t)
+	golden(t, "hosts.yaml", must(Cluster{Cluster: "shop", First: "vol-1", Hosts: []Host{
+		{Name: "vol-1", Address: "10.0.1.11"},
+		{Name: "vol-2", Address: "10.0.1.12", User: "ubuntu", Port: 2222},
+	}}.File()))
+	golden(t, "sandbox.yaml", must(Cluster{Cluster: "demo", User: "root", First: "h1", Sandbox: "demo"}.File()))
+}
+
+// Docker's start must never hang on ours, and ours never on Docker's or on the control plane's.
+func TestAgentUnitsKeepBootSafe(t *testing.T) {
+	must := rendered(t)
+	for _, name := range []string{"mobyfs.socket", "mobyfs.service"} {
+		unit := must(Unit(name))
+		if !strings.Contains(unit, "\nBefore=docker.service\n") {
+			t.Errorf("%s does not come before docker.service", name)
+		}
+		for _, line := range strings.Split(unit, "\n") {
+			key, value, _ := strings.Cut(line, "=")
+			switch {
+			case (key == "Requires" || key == "PartOf" || key == "BindsTo" || key == "After" || key == "Wants") && strings.Contains(value, "docker"):
+				t.Errorf("%s depends on Docker: %s", name, line)
+			case strings.Contains(value, "network-online") || strings.Contains(value, "mobyfs-control"):
+				t.Errorf("%s waits for the network or for control: %s", name, line)
+			case strings.HasPrefix(key, "Private") || strings.HasPrefix(key, "Protect") || key == "ReadWritePaths":
+				t.Errorf("%s hides its mounts from containers: %s", name, line)
+			}
+		}
+	}
+	for _, want := range []string{"Type=notify", "KillMode=process", "Restart=always", "RestartSec=100ms", "WatchdogSec=10",
+		"ExecStart=/usr/bin/mobyfs start -p ${MOBYFS_PORT}", "EnvironmentFile=/etc/mobyfs/mobyfs.env"} {
+		if !strings.Contains(must(Unit("mobyfs.service")), "\n"+want+"\n") {
+			t.Errorf("mobyfs.service lacks %s", want)
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+)
+
+// treeVolume makes a volume on h1 with a tree of every kind of file, and returns the sum of its tree.
+func treeVolume(t *testing.T, name string, files, bigBytes int) (mobyfs.Volume, string) {
+	t.Helper()
+	the.ctl(t, "volume", "create", name, "--node", "h1")
+	v := the.volume(t, name)
+	the.on(t, "h1", "hosttool", "make", dataDir(v), fmt.Sprint(files), fmt.Sprint(bigBytes))
+	return v, the.treeOf(t, "h1", v)
+}
+
+// holders tells which hosts have the volume's bytes where a container would get them.
+func holders(t *testing.T, v mobyfs.Volume) []string {
+	t.Helper()
+	var have []string
+	for _, h := range []string{"h1", "h2", "h3"} {
+		if the.tryOn(t, h, "ls", dataDir(v)).code == 0 {
+			have = append(have, h)
+		}
+	}
+	return have
+}
+
+// checkWhole says what is missing until the volume is ready, on one of the nodes, on no other host, with its tree.
+func checkWhole(t *testing.T, name, tree string, nodes ...string) {
+	t.Helper()
+	var v mobyfs.Volume
+	eventually(t, 60*time.Second, func() string {
+		v = the.volume(t, name)
+		if v.Migration != nil || v.State != mobyfs.VolumeReady {
+			return fmt.Sprintf("it is %s", v.Condition())
+		}
+		if have := holders(t, v); !slices.Equal(have, []string{v.Node}) {
+			return fmt.Sprintf("the bytes are on %v, the owner is %s", have, v.Node)
+		}
+		return ""
+	})
+	if !slices.Contains(nodes, v.Node) {
+		t.Errorf("the owner is %s, want one of %v", v.Node, nodes)
+	}
+	if got := the.treeOf(t, v.Node, v); got != tree {
+		t.Errorf("the tree on %s is not the one that was written:\n%.2000s", v.Node, diffLines(tree, got))
+	}
+}
+
+// TestTenThousandFilesAndABigOneArriveWhole: content and metadata, both ways, old and new hosts.
+func TestTenThousandFilesAndABigOneArriveWhole(t *testing.T) {
+	_, tree := treeVolume(t, "tree", 10_000, 300<<20)
+	defer remove(t, "tree")
+	if n := strings.Count(tree, "\n"); n < 10_100 {
+		t.Fatalf("the tree has %d files only", n)
+	}
+	for _, to := range []string{"h3", "h2"} {
+		t.Log(strings.TrimSpace(the.ctl(t, "volume", "move", "tree", "--to", to)))
+		checkWhole(t, "tree", tree, to)
+	}
+}
+
+func TestMoveToANodeThatDoesNotExist(t *testing.T) {
+	the.ctl(t, "volume", "create", "nowhere", "--node", "h1")
+	defer remove(t, "nowhere")
+	r := the.try(t, "volume", "move", "nowhere", "--to", "h9")
+	if r.code == 0 {
+		t.Fatal("the volume moved to nowhere")
+	}
+	has(t, r.stderr, "h9", "hint:")
+	if v := the.volume(t, "nowhere"); v.Node != "h1" || v.Migration != nil {
+		t.Errorf("after the refusal: %+v", v)
+	}
+}
+
+func TestMoveThatDoesNotFitLeavesTheVolumeWhereItIs(t *testing.T) {
+	_, tree := treeVolume(t, "toobig", 10, 40<<20)
+	defer remove(t, "toobig")
+	the.sh(t, "h2", "systemctl stop mobyfs && mkdir -p /mnt/keep && cp -a /var/lib/mobyfs/. /mnt/keep/ && mount -t tmpfs -o size=24m tmpfs /var/lib/mobyfs && cp -a /mnt/keep/. /var/lib/mobyfs/ && systemctl start mobyfs")
+	defer the.sh(t, "h2", "systemctl stop mobyfs && umount /var/lib/mobyfs && rm -rf /mnt/keep && systemctl start mobyfs")
+	r := the.try(t, "volume", "move", "toobig", "--to", "h2")
+	if r.code == 0 {
+		t.Fatal("40 MiB went into 24 MiB")
+	}
+	has(t, r.stderr, "toobig", "h2", "stays on h1")
+	checkWhole(t, "toobig", tree, "h1")
+}
+
+func TestMoveIsCancelled(t *testing.T) {
+	_, tree := treeVolume(t, "cancelled", 2000, 200<<20)
+	defer remove(t, "cancelled")
+	the.ctl(t, "volume", "move", "cancelled", "--to", "h3", "--detach")
+	r := the.try(t, "volume", "move", "cancelled", "--cancel")
+	if r.code != 0 {
+		t.Fatalf("cancel: %v", r)
+	}
+	checkWhole(t, "cancelled", tree, "h1")
+	if v := the.volume(t, "cancelled"); v.LastMove == nil || v.LastMove.State != mobyfs.MigrationAborted {
+		t.Errorf("the move does not stand as aborted: %+v", v.LastMove)
+	}
+}
