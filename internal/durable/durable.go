@@ -16,10 +16,12 @@ import (
 	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
-// WriteFile replaces the file at path. When it returns nil, the content survives a power cut.
+// WriteFile replaces the file at path; its permissions are perm, whatever the umask and those of the old file are.
+// When it returns nil, the content survives a power cut. A crash may leave a file of the name .<base><digits>
+// beside it.
 func WriteFile(moment, path string, data []byte, perm fs.FileMode) error {
 	failpoint.Reach(moment + ".before")
-	if err := renameio.WriteFile(path, data, perm, renameio.IgnoreUmask()); err != nil {
+	if err := replace(path, data, perm); err != nil {
 		return err
 	}
 	if err := SyncDir(filepath.Dir(path)); err != nil {
@@ -27,6 +29,18 @@ func WriteFile(moment, path string, data []byte, perm fs.FileMode) error {
 	}
 	failpoint.Reach(moment + ".after")
 	return nil
+}
+
+func replace(path string, data []byte, perm fs.FileMode) error {
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)),
+		renameio.WithPermissions(perm), renameio.WithStaticPermissions(perm))
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(data); err == nil {
+		err = f.CloseAtomicallyReplace()
+	}
+	return errors.Join(err, f.Cleanup())
 }
 
 // WriteJSON is WriteFile of v as JSON.
@@ -51,7 +65,8 @@ func ReadJSON(path string, v any) error {
 	return nil
 }
 
-// Rename moves from to to, which must not be a directory with content, and makes both directories durable.
+// Rename moves from to to and makes both directories durable. A file at to is replaced; a directory at to is an
+// error.
 func Rename(moment, from, to string) error {
 	failpoint.Reach(moment + ".before")
 	if err := os.Rename(from, to); err != nil {

@@ -1,0 +1,182 @@
+// Package mountns asks the kernel who uses a directory: which other mount namespaces have it, or a part of it,
+// mounted, and which processes hold files in it open. What anybody else remembers about mounts is a hint; this is
+// the truth.
+//
+// A namespace that no process lives in (kept by a bind mount of its file alone) and one that a single thread has
+// entered are not seen.
+package mountns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// User is a process that keeps a directory in use: one for each mount namespace, or one for each process that has
+// a file open.
+type User struct {
+	PID     int
+	Command string // as the kernel shortens it
+	Path    string // where the directory is mounted in the process's namespace, or the file that is open
+}
+
+func (u User) String() string { return fmt.Sprintf("process %d (%s) at %s", u.PID, u.Command, u.Path) }
+
+// Users lists the mount namespaces, other than our own, in which dir or something below it is mounted: one User
+// for each mount. A dir that does not exist is fs.ErrNotExist.
+func Users(dir string) ([]User, error) {
+	where, err := locate(dir)
+	if err != nil {
+		return nil, err
+	}
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{own: true}
+	var users []User
+	err = eachProcess(func(pid int) error {
+		ns, err := os.Readlink(proc(pid, "ns/mnt"))
+		if err != nil || seen[ns] {
+			return err
+		}
+		mounts, err := where.mountedBy(pid)
+		if err != nil {
+			return err
+		}
+		seen[ns] = true
+		for _, m := range mounts {
+			users = append(users, User{pid, command(pid), m.Mountpoint})
+		}
+		return nil
+	})
+	return users, err
+}
+
+// Open lists the processes, other than our own, that have a file, a directory, their root or their working
+// directory in dir, seen from our own mount namespace. It reads every descriptor of every process: ask it before
+// destroying something, not on a timer.
+func Open(dir string) ([]User, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	var users []User
+	err = eachProcess(func(pid int) error {
+		if pid == os.Getpid() {
+			return nil
+		}
+		links := []string{proc(pid, "cwd"), proc(pid, "root")}
+		fds, err := os.ReadDir(proc(pid, "fd"))
+		if err != nil {
+			return err
+		}
+		for _, fd := range fds {
+			links = append(links, proc(pid, "fd", fd.Name()))
+		}
+		for _, l := range links {
+			if target, err := os.Readlink(l); err == nil && within(target, dir) {
+				users = append(users, User{pid, command(pid), target})
+				break
+			}
+		}
+		return nil
+	})
+	return users, err
+}
+
+// place is a directory as every mount namespace knows it: a file system and a path in it.
+type place struct {
+	major, minor int
+	path         string
+}
+
+// locate finds dir's place by our own mount table. (The device number that stat tells is another one on btrfs.)
+func locate(dir string) (place, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return place{}, err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return place{}, err
+	}
+	mounts, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return place{}, err
+	}
+	var best *mountinfo.Info
+	for _, m := range mounts { // of mounts on one point the last one is on top
+		if within(dir, m.Mountpoint) && (best == nil || len(m.Mountpoint) >= len(best.Mountpoint)) {
+			best = m
+		}
+	}
+	if best == nil {
+		return place{}, fmt.Errorf("find the mount that holds %s: there is none", dir)
+	}
+	rel, err := filepath.Rel(best.Mountpoint, dir)
+	if err != nil {
+		return place{}, err
+	}
+	return place{best.Major, best.Minor, filepath.Join(best.Root, rel)}, nil
+}
+
+// mountedBy lists the mounts in a process's namespace whose root lies in the place.
+func (p place) mountedBy(pid int) ([]*mountinfo.Info, error) {
+	f, err := os.Open(proc(pid, "mountinfo"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
+		root := strings.TrimSuffix(m.Root, "//deleted")
+		return m.Major != p.major || m.Minor != p.minor || !within(root, p.path), false
+	})
+}
+
+// eachProcess calls do for every process. One that ends meanwhile is passed over, and so is an init that does not
+// let us look, for no container is an init's own. Any other error ends the walk: who may not look can't say that
+// nobody is there.
+func eachProcess(do func(pid int) error) error {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		err = do(pid)
+		switch {
+		case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH), errors.Is(err, syscall.EINVAL):
+		case pid == 1 && errors.Is(err, fs.ErrPermission):
+		default:
+			return fmt.Errorf("look at process %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+func proc(pid int, names ...string) string {
+	return filepath.Join(append([]string{"/proc", strconv.Itoa(pid)}, names...)...)
+}
+
+func command(pid int) string {
+	name, err := os.ReadFile(proc(pid, "comm"))
+	if err != nil {
+		return "ended"
+	}
+	return strings.TrimSpace(string(name))
+}
+
+// within reports whether path is dir or lies below it.
+func within(path, dir string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
+}
