@@ -24,6 +24,7 @@ type Volume struct {
 	Lease     *Lease      `json:"lease,omitempty"`     // nil while no container uses the volume
 	Migration *Migration  `json:"migration,omitempty"` // nil while the volume stays where it is
 	LastMove  *Migration  `json:"last_move,omitempty"` // the migration that ended last, nil if there was none
+	Arrived   MigrationID `json:"arrived,omitempty"`   // whose commit made Node the home; "" if the bytes were made there
 	UsedBytes int64       `json:"used_bytes"`          // as the home last reported; 0 until it has
 	Revision  int64       `json:"revision"`            // of the record in the store; grows with each change
 }

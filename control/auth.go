@@ -1,0 +1,60 @@
+package control
+
+import (
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// action is something a caller may or may not do.
+type action string
+
+const (
+	doCreate  action = "create volumes"
+	doGet     action = "look at a volume"
+	doRemove  action = "remove volumes"
+	doWatch   action = "watch the cluster"
+	doList    action = "list volumes and nodes"
+	doMove    action = "move volumes"
+	doCreated action = "make volumes ready"
+	doRemoved action = "delete the records of volumes"
+	doClaim   action = "claim volumes"
+	doRelease action = "release volumes"
+	doAccept  action = "accept migrations"
+	doCommit  action = "commit migrations"
+	doAbort   action = "abort migrations"
+	doReport  action = "report for a node"
+)
+
+// may is the whole of who may do what. Nodes may do the rest only as themselves and with what is theirs: the
+// rules of each decision compare the node in the record with the one that asks.
+func may(role string, do action) bool {
+	switch do {
+	case doCreate, doGet, doRemove, doWatch:
+		return role == pki.RoleNode || role == pki.RoleOperator
+	case doList, doMove:
+		return role == pki.RoleOperator
+	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doReport:
+		return role == pki.RoleNode
+	default:
+		return false
+	}
+}
+
+// allow is nil if who may do it. What is not allowed is denied.
+func (c *Control) allow(who pki.Identity, do action) error {
+	if who.Cluster != c.cfg.Cluster {
+		return mobyfs.Errorf(mobyfs.CodeDenied, "%s belongs to cluster %q, this is %q", who, who.Cluster, c.cfg.Cluster).
+			WithHint("use the address or the certificate of the right cluster")
+	}
+	if !may(who.Role, do) {
+		return mobyfs.Errorf(mobyfs.CodeDenied, "%s may not %s", who, do).
+			WithHint("only a certificate of another role allows this")
+	}
+	if who.Role == pki.RoleNode {
+		if err := mobyfs.CheckNodeName(who.Name); err != nil {
+			return mobyfs.Errorf(mobyfs.CodeDenied, "%s may not %s: %w", who, do, err).
+				WithHint("the node needs a certificate with another name")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+// Package control decides: which node is a volume's home, who may use it, and when it moves. It keeps the records
+// and carries nothing out; the agents watch the records and work until their disks agree.
+//
+// Each decision is a pure function of a volume's record, and takes effect in one transaction on that record, in
+// which nothing that was read has changed. So of two decisions that exclude each other exactly one happens, and
+// every one of them raises the volume's fence. A decision asked for again is answered again, without a change.
+//
+// What nodes report with each heartbeat (that they are there, their space, how far a pull is) is kept in memory and
+// added to the records that are given out. It is lost when control restarts, and told again.
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/control/store"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// Config is what a control plane needs to start.
+type Config struct {
+	Cluster  string           // name of the cluster, as in all its certificates
+	Root     string           // an existing private directory; the store goes to Root/etcd
+	Identity pki.Files        // control's own, which signs tickets
+	Version  string           // of this program, for status
+	Log      *slog.Logger     // not nil
+	Now      func() time.Time // time.Now if nil
+}
+
+// Control is a running control plane. All methods may be called at once.
+type Control struct {
+	cfg   Config
+	log   *slog.Logger
+	now   func() time.Time
+	store *store.Store
+	told  *told
+
+	placing sync.Mutex // one volume is placed after the other, so that promises add up
+	stop    context.CancelFunc
+	running sync.WaitGroup
+}
+
+var _ api.Service = (*Control)(nil)
+
+// Open opens the store and begins to decide. ctx bounds the opening alone.
+func Open(ctx context.Context, cfg Config) (*Control, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	who, _, err := cfg.Identity.Identity()
+	if err != nil {
+		return nil, fmt.Errorf("load control's identity: %w", err)
+	}
+	if want := (pki.Identity{Cluster: cfg.Cluster, Role: pki.RoleControl, Name: "control"}); who != want {
+		return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "the certificate says %s, control needs %s", who.URI(), want.URI()).
+			WithHint("mobyfs-control init --cluster %s", cfg.Cluster)
+	}
+	s, err := store.Open(ctx, store.Config{Root: cfg.Root, Cluster: cfg.Cluster, Log: cfg.Log, Now: cfg.Now})
+	if err != nil {
+		return nil, err
+	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(cfg.Now()), stop: stop}
+	c.running.Go(func() { c.reconcileUntil(background) })
+	return c, nil
+}
+
+// Done is closed when the store has stopped. The process must end then, and be started anew.
+func (c *Control) Done() <-chan struct{} { return c.store.Done() }
+
+// Err tells why the store has stopped by itself, or nil.
+func (c *Control) Err() error { return c.store.Err() }
+
+// Close ends all watches and closes the store. It may be called twice.
+func (c *Control) Close() error {
+	c.stop()
+	c.running.Wait()
+	return c.store.Close()
+}
+
+// Healthy implements api.Service.
+func (c *Control) Healthy(ctx context.Context) error { return c.store.Ping(ctx) }
+
+// decide makes a decision on a volume. rule changes the record that it is given and says in a few words what it
+// decided, or says nothing if nothing is to be written; it may be called several times. The record that holds
+// afterwards is returned, without what nodes have told.
+func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *mobyfs.Volume) (string, error)) (mobyfs.Volume, error) {
+	var v mobyfs.Volume
+	var decided string
+	err := c.store.Update(ctx, func(tx *store.Tx) (err error) {
+		if v, err = tx.Volume(id); err != nil {
+			return err
+		}
+		if decided, err = rule(&v); err != nil || decided == "" {
+			return err
+		}
+		return tx.PutVolume(&v)
+	})
+	if err == nil && decided != "" {
+		c.say(decided, v)
+	}
+	return v, err
+}
+
+// note writes into a volume's record what a node has seen. It decides nothing: the fence stays, and nothing is
+// logged.
+func (c *Control) note(ctx context.Context, id mobyfs.VolumeID, change func(v *mobyfs.Volume)) error {
+	return c.store.Update(ctx, func(tx *store.Tx) error {
+		v, err := tx.Volume(id)
+		if err != nil {
+			return err
+		}
+		change(&v)
+		return tx.PutVolume(&v)
+	})
+}
+
+// say logs what was decided on a volume.
+func (c *Control) say(decided string, v mobyfs.Volume) {
+	attrs := []any{"volume", v.Name, "id", string(v.ID), "node", v.Node, "fence", uint64(v.Fence)}
+	if m := v.Migration; m != nil {
+		attrs = append(attrs, "migration", string(m.ID), "to", m.To)
+	}
+	c.log.Info(decided, attrs...)
+}
+
+// newID makes an ID that is never used twice and sorts by time.
+func (c *Control) newID() string {
+	return strings.ToLower(ulid.MustNew(ulid.Timestamp(c.now()), rand.Reader).String())
+}
+
+// title is how texts name a volume.
+func title(v mobyfs.Volume) string { return fmt.Sprintf("volume %q", v.Name) }

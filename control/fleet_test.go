@@ -1,0 +1,300 @@
+package control
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+const gib = 1 << 30
+
+// clock is a clock that tests move.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// caller is all that anybody can ask of the control plane, as one identity.
+type caller interface {
+	mobyfs.Control
+	Volumes(ctx context.Context) ([]mobyfs.Volume, error)
+	MoveVolume(ctx context.Context, name, to string) (mobyfs.Volume, error)
+	CancelMove(ctx context.Context, name string) (mobyfs.Volume, error)
+	Nodes(ctx context.Context) ([]mobyfs.Node, error)
+	Cluster(ctx context.Context) (api.Cluster, error)
+	Healthy(ctx context.Context) error
+}
+
+var _ caller = (*api.Client)(nil)
+
+// fleet is a control plane and those who call it, in process or over the wire.
+type fleet struct {
+	t         testing.TB
+	authority *pki.Authority
+	clock     *clock
+	dir       string
+	cfg       Config
+	control   *Control
+	server    *api.Server
+	address   string // of the server; empty: in process
+}
+
+// newFleet opens a control plane of the cluster shop. With wire its callers come over mutual TLS on loopback.
+func newFleet(t testing.TB, wire bool) *fleet {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "mobyfs") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	authority, err := pki.NewAuthority(filepath.Join(dir, "pki"), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fleet{t: t, authority: authority, dir: dir, clock: &clock{now: time.Now()}}
+	f.cfg = Config{
+		Cluster: "shop", Root: dir, Version: "v1.2.3", Now: f.clock.Now,
+		Identity: f.files(authority, pki.RoleControl, "control"),
+		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+	f.open(wire)
+	t.Cleanup(f.close)
+	return f
+}
+
+func (f *fleet) files(a *pki.Authority, role, name string) pki.Files {
+	f.t.Helper()
+	files := pki.FilesIn(f.t.TempDir(), name)
+	csr, err := files.NewRequest()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	cert, err := a.Sign(csr, pki.Identity{Cluster: a.Cluster, Role: role, Name: name})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if err := files.Install(cert, a.CertPEM); err != nil {
+		f.t.Fatal(err)
+	}
+	return files
+}
+
+func (f *fleet) open(wire bool) {
+	f.t.Helper()
+	var err error
+	if f.control, err = Open(f.t.Context(), f.cfg); err != nil {
+		f.t.Fatal(err)
+	}
+	if !wire {
+		return
+	}
+	tlsConfig, err := f.cfg.Identity.ServerTLS()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.address = l.Addr().String()
+	f.server = api.NewServer(f.control, f.cfg.Log)
+	go func() {
+		if err := f.server.Serve(l, tlsConfig); err != nil {
+			f.t.Error(err)
+		}
+	}()
+}
+
+func (f *fleet) close() {
+	if f.server != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := f.server.Shutdown(ctx); err != nil {
+			f.t.Error(err)
+		}
+		f.server = nil
+	}
+	if err := f.control.Close(); err != nil {
+		f.t.Error(err)
+	}
+}
+
+// restart closes the control plane and opens it on the same directory. Callers over the wire must be made anew.
+func (f *fleet) restart() {
+	f.t.Helper()
+	f.close()
+	f.open(f.address != "")
+}
+
+func (f *fleet) caller(role, name string) caller {
+	f.t.Helper()
+	if f.address == "" {
+		return local{f.control, pki.Identity{Cluster: "shop", Role: role, Name: name}}
+	}
+	return f.client(f.authority, role, name)
+}
+
+func (f *fleet) client(a *pki.Authority, role, name string) *api.Client {
+	f.t.Helper()
+	tlsConfig, err := f.files(a, role, name).ClientTLS(pki.RoleControl, "control")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	c := api.NewClient([]string{f.address}, tlsConfig)
+	f.t.Cleanup(c.Close)
+	return c
+}
+
+func (f *fleet) operator() caller { return f.caller(pki.RoleOperator, "ana") }
+
+// node is a caller that has joined with 100 GiB free.
+func (f *fleet) node(name string) caller {
+	f.t.Helper()
+	n := f.caller(pki.RoleNode, name)
+	f.report(n, mobyfs.Report{Address: name + ":8080"})
+	return n
+}
+
+// report reports with 100 GiB free if r says nothing else.
+func (f *fleet) report(n caller, r mobyfs.Report) {
+	f.t.Helper()
+	if r.Capacity.TotalBytes == 0 {
+		r.Capacity = mobyfs.Capacity{TotalBytes: 200 * gib, FreeBytes: 100 * gib}
+	}
+	if r.Version == "" {
+		r.Version = "v1"
+	}
+	if err := n.Report(f.t.Context(), r); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// ready makes a volume that is ready on a node, as its agent would.
+func (f *fleet) ready(name, node string) mobyfs.Volume {
+	f.t.Helper()
+	v, err := f.operator().CreateVolume(f.t.Context(), name, mobyfs.VolumeSpec{}, node)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	v, err = f.caller(pki.RoleNode, node).Created(f.t.Context(), v.ID)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return v
+}
+
+// record is the volume as control has it now, in process.
+func (f *fleet) record(name string) mobyfs.Volume {
+	f.t.Helper()
+	v, err := f.control.Volume(f.t.Context(), pki.Identity{Cluster: "shop", Role: pki.RoleOperator, Name: "test"}, name)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return v
+}
+
+// both runs a test in process and over the wire.
+func both(t *testing.T, test func(t *testing.T, f *fleet)) {
+	for name, wire := range map[string]bool{"in process": false, "over mTLS": true} {
+		t.Run(name, func(t *testing.T) { test(t, newFleet(t, wire)) })
+	}
+}
+
+// must fails the test on an error.
+func must[T any](t *testing.T) func(v T, err error) T {
+	t.Helper()
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%v (%s)", err, mobyfs.CodeOf(err))
+		}
+		return v
+	}
+}
+
+// wantCode fails the test unless err has the code and tells the way out.
+func wantCode(t *testing.T, err error, want mobyfs.Code) {
+	t.Helper()
+	if got := mobyfs.CodeOf(err); got != want {
+		t.Errorf("got %q (%v), want %q", got, err, want)
+	}
+}
+
+var someReceipt = mobyfs.Receipt{Digest: "blake3:1", Progress: mobyfs.Progress{Files: 3, Bytes: 4096, TotalBytes: 4096}}
+
+// local is a caller in the same process.
+type local struct {
+	c   *Control
+	who pki.Identity
+}
+
+func (l local) CreateVolume(ctx context.Context, name string, spec mobyfs.VolumeSpec, node string) (mobyfs.Volume, error) {
+	return l.c.CreateVolume(ctx, l.who, name, spec, node)
+}
+func (l local) Created(ctx context.Context, id mobyfs.VolumeID) (mobyfs.Volume, error) {
+	return l.c.Created(ctx, l.who, id)
+}
+func (l local) Volume(ctx context.Context, name string) (mobyfs.Volume, error) {
+	return l.c.Volume(ctx, l.who, name)
+}
+func (l local) RemoveVolume(ctx context.Context, name string) error {
+	return l.c.RemoveVolume(ctx, l.who, name)
+}
+func (l local) Removed(ctx context.Context, id mobyfs.VolumeID) error {
+	return l.c.Removed(ctx, l.who, id)
+}
+func (l local) Claim(ctx context.Context, id mobyfs.VolumeID) (mobyfs.Grant, error) {
+	return l.c.Claim(ctx, l.who, id)
+}
+func (l local) Release(ctx context.Context, id mobyfs.VolumeID, fence mobyfs.Fence) error {
+	return l.c.Release(ctx, l.who, id, fence)
+}
+func (l local) Accept(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID) (mobyfs.Grant, error) {
+	return l.c.Accept(ctx, l.who, id, m)
+}
+func (l local) Commit(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, r mobyfs.Receipt) (mobyfs.Grant, error) {
+	return l.c.Commit(ctx, l.who, id, m, r)
+}
+func (l local) Abort(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, reason string) error {
+	return l.c.Abort(ctx, l.who, id, m, reason)
+}
+func (l local) Report(ctx context.Context, r mobyfs.Report) error { return l.c.Report(ctx, l.who, r) }
+func (l local) Watch(ctx context.Context, each func(mobyfs.Change)) error {
+	return l.c.Watch(ctx, l.who, func(c mobyfs.Change) error { each(c); return nil })
+}
+func (l local) Volumes(ctx context.Context) ([]mobyfs.Volume, error) { return l.c.Volumes(ctx, l.who) }
+func (l local) MoveVolume(ctx context.Context, name, to string) (mobyfs.Volume, error) {
+	return l.c.MoveVolume(ctx, l.who, name, to)
+}
+func (l local) CancelMove(ctx context.Context, name string) (mobyfs.Volume, error) {
+	return l.c.CancelMove(ctx, l.who, name)
+}
+func (l local) Nodes(ctx context.Context) ([]mobyfs.Node, error) { return l.c.Nodes(ctx, l.who) }
+func (l local) Cluster(ctx context.Context) (api.Cluster, error) { return l.c.Cluster(ctx, l.who) }
+func (l local) Healthy(ctx context.Context) error                { return l.c.Healthy(ctx) }

@@ -1,0 +1,94 @@
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// Claim implements api.Service.
+func (c *Control) Claim(ctx context.Context, who pki.Identity, id mobyfs.VolumeID) (mobyfs.Grant, error) {
+	if err := c.allow(who, doClaim); err != nil {
+		return mobyfs.Grant{}, err
+	}
+	v, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) { return c.claim(v, who.Name) })
+	if err != nil {
+		return mobyfs.Grant{}, err
+	}
+	return c.grant(v, who.Name)
+}
+
+// claim gives the node the lease if it is the home, and else begins to move the volume to it.
+func (c *Control) claim(v *mobyfs.Volume, node string) (string, error) {
+	switch {
+	case v.State != mobyfs.VolumeReady:
+		return "", notReady(*v)
+	case v.Migration != nil:
+		return c.claimMoving(v, node)
+	case v.Node != node && v.Lease != nil:
+		return "", c.inUse(*v, "try again")
+	case v.Node != node:
+		if err := c.mayArrive(*v, node, true); err != nil {
+			return "", err
+		}
+		c.begin(v, node, true)
+		return "migration begins, for a container waits", nil
+	case v.Lease != nil:
+		return "", nil // it has it
+	}
+	give(v, c.now())
+	return "lease given", nil
+}
+
+// claimMoving is claim while a migration is under way.
+func (c *Control) claimMoving(v *mobyfs.Volume, node string) (string, error) {
+	m := v.Migration
+	switch {
+	case m.To == node && m.Mount:
+		return "", nil
+	case m.To == node:
+		m.Mount = true // the same decision, with the lease at its end
+		return "a container waits for the migration", nil
+	case v.Node == node && c.told.silence(m.To, c.now()) > mobyfs.NodeSilence:
+		end(v, mobyfs.MigrationAborted, m.To+" fell silent, and a container on "+node+" needs the volume", c.now())
+		give(v, c.now())
+		return "migration aborted, lease given", nil
+	}
+	return "", c.moving(*v)
+}
+
+// give makes the home the holder of the lease.
+func give(v *mobyfs.Volume, now time.Time) {
+	v.Fence++
+	v.Lease = &mobyfs.Lease{Node: v.Node, Fence: v.Fence, Since: now.UTC()}
+}
+
+// Release implements api.Service.
+func (c *Control) Release(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, fence mobyfs.Fence) error {
+	if err := c.allow(who, doRelease); err != nil {
+		return err
+	}
+	_, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) { return releaseLease(v, who.Name, fence) })
+	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
+		return nil // what does not exist is not held
+	}
+	return err
+}
+
+// releaseLease takes back the lease that was given with the fence. One that ended before is released already.
+func releaseLease(v *mobyfs.Volume, node string, fence mobyfs.Fence) (string, error) {
+	switch {
+	case v.Lease == nil || fence < v.Lease.Fence:
+		return "", nil
+	case v.Lease.Node != node:
+		return "", mobyfs.Errorf(mobyfs.CodeDenied, "%s has not the lease of %s, %s has", node, title(*v), v.Lease.Node).WithHint(lookAgain)
+	case fence > v.Lease.Fence:
+		return "", mobyfs.Errorf(mobyfs.CodeInvalid, "%s never had fence %d, its lease has %d", title(*v), fence, v.Lease.Fence).
+			WithHint("release with the fence of the grant")
+	}
+	v.Lease = nil
+	v.Fence++
+	return "lease released", nil
+}

@@ -1,0 +1,257 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/placement"
+	"github.com/mobyfs/mobyfs/control/store"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// ticketLife is how long after control's answer a pull may begin.
+const ticketLife = 5 * time.Minute
+
+// Bounds of what a destination may write into a record, in bytes.
+const (
+	maxReason = 500
+	maxDigest = 200
+)
+
+// MoveVolume implements api.Service.
+func (c *Control) MoveVolume(ctx context.Context, who pki.Identity, name, to string) (mobyfs.Volume, error) {
+	if err := c.allow(who, doMove); err != nil {
+		return mobyfs.Volume{}, err
+	}
+	if err := mobyfs.CheckNodeName(to); err != nil {
+		return mobyfs.Volume{}, err
+	}
+	v, err := c.named(ctx, name)
+	if err != nil {
+		return mobyfs.Volume{}, err
+	}
+	v, err = c.decide(ctx, v.ID, func(v *mobyfs.Volume) (string, error) { return c.move(v, to) })
+	if err != nil {
+		return mobyfs.Volume{}, err
+	}
+	return c.told.volume(v), nil
+}
+
+func (c *Control) move(v *mobyfs.Volume, to string) (string, error) {
+	switch {
+	case v.State != mobyfs.VolumeReady:
+		return "", notReady(*v)
+	case v.Migration != nil && v.Migration.To == to:
+		return "", nil // that is what goes on
+	case v.Migration != nil:
+		return "", c.moving(*v)
+	case v.Node == to:
+		return "", nil // it is there
+	case v.Lease != nil:
+		return "", c.inUse(*v, "try again")
+	}
+	if err := c.mayArrive(*v, to, false); err != nil {
+		return "", err
+	}
+	c.begin(v, to, false)
+	return "migration begins", nil
+}
+
+// mayArrive is nil if a migration of the volume to the node can succeed as far as control knows. here says that it is
+// the node itself that asks.
+func (c *Control) mayArrive(v mobyfs.Volume, to string, here bool) error {
+	if silent := c.told.silence(v.Node, c.now()); silent > mobyfs.NodeSilence {
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s is on %s, which has been silent for %s", title(v), v.Node, silent.Round(time.Second)).
+			WithHint("start %s or its mobyfs.service, then try again", v.Node)
+	}
+	return c.takes(to, title(v), placement.Need(c.told.volume(v)), here)
+}
+
+// begin writes a migration into the record. From now on only its end gives anybody the volume.
+func (c *Control) begin(v *mobyfs.Volume, to string, mount bool) {
+	v.Fence++
+	v.Migration = &mobyfs.Migration{
+		ID: mobyfs.MigrationID(c.newID()), From: v.Node, To: to, Fence: v.Fence, Mount: mount,
+		State: mobyfs.MigrationCopying, StartedAt: c.now().UTC(),
+	}
+}
+
+// end takes the migration out of the record, where it becomes the last one.
+func end(v *mobyfs.Volume, state mobyfs.MigrationState, reason string, now time.Time) {
+	m := v.Migration
+	m.State, m.Reason, m.EndedAt = state, reason, now.UTC()
+	v.LastMove, v.Migration = m, nil
+	v.Fence++
+}
+
+// CancelMove implements api.Service.
+func (c *Control) CancelMove(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error) {
+	if err := c.allow(who, doMove); err != nil {
+		return mobyfs.Volume{}, err
+	}
+	v, err := c.named(ctx, name)
+	if err != nil {
+		return mobyfs.Volume{}, err
+	}
+	v, err = c.decide(ctx, v.ID, func(v *mobyfs.Volume) (string, error) {
+		switch {
+		case v.Migration != nil:
+			c.keepProgress(v)
+			end(v, mobyfs.MigrationAborted, "cancelled by "+who.String(), c.now())
+			return "migration cancelled", nil
+		case v.LastMove != nil && v.LastMove.State == mobyfs.MigrationAborted:
+			return "", nil // asked for before
+		}
+		return "", mobyfs.Errorf(mobyfs.CodeNotFound, "%s is not being moved, it is on %s", title(*v), v.Node).
+			WithHint("mobyctl volume inspect %s tells of its last move", v.Name)
+	})
+	if err != nil {
+		return mobyfs.Volume{}, err
+	}
+	return c.told.volume(v), nil
+}
+
+// Accept implements api.Service.
+func (c *Control) Accept(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID) (mobyfs.Grant, error) {
+	if err := c.allow(who, doAccept); err != nil {
+		return mobyfs.Grant{}, err
+	}
+	v, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) {
+		if v.Migration == nil || v.Migration.ID != migration {
+			return "", mobyfs.Errorf(mobyfs.CodeNotFound, "the migration %.40q of %s is not under way any more", migration, title(*v)).WithHint(lookAgain)
+		}
+		return "", onlyDestination(v.Migration, *v, who.Name)
+	})
+	if err != nil {
+		return mobyfs.Grant{}, err
+	}
+	return c.grant(v, who.Name)
+}
+
+// Commit implements api.Service.
+func (c *Control) Commit(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, receipt mobyfs.Receipt) (mobyfs.Grant, error) {
+	if err := c.allow(who, doCommit); err != nil {
+		return mobyfs.Grant{}, err
+	}
+	if receipt.Digest == "" || len(receipt.Digest) > maxDigest || !printable(receipt.Digest) || !sane(receipt.Progress) {
+		return mobyfs.Grant{}, mobyfs.Errorf(mobyfs.CodeInvalid, "commit migration %.40q: its receipt does not say what has come", migration).
+			WithHint("send the receipt of the pull, with its digest")
+	}
+	v, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) {
+		return commit(v, who.Name, migration, receipt, c.now())
+	})
+	if err != nil {
+		return mobyfs.Grant{}, err
+	}
+	return c.grant(v, who.Name)
+}
+
+// commit makes the destination the home. It is the only thing that ever changes the home.
+func commit(v *mobyfs.Volume, node string, id mobyfs.MigrationID, receipt mobyfs.Receipt, now time.Time) (string, error) {
+	m := v.Migration
+	if m == nil || m.ID != id {
+		if v.Arrived == id && v.Node == node {
+			return "", nil // committed before
+		}
+		return "", ended(*v, node, id)
+	}
+	if err := onlyDestination(m, *v, node); err != nil {
+		return "", err
+	}
+	m.Progress, m.Digest = receipt.Progress, receipt.Digest
+	v.Node, v.Arrived = m.To, m.ID
+	end(v, mobyfs.MigrationCommitted, "", now)
+	if m.Mount { // one decision, one fence
+		v.Lease = &mobyfs.Lease{Node: v.Node, Fence: v.Fence, Since: now.UTC()}
+	}
+	return "migration committed", nil
+}
+
+// Abort implements api.Service.
+func (c *Control) Abort(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, reason string) error {
+	if err := c.allow(who, doAbort); err != nil {
+		return err
+	}
+	reason = cmp.Or(clean(reason, maxReason), who.Name+" gave it up")
+	_, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) {
+		m := v.Migration
+		if m == nil || m.ID != migration {
+			if l := v.LastMove; l != nil && l.ID == migration && l.To == who.Name && l.State == mobyfs.MigrationAborted {
+				return "", nil // aborted before
+			}
+			return "", ended(*v, who.Name, migration)
+		}
+		if err := onlyDestination(m, *v, who.Name); err != nil {
+			return "", err
+		}
+		c.keepProgress(v)
+		end(v, mobyfs.MigrationAborted, reason, c.now())
+		return "migration aborted", nil
+	})
+	return err
+}
+
+// keepProgress writes into the record how far the migration came, as its destination has told.
+func (c *Control) keepProgress(v *mobyfs.Volume) {
+	v.Migration.Progress = c.told.volume(*v).Migration.Progress
+}
+
+func onlyDestination(m *mobyfs.Migration, v mobyfs.Volume, node string) error {
+	if m.To == node {
+		return nil
+	}
+	return mobyfs.Errorf(mobyfs.CodeDenied, "%s is moving to %s, not to %s", title(v), m.To, node).WithHint(lookAgain)
+}
+
+// ended says how a migration ended that is not under way any more.
+func ended(v mobyfs.Volume, node string, id mobyfs.MigrationID) error {
+	m := v.LastMove
+	if m == nil || m.ID != id {
+		return mobyfs.Errorf(mobyfs.CodeStaleFence, "the migration %.40q of %s has ended, and others after it", id, title(v)).WithHint(lookAgain)
+	}
+	if err := onlyDestination(m, v, node); err != nil {
+		return err
+	}
+	how := string(m.State)
+	if m.Reason != "" {
+		how += " (" + m.Reason + ")"
+	}
+	return mobyfs.Errorf(mobyfs.CodeStaleFence, "the migration of %s from %s to %s was %s", title(v), m.From, m.To, how).WithHint(lookAgain)
+}
+
+// grant answers a node with all that it needs next. If the volume is on its way to it, that is a fresh ticket.
+func (c *Control) grant(v mobyfs.Volume, node string) (mobyfs.Grant, error) {
+	g := mobyfs.Grant{Volume: c.told.volume(v), Fence: v.Fence}
+	m := v.Migration
+	if m == nil || m.To != node {
+		return g, nil
+	}
+	var source mobyfs.Node
+	c.store.View(func(view store.View) { source, _ = view.Node(m.From) })
+	ticket, err := c.cfg.Identity.SignToken(mobyfs.Ticket{
+		Migration: m.ID, Volume: v.ID, From: m.From, To: m.To, Fence: m.Fence, Expires: c.now().Add(ticketLife).UTC(),
+	}, ticketLife)
+	if err != nil {
+		return mobyfs.Grant{}, fmt.Errorf("sign a ticket for %s: %w", title(v), err)
+	}
+	g.Fence = m.Fence
+	g.From = &mobyfs.From{Migration: m.ID, Node: m.From, Address: source.Address, Ticket: ticket}
+	return g, nil
+}
+
+// sane reports whether progress can be true.
+func sane(p mobyfs.Progress) bool { return p.Files >= 0 && p.Bytes >= 0 && p.TotalBytes >= 0 }
+
+// progress puts how far a migration is into words.
+func progress(p mobyfs.Progress) string {
+	have := humanize.IBytes(uint64(max(p.Bytes, 0)))
+	if p.TotalBytes > 0 {
+		return have + " of " + humanize.IBytes(uint64(p.TotalBytes))
+	}
+	return have + " so far"
+}

@@ -1,0 +1,232 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/placement"
+	"github.com/mobyfs/mobyfs/control/store"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// Bounds of what a node may tell.
+const (
+	maxVersion = 64  // bytes
+	maxUsers   = 100 // of one volume; more are not shown
+	maxUser    = 253 // bytes
+)
+
+// Report implements api.Service.
+func (c *Control) Report(ctx context.Context, who pki.Identity, r mobyfs.Report) error {
+	if err := c.allow(who, doReport); err != nil {
+		return err
+	}
+	if err := checkReport(who.Name, r); err != nil {
+		return err
+	}
+	r.Version = clean(r.Version, maxVersion)
+	news := c.told.hear(who.Name, r, c.now()) // before its record, which is told as soon as it is written
+	if err := c.join(ctx, who.Name, r); err != nil {
+		return err
+	}
+	if news {
+		c.store.Touch(store.Ref{Node: who.Name})
+	}
+	for _, id := range c.hearOfMoves(who.Name, r.Progress) {
+		c.store.Touch(store.Ref{Volume: id})
+	}
+	return c.hearOfUse(ctx, who.Name, r)
+}
+
+// checkReport refuses what can't be true of any node.
+func checkReport(node string, r mobyfs.Report) error {
+	host, port, err := net.SplitHostPort(r.Address)
+	if n, convErr := strconv.Atoi(port); err != nil || host == "" || !printable(r.Address) || len(r.Address) > 300 || convErr != nil || n < 1 || n > 65535 {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "the address %q of %s is not host:port", clean(r.Address, 300), node).
+			WithHint("set MOBYFS_ADVERTISE to the address at which other nodes reach %s", node)
+	}
+	if r.Capacity.TotalBytes < 0 || r.Capacity.FreeBytes < 0 || r.Volumes < 0 {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s reports a negative capacity or number of volumes", node).
+			WithHint("look at its file system: df")
+	}
+	return nil
+}
+
+// join writes the node's record if it is new or its address or version has changed, and not for each heartbeat.
+func (c *Control) join(ctx context.Context, name string, r mobyfs.Report) error {
+	same := func(n mobyfs.Node) bool { return n.Address == r.Address && n.Version == r.Version }
+	var known mobyfs.Node
+	c.store.View(func(v store.View) { known, _ = v.Node(name) })
+	if same(known) && known.Name == name {
+		return nil
+	}
+	var said string
+	err := c.store.Update(ctx, func(tx *store.Tx) error {
+		n, err := tx.Node(name)
+		said = "node changed"
+		if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
+			n, said, err = mobyfs.Node{Name: name, JoinedAt: c.now().UTC()}, "node joined", nil
+		}
+		if err != nil {
+			return err
+		}
+		n.Address, n.Version, n.Capacity, n.Volumes, n.LastSeenAt = r.Address, r.Version, r.Capacity, r.Volumes, c.now().UTC()
+		return tx.PutNode(n)
+	})
+	if err == nil {
+		c.log.Info(said, "node", name, "address", r.Address, "version", r.Version)
+	}
+	return err
+}
+
+// hearOfMoves notes how far the pulls of a node are, and returns the volumes that watchers should look at again.
+func (c *Control) hearOfMoves(node string, progress map[mobyfs.MigrationID]mobyfs.Progress) []mobyfs.VolumeID {
+	if len(progress) == 0 {
+		return nil
+	}
+	var again []mobyfs.VolumeID
+	c.store.View(func(view store.View) {
+		for v := range view.Volumes {
+			if m := v.Migration; m != nil && m.To == node {
+				if p, ok := progress[m.ID]; ok && sane(p) && c.told.setProgress(m.ID, p) {
+					again = append(again, v.ID)
+				}
+			}
+		}
+	})
+	return again
+}
+
+// hearOfUse notes what a node says of the use of volumes, as far as they are its own to speak of. Who uses a
+// volume goes into its record with each change, so that it is known after a restart of control too; the space it
+// takes does when it has changed by a sixteenth.
+func (c *Control) hearOfUse(ctx context.Context, node string, r mobyfs.Report) error {
+	changed := map[mobyfs.VolumeID]bool{}
+	c.store.View(func(view store.View) {
+		for id, bytes := range r.Used {
+			if v, ok := view.Volume(id); ok && v.Node == node && bytes >= 0 {
+				c.told.setUsed(id, bytes)
+				changed[id] = changed[id] || differ(v.UsedBytes, bytes)
+			}
+		}
+		for id, names := range r.Users {
+			if v, ok := view.Volume(id); ok && v.Lease != nil && v.Lease.Node == node {
+				changed[id] = changed[id] || !slices.Equal(v.Lease.Users, cleanUsers(names))
+			}
+		}
+	})
+	for id, changed := range changed {
+		if !changed {
+			continue
+		}
+		err := c.note(ctx, id, func(v *mobyfs.Volume) {
+			if bytes, ok := r.Used[id]; ok && v.Node == node {
+				v.UsedBytes = bytes
+			}
+			if names, ok := r.Users[id]; ok && v.Lease != nil && v.Lease.Node == node {
+				v.Lease.Users = cleanUsers(names)
+			}
+		})
+		if err != nil && mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
+			return err
+		}
+	}
+	return nil
+}
+
+// cleanUsers makes names of containers fit to be shown to others.
+func cleanUsers(names []string) []string {
+	var kept []string
+	for _, n := range names {
+		if n = clean(n, maxUser); n != "" && len(kept) < maxUsers {
+			kept = append(kept, n)
+		}
+	}
+	return kept
+}
+
+// Nodes implements api.Service.
+func (c *Control) Nodes(_ context.Context, who pki.Identity) ([]mobyfs.Node, error) {
+	if err := c.allow(who, doList); err != nil {
+		return nil, err
+	}
+	return c.snapshot().Full.Nodes, nil
+}
+
+// candidates are all nodes with what they owe.
+func (c *Control) candidates() []placement.Candidate {
+	full := c.snapshot().Full
+	owed := placement.Promised(full.Volumes)
+	all := make([]placement.Candidate, len(full.Nodes))
+	for i, n := range full.Nodes {
+		all[i] = placement.Candidate{Node: n, PromisedBytes: owed[n.Name]}
+	}
+	return all
+}
+
+// place chooses the home for a new volume: the asked node, if there is one asked, or the best. here is the node that
+// asks, if it is one.
+func (c *Control) place(name string, sizeBytes int64, asked, here string) (string, error) {
+	what := "volume " + strconv.Quote(name)
+	if asked != "" {
+		if err := mobyfs.CheckNodeName(asked); err != nil {
+			return "", err
+		}
+		return asked, c.takes(asked, what, sizeBytes, asked == here)
+	}
+	candidates := c.candidates()
+	node, verdicts := placement.Choose(candidates, sizeBytes)
+	if node != "" {
+		return node, nil
+	}
+	why := placement.Explain(verdicts)
+	if !slices.ContainsFunc(candidates, func(c placement.Candidate) bool { return c.Node.Ready }) {
+		return "", mobyfs.Errorf(mobyfs.CodeUnavailable, "no node is there for %s: %s", what, why).
+			WithHint("start mobyfs.service on the nodes")
+	}
+	return "", mobyfs.Errorf(mobyfs.CodeNoSpace, "no node has room for %s: %s", what, why).
+		WithHint("make room, or add a node")
+}
+
+// takes is nil if the node can take so many bytes more, and says why not otherwise. here says that it is the node
+// itself that asks, so that it is there whether or not it has reported to this process.
+func (c *Control) takes(node, what string, needBytes int64, here bool) error {
+	candidates := c.candidates()
+	i := slices.IndexFunc(candidates, func(c placement.Candidate) bool { return c.Node.Name == node })
+	if i < 0 {
+		return notJoined(node, candidates, here)
+	}
+	candidate := candidates[i]
+	candidate.Node.Ready = candidate.Node.Ready || here
+	verdict := placement.Judge(candidate, needBytes)
+	switch {
+	case verdict.Fits:
+		return nil
+	case !candidate.Node.Ready:
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s can't go to %s: it is silent since %s", what, node, candidate.Node.LastSeenAt.Format(time.RFC3339)).
+			WithHint("start %s or its mobyfs.service, then try again", node)
+	default:
+		return mobyfs.Errorf(mobyfs.CodeNoSpace, "%s can't go to %s: %s", what, node, verdict.Reason).
+			WithHint("make room there, or choose another node")
+	}
+}
+
+// notJoined says that there is no such node, or not yet.
+func notJoined(node string, known []placement.Candidate, here bool) error {
+	if here {
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s has not joined the cluster yet: it has not reported", node).
+			WithHint("try again in a moment")
+	}
+	var names []string
+	for _, c := range known {
+		names = append(names, c.Node.Name)
+	}
+	return mobyfs.Errorf(mobyfs.CodeNotFound, "there is no node %q", node).
+		WithHint("the nodes are: %s", cmp.Or(strings.Join(names, ", "), "none yet"))
+}

@@ -1,0 +1,136 @@
+package control
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
+)
+
+func TestHeartbeatsWriteNothingAndKeepANodeReady(t *testing.T) {
+	both(t, func(t *testing.T, f *fleet) {
+		ctx, op, h1 := t.Context(), f.operator(), f.node("h1")
+		joined := f.clock.Now()
+		before := must[[]mobyfs.Node](t)(op.Nodes(ctx))[0]
+		if !before.Ready || before.Address != "h1:8080" || before.Capacity.FreeBytes != 100*gib || before.JoinedAt.Sub(joined).Abs() > time.Millisecond {
+			t.Errorf("after joining: %+v", before)
+		}
+		revision := must[api.Cluster](t)(op.Cluster(ctx)).Revision
+		for i := range 10 {
+			f.clock.advance(mobyfs.Heartbeat)
+			f.report(h1, mobyfs.Report{Address: "h1:8080", Volumes: i, Capacity: mobyfs.Capacity{TotalBytes: 50, FreeBytes: int64(50 - i)}})
+		}
+		after := must[[]mobyfs.Node](t)(op.Nodes(ctx))[0]
+		if !after.Ready || after.Volumes != 9 || after.Capacity.FreeBytes != 41 || after.LastSeenAt.Sub(f.clock.Now()).Abs() > time.Millisecond {
+			t.Errorf("after ten heartbeats: %+v", after)
+		}
+		if got := must[api.Cluster](t)(op.Cluster(ctx)).Revision; got != revision {
+			t.Errorf("ten heartbeats wrote to the store: revision %d became %d", revision, got)
+		}
+		f.report(h1, mobyfs.Report{Address: "h1:9090", Version: "v2"})
+		if got := must[[]mobyfs.Node](t)(op.Nodes(ctx))[0]; got.Address != "h1:9090" || got.Version != "v2" || !got.JoinedAt.Equal(before.JoinedAt) {
+			t.Errorf("after a change of address: %+v", got)
+		}
+		f.clock.advance(mobyfs.NodeSilence + time.Second)
+		if got := must[[]mobyfs.Node](t)(op.Nodes(ctx))[0]; got.Ready {
+			t.Error("a silent node is ready")
+		}
+	})
+}
+
+func TestBadReportsAreRefused(t *testing.T) {
+	f := newFleet(t, false)
+	n := f.caller("node", "h1")
+	for _, address := range []string{"", "h1", ":8080", "h1:", "h1:0", "h1:99999", "h1:http", "h1\n:80", strings.Repeat("x", 300) + ":1"} {
+		err := n.Report(t.Context(), mobyfs.Report{Address: address})
+		wantCode(t, err, mobyfs.CodeInvalid)
+		if mobyfs.HintOf(err) == "" {
+			t.Errorf("the refusal of the address %q tells no way out", address)
+		}
+	}
+	for _, r := range []mobyfs.Report{
+		{Address: "h1:1", Volumes: -1},
+		{Address: "h1:1", Capacity: mobyfs.Capacity{TotalBytes: -1}},
+		{Address: "h1:1", Capacity: mobyfs.Capacity{FreeBytes: -1}},
+	} {
+		wantCode(t, n.Report(t.Context(), r), mobyfs.CodeInvalid)
+	}
+	if nodes := must[[]mobyfs.Node](t)(f.operator().Nodes(t.Context())); len(nodes) != 0 {
+		t.Errorf("a refused report joined: %+v", nodes)
+	}
+	f.report(n, mobyfs.Report{Address: "[::1]:8080"})
+}
+
+func TestNodesTellOnlyOfTheirOwnVolumes(t *testing.T) {
+	f := newFleet(t, false)
+	ctx, op, h1, h2, h3 := t.Context(), f.operator(), f.node("h1"), f.node("h2"), f.node("h3")
+	used, moves := f.ready("used", "h1"), f.ready("moves", "h1")
+	must[mobyfs.Grant](t)(h1.Claim(ctx, used.ID))
+	m := must[mobyfs.Volume](t)(op.MoveVolume(ctx, "moves", "h2")).Migration.ID
+	tell := func(bytes int64, user string, files int64) mobyfs.Report {
+		return mobyfs.Report{
+			Used:     map[mobyfs.VolumeID]int64{used.ID: bytes, moves.ID: bytes, "unknown": 1},
+			Users:    map[mobyfs.VolumeID][]string{used.ID: {user}, moves.ID: {user}, "unknown": {user}},
+			Progress: map[mobyfs.MigrationID]mobyfs.Progress{m: {Files: files}, "unknown": {Files: 1}},
+		}
+	}
+	for i, n := range []caller{h3, h2, h1, h3} {
+		r := tell(int64(i+1)<<20, "web-"+string(rune('0'+i)), int64(i+1))
+		r.Address = []string{"h3:8080", "h2:8080", "h1:8080", "h3:8080"}[i]
+		f.report(n, r)
+	}
+	got := f.record("used")
+	if got.UsedBytes != 3<<20 || !cmp.Equal(got.Lease.Users, []string{"web-2"}) {
+		t.Errorf("the volume that h1 uses: %d bytes, users %v", got.UsedBytes, got.Lease.Users)
+	}
+	if got := f.record("moves"); got.UsedBytes != 3<<20 || got.Lease != nil || got.Migration.Progress.Files != 2 {
+		t.Errorf("the volume that moves: %+v", got)
+	}
+	f.report(h1, mobyfs.Report{Address: "h1:8080"}) // absent is unchanged
+	if got := f.record("used"); got.UsedBytes != 3<<20 || len(got.Lease.Users) != 1 {
+		t.Errorf("after a report that says nothing: %+v", got)
+	}
+	f.report(h1, mobyfs.Report{Address: "h1:8080", Users: map[mobyfs.VolumeID][]string{used.ID: {}}})
+	if got := f.record("used"); len(got.Lease.Users) != 0 {
+		t.Errorf("after the last container is gone: %v", got.Lease.Users)
+	}
+}
+
+func TestReportsOfUseWriteOnlyWhatIsNews(t *testing.T) {
+	f := newFleet(t, false)
+	ctx, h1 := t.Context(), f.node("h1")
+	v := f.ready("pgdata", "h1")
+	g := must[mobyfs.Grant](t)(h1.Claim(ctx, v.ID))
+	r := mobyfs.Report{Address: "h1:8080", Users: map[mobyfs.VolumeID][]string{v.ID: {"web-1"}}, Used: map[mobyfs.VolumeID]int64{v.ID: 1000}}
+	f.report(h1, r)
+	first := f.record("pgdata")
+	if first.Fence != g.Fence || first.Revision == g.Volume.Revision {
+		t.Errorf("the first report made %+v", first)
+	}
+	r.Used[v.ID] = 1050 // a little more
+	f.report(h1, r)
+	if second := f.record("pgdata"); second.Revision != first.Revision || second.UsedBytes != 1050 {
+		t.Errorf("a little more was written at revision %d (%d before), used is %d", second.Revision, first.Revision, second.UsedBytes)
+	}
+	r.Used[v.ID] = 2000
+	f.report(h1, r)
+	f.restart()
+	if got := f.record("pgdata"); got.UsedBytes != 2000 || !cmp.Equal(got.Lease.Users, []string{"web-1"}) {
+		t.Errorf("after a restart of control: %+v", got)
+	}
+}
+
+func TestManyUsersAreCut(t *testing.T) {
+	var names []string
+	for range 3 * maxUsers {
+		names = append(names, strings.Repeat("é", maxUser))
+	}
+	got := cleanUsers(append([]string{"", "\x00", " \n"}, names...))
+	if len(got) != maxUsers || len(got[0]) > maxUser || !strings.HasPrefix(got[0], "éé") {
+		t.Errorf("%d names, the first of %d bytes", len(got), len(got[0]))
+	}
+}

@@ -1,0 +1,82 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/store"
+)
+
+// giveUpAfter is how long a destination may be silent before its migrations are aborted.
+const giveUpAfter = 2 * mobyfs.NodeSilence
+
+// reconcileUntil looks after what nobody asks for, until ctx ends.
+func (c *Control) reconcileUntil(ctx context.Context) {
+	tick := time.NewTicker(mobyfs.Heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			c.reconcile(ctx)
+		}
+	}
+}
+
+// reconcile tells watchers which nodes fell silent, aborts the migrations that wait for them too long, and forgets
+// what was told of things that are gone. What fails is tried again with the next tick.
+func (c *Control) reconcile(ctx context.Context) {
+	now := c.now()
+	for _, name := range c.told.fallen(now) {
+		c.log.Info("node is silent", "node", name)
+		c.store.Touch(store.Ref{Node: name})
+	}
+	var volumes []mobyfs.Volume
+	there, moving := map[mobyfs.VolumeID]bool{}, map[mobyfs.MigrationID]bool{}
+	c.store.View(func(view store.View) {
+		for v := range view.Volumes {
+			there[v.ID] = true
+			if v.Migration != nil {
+				moving[v.Migration.ID] = true
+				volumes = append(volumes, v)
+			}
+		}
+	})
+	silence := func(node string) time.Duration { return c.told.silence(node, now) }
+	for _, a := range overdue(volumes, silence) {
+		_, err := c.decide(ctx, a.volume, func(v *mobyfs.Volume) (string, error) {
+			if v.Migration == nil || v.Migration.ID != a.migration {
+				return "", nil // it has ended since
+			}
+			c.keepProgress(v)
+			end(v, mobyfs.MigrationAborted, a.reason, now)
+			return "migration given up", nil
+		})
+		if err != nil {
+			c.log.Warn("a migration could not be given up", "migration", string(a.migration), "err", err)
+		}
+	}
+	c.told.forget(there, moving)
+}
+
+// giveUp is a migration to abort, and why.
+type giveUp struct {
+	volume    mobyfs.VolumeID
+	migration mobyfs.MigrationID
+	reason    string
+}
+
+// overdue tells the migrations whose destinations have been silent too long.
+func overdue(moving []mobyfs.Volume, silence func(node string) time.Duration) []giveUp {
+	var all []giveUp
+	for _, v := range moving {
+		if silent := silence(v.Migration.To); silent > giveUpAfter {
+			all = append(all, giveUp{v.ID, v.Migration.ID,
+				fmt.Sprintf("%s has been silent for %s", v.Migration.To, silent.Round(time.Second))})
+		}
+	}
+	return all
+}

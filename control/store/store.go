@@ -1,0 +1,166 @@
+// Package store keeps the records of the cluster: volumes, their names, nodes and the cluster itself. It is the
+// only package that knows etcd, which runs inside the process: nothing to install, and the same engine when the
+// control plane grows to three members.
+//
+// Three things can be done with it. Update changes records in one transaction that fails over to another try when
+// somebody else was faster. View reads what this process knows of all records. Subscribe tells which records
+// changed. When Update returns, the change is on disk, and View and all subscribers of this process know it.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+
+	"github.com/mobyfs/mobyfs/internal/durable"
+)
+
+// Config says where a store lies and whose it is.
+type Config struct {
+	Root    string           // an existing directory; the data goes to Root/etcd, which is made 0700
+	Cluster string           // name of the cluster; a store of another one is refused
+	Log     *slog.Logger     // not nil
+	Now     func() time.Time // time.Now if nil
+}
+
+// Store is an open store. All methods may be called at once.
+type Store struct {
+	lock    *dirLock
+	etcd    *embed.Etcd
+	client  *clientv3.Client
+	log     *slog.Logger
+	serving *atomic.Bool // between start and stop
+	cache   *cache
+	boxes   *mailboxes
+
+	stop    context.CancelFunc // ends follow
+	running sync.WaitGroup
+	closing sync.Once
+	closed  chan struct{} // closed when Close is called
+	done    chan struct{} // closed when etcd has stopped
+	mu      sync.Mutex
+	err     error
+}
+
+// Open starts the store and loads what it holds. Records that can't be read don't stop it: Unreadable tells them.
+// It fails at once if another process has the directory.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	dir := filepath.Join(cfg.Root, "etcd")
+	if err := durable.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of the store: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	serving := &atomic.Bool{}
+	server, err := startEtcd(ctx, dir, zap.New(etcdLog{cfg.Log.Handler(), serving}))
+	if err != nil {
+		lock.release()
+		return nil, err
+	}
+	client, err := clientv3.New(clientv3.Config{
+		Context:     context.WithoutCancel(ctx),
+		Endpoints:   []string{"unix://" + socketIn(dir)},
+		DialTimeout: startTimeout,
+		Logger:      zap.NewNop(),
+	})
+	if err != nil {
+		server.Close()
+		lock.release()
+		return nil, fmt.Errorf("connect to the store: %w", err)
+	}
+	follow, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s := &Store{
+		lock: lock, etcd: server, client: client, log: cfg.Log, cache: newCache(), boxes: &mailboxes{}, serving: serving,
+		stop: stop, closed: make(chan struct{}), done: make(chan struct{}),
+	}
+	s.running.Go(s.watchEtcd)
+	if err := s.start(ctx, follow, cfg); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	serving.Store(true)
+	return s, nil
+}
+
+// start checks whose store it is, loads the cache and keeps it fresh until follow ends.
+func (s *Store) start(ctx, follow context.Context, cfg Config) error {
+	if err := s.adoptCluster(ctx, cfg.Cluster, cfg.Now()); err != nil {
+		return err
+	}
+	rev, err := s.load(ctx)
+	if err != nil {
+		return fmt.Errorf("load the store: %w", err)
+	}
+	s.complain(s.Unreadable())
+	s.running.Go(func() { s.follow(follow, rev+1) })
+	return nil
+}
+
+// Done is closed when etcd has stopped, by Close or by itself. A process whose store has stopped must end: what
+// it knows is getting old.
+func (s *Store) Done() <-chan struct{} { return s.done }
+
+// Err tells why the store stopped by itself; nil before, and after Close.
+func (s *Store) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Close stops the store and waits until its files are closed. It may be called twice.
+func (s *Store) Close() error {
+	var err error
+	s.closing.Do(func() {
+		s.serving.Store(false)
+		close(s.closed)
+		s.stop()
+		s.boxes.close()
+		err = s.client.Close()
+		s.etcd.Close()
+		s.running.Wait()
+		s.lock.release()
+	})
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return err
+}
+
+// watchEtcd closes done when etcd has stopped, and notes why if nobody asked it to.
+func (s *Store) watchEtcd() {
+	var err error
+	select {
+	case err = <-s.etcd.Err():
+	case <-s.etcd.Server.StopNotify():
+	}
+	select {
+	case <-s.closed:
+	default:
+		if err == nil {
+			err = errors.New("etcd ended by itself")
+		}
+		s.mu.Lock()
+		s.err = fmt.Errorf("the store has stopped: %w", err)
+		s.mu.Unlock()
+	}
+	close(s.done)
+	s.boxes.close()
+}
+
+// Ping is nil if the store answers.
+func (s *Store) Ping(ctx context.Context) error {
+	return s.Update(ctx, func(tx *Tx) error { _, err := tx.get(clusterKey); return err })
+}

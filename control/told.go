@@ -1,0 +1,128 @@
+package control
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+)
+
+// told is what nodes have reported to this process and no record holds, or not as exactly. It is in memory only;
+// records that are given out carry it.
+type told struct {
+	mu       sync.Mutex
+	opened   time.Time // no silence is counted from before
+	nodes    map[string]heard
+	used     map[mobyfs.VolumeID]int64
+	progress map[mobyfs.MigrationID]mobyfs.Progress
+}
+
+// heard is the newest heartbeat of a node.
+type heard struct {
+	at       time.Time
+	capacity mobyfs.Capacity
+	volumes  int
+	ready    bool // as watchers were told last
+}
+
+func newTold(now time.Time) *told {
+	return &told{
+		opened: now, nodes: map[string]heard{},
+		used: map[mobyfs.VolumeID]int64{}, progress: map[mobyfs.MigrationID]mobyfs.Progress{},
+	}
+}
+
+// volume is the record with what is told of it. The record itself is not changed.
+func (t *told) volume(v mobyfs.Volume) mobyfs.Volume {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if used, ok := t.used[v.ID]; ok {
+		v.UsedBytes = used
+	}
+	if v.Migration != nil {
+		if p, ok := t.progress[v.Migration.ID]; ok {
+			m := *v.Migration
+			m.Progress = p
+			v.Migration = &m
+		}
+	}
+	return v
+}
+
+// node is the record with what is told of it.
+func (t *told) node(n mobyfs.Node, now time.Time) mobyfs.Node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h, ok := t.nodes[n.Name]
+	if ok {
+		n.LastSeenAt, n.Capacity, n.Volumes = h.at.UTC(), h.capacity, h.volumes
+	}
+	n.Ready = ok && now.Sub(h.at) <= mobyfs.NodeSilence
+	return n
+}
+
+// silence is how long nothing was heard of a node while this process listened.
+func (t *told) silence(node string, now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	since := t.opened
+	if h, ok := t.nodes[node]; ok && h.at.After(since) {
+		since = h.at
+	}
+	return now.Sub(since)
+}
+
+// hear notes a heartbeat and reports whether watchers should look at the node again.
+func (t *told) hear(node string, r mobyfs.Report, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	was := t.nodes[node]
+	t.nodes[node] = heard{at: now, capacity: r.Capacity, volumes: r.Volumes, ready: true}
+	return !was.ready || was.volumes != r.Volumes || differ(was.capacity.FreeBytes, r.Capacity.FreeBytes) ||
+		was.capacity.TotalBytes != r.Capacity.TotalBytes
+}
+
+// fallen tells the nodes that became silent since it was last asked.
+func (t *told) fallen(now time.Time) []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var silent []string
+	for name, h := range t.nodes {
+		if h.ready && now.Sub(h.at) > mobyfs.NodeSilence {
+			h.ready = false
+			t.nodes[name] = h
+			silent = append(silent, name)
+		}
+	}
+	slices.Sort(silent)
+	return silent
+}
+
+// setUsed notes the space that a volume takes.
+func (t *told) setUsed(id mobyfs.VolumeID, bytes int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.used[id] = bytes
+}
+
+// setProgress notes how far a pull is, and reports whether that is news.
+func (t *told) setProgress(id mobyfs.MigrationID, p mobyfs.Progress) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	was := t.progress[id]
+	t.progress[id] = p
+	return was != p
+}
+
+// forget drops what was told of volumes and migrations that are not there any more.
+func (t *told) forget(volumes map[mobyfs.VolumeID]bool, migrations map[mobyfs.MigrationID]bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.used, func(id mobyfs.VolumeID, _ int64) bool { return !volumes[id] })
+	maps.DeleteFunc(t.progress, func(id mobyfs.MigrationID, _ mobyfs.Progress) bool { return !migrations[id] })
+}
+
+// differ reports whether two sizes differ enough, by a sixteenth, to be worth telling everybody.
+func differ(a, b int64) bool { return max(a-b, b-a) > max(a, b)/16 }
