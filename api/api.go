@@ -1,0 +1,69 @@
+// Package api is both ends of every call to the control plane, side by side: what a server answers and what a
+// client asks stand in the same file, so that they can't differ.
+//
+// It is JSON over HTTP/2 with mutual TLS. Who calls is read from the certificate, never from the request. Errors
+// are problems as of RFC 9457 with the members code, next (the way out) and cause. The server describes itself at
+// /openapi.json.
+package api
+
+import (
+	"context"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// Service is what the server serves. who is the verified identity of the caller; the service decides what it may
+// do. The calls that mobyfs.Control has too are explained there.
+type Service interface {
+	CreateVolume(ctx context.Context, who pki.Identity, name string, spec mobyfs.VolumeSpec, node string) (mobyfs.Volume, error)
+	Volume(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error)
+	RemoveVolume(ctx context.Context, who pki.Identity, name string) error
+	// Watch calls each with the full state, then with changes, until ctx ends or each returns an error.
+	Watch(ctx context.Context, who pki.Identity, each func(mobyfs.Change) error) error
+
+	Created(ctx context.Context, who pki.Identity, id mobyfs.VolumeID) (mobyfs.Volume, error)
+	Removed(ctx context.Context, who pki.Identity, id mobyfs.VolumeID) error
+	Claim(ctx context.Context, who pki.Identity, id mobyfs.VolumeID) (mobyfs.Grant, error)
+	Release(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, fence mobyfs.Fence) error
+	Accept(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID) (mobyfs.Grant, error)
+	Commit(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, receipt mobyfs.Receipt) (mobyfs.Grant, error)
+	Abort(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, reason string) error
+	Report(ctx context.Context, who pki.Identity, r mobyfs.Report) error
+
+	// Volumes lists all volumes, sorted by name.
+	Volumes(ctx context.Context, who pki.Identity) ([]mobyfs.Volume, error)
+	// MoveVolume begins to move a volume that nobody uses. Volume.Migration is nil in the answer if it is there
+	// already. Repeated, it tells of the move that is under way.
+	MoveVolume(ctx context.Context, who pki.Identity, name, to string) (mobyfs.Volume, error)
+	// CancelMove gives the move up that is under way; the volume stays where it is. Repeated, it is success.
+	CancelMove(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error)
+	// Nodes lists all nodes, sorted by name.
+	Nodes(ctx context.Context, who pki.Identity) ([]mobyfs.Node, error)
+	// Cluster tells how the cluster is.
+	Cluster(ctx context.Context, who pki.Identity) (Cluster, error)
+	// Healthy asks the store for an answer. It needs no permission.
+	Healthy(ctx context.Context) error
+}
+
+// Cluster is the cluster in a few numbers.
+type Cluster struct {
+	Cluster    string       `json:"cluster"`
+	Version    string       `json:"version"`  // of mobyfs-control
+	Revision   int64        `json:"revision"` // of the newest change in the store
+	Nodes      int          `json:"nodes"`
+	ReadyNodes int          `json:"ready_nodes"`
+	Volumes    int          `json:"volumes"`
+	InUse      int          `json:"in_use"`
+	Moving     int          `json:"moving"`
+	Unreadable []Unreadable `json:"unreadable,omitempty"` // records in the store that this version can't read
+}
+
+// Unreadable is a record that can't be read. What it describes exists all the same.
+type Unreadable struct {
+	Key   string `json:"key"`
+	Cause string `json:"cause"`
+}
+
+// Version is that of the API, in its paths and its description.
+const Version = "v1"

@@ -1,0 +1,156 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+)
+
+// Bounds of how long a client waits.
+const (
+	dialTimeout   = 5 * time.Second
+	headTimeout   = 20 * time.Second // more than the server takes at most
+	callTimeout   = 30 * time.Second // for a whole call, other endpoints included; ctx may set less
+	pingAfter     = 10 * time.Second // of silence on a connection that is in use
+	pingTimeout   = 5 * time.Second
+	tcpKeepAlive  = 15 * time.Second
+	idleConnLimit = 4
+)
+
+// Client is the other end: it speaks to the control plane as whoever its certificate names. It implements
+// mobyfs.Control and the calls of operators. Connections are kept; all methods may be called at once.
+//
+// Every call may be repeated, so one that breaks is tried again once on each endpoint before it fails.
+type Client struct {
+	endpoints []string
+	http      *http.Client
+	transport *http.Transport
+	last      atomic.Int32 // index of the endpoint that answered last
+}
+
+var _ mobyfs.Control = (*Client)(nil)
+
+// NewClient makes a client of the control plane that answers at any of the endpoints (host:port). tlsConfig says
+// who the client is and whom it takes for control. Nothing is sent until the first call.
+func NewClient(endpoints []string, tlsConfig *tls.Config) *Client {
+	transport := &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: tcpKeepAlive}).DialContext,
+		TLSClientConfig:       tlsConfig.Clone(),
+		TLSHandshakeTimeout:   dialTimeout,
+		ResponseHeaderTimeout: headTimeout,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   idleConnLimit,
+		IdleConnTimeout:       idleTimeout - 10*time.Second, // before the server hangs up
+		HTTP2:                 &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		DisableCompression:    true,
+	}
+	return &Client{
+		endpoints: endpoints,
+		transport: transport,
+		http: &http.Client{
+			Transport:     transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// Close drops the connections that are not in use.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+// ask makes a call and decodes the answer into out, if that is not nil. name fills the path's {name}.
+func (c *Client) ask(ctx context.Context, what call, name string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	path := what.path
+	if strings.Contains(path, "{name}") {
+		if err := mobyfs.CheckVolumeName(name); err != nil {
+			return err // it could lead to another path
+		}
+		path = strings.Replace(path, "{name}", url.PathEscape(name), 1)
+	}
+	resp, endpoint, err := c.send(ctx, what, path, in)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && out != nil {
+		err = json.Unmarshal(body, out)
+	}
+	if err != nil {
+		return unreachable("ask", []string{endpoint}, err)
+	}
+	return nil
+}
+
+// send makes the request and returns the first answer of success with the endpoint that gave it. An answer of any
+// other kind is an error.
+func (c *Client) send(ctx context.Context, what call, path string, in any) (*http.Response, string, error) {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return nil, "", fmt.Errorf("encode the request: %w", err)
+		}
+	}
+	if len(c.endpoints) == 0 {
+		return nil, "", mobyfs.Errorf(mobyfs.CodeInvalid, "no address of the control plane is known")
+	}
+	first := int(c.last.Load())
+	var err error
+	for try := range len(c.endpoints) + 1 { // one more: a kept connection may have died unnoticed
+		i := (first + try) % len(c.endpoints)
+		var resp *http.Response
+		resp, err = c.sendTo(ctx, c.endpoints[i], what.method, path, body)
+		if err != nil && ctx.Err() == nil {
+			continue
+		}
+		if err != nil {
+			break
+		}
+		c.last.Store(int32(i))
+		if resp.StatusCode/100 != 2 {
+			defer resp.Body.Close()
+			return nil, "", errorFrom(resp, c.endpoints[i])
+		}
+		return resp, c.endpoints[i], nil
+	}
+	return nil, "", unreachable("ask", c.endpoints, err)
+}
+
+func (c *Client) sendTo(ctx context.Context, endpoint, method, path string, body []byte) (*http.Response, error) {
+	var content io.Reader
+	if body != nil {
+		content = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+endpoint+path, content)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	return c.http.Do(req)
+}
+
+// unreachable says that nobody answered. Of the error only what lies under the request's own words is told.
+func unreachable(verb string, endpoints []string, err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s control at %s: %w", verb, strings.Join(endpoints, ", "), err).
+		WithHint("check that mobyfs-control runs there: systemctl status mobyfs-control")
+}

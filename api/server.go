@@ -1,0 +1,271 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"reflect"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// Bounds of what one client may ask of the server.
+const (
+	maxBody       = 1 << 20 // bytes of a request
+	maxHeader     = 64 << 10
+	headerTimeout = 10 * time.Second
+	bodyTimeout   = 5 * time.Second
+	answerTimeout = 15 * time.Second // for the service, not for a watch
+	idleTimeout   = 2 * time.Minute
+	sendTime      = 300 * time.Millisecond // for the last answers before connections are closed
+)
+
+// Server is the control plane's end.
+type Server struct {
+	service Service
+	log     *slog.Logger
+	mux     *http.ServeMux
+	huma    huma.API
+	http    *http.Server
+
+	watches    context.Context // ends when Shutdown begins
+	endWatches context.CancelFunc
+	underWay   atomic.Int64 // requests that are being answered
+}
+
+// NewServer makes a server of the service. log gets what no client can be told: panics, internal errors, refusals.
+func NewServer(service Service, log *slog.Logger) *Server {
+	s := &Server{service: service, log: log, mux: http.NewServeMux()}
+	s.watches, s.endWatches = context.WithCancel(context.Background())
+	s.huma = huma.NewAPI(huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title:       "mobyfs control",
+				Version:     Version,
+				Description: "Who owns which volume. Every call needs a client certificate of the cluster's authority, which says who calls.",
+			},
+		},
+		Formats:       map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
+		DefaultFormat: "application/json",
+		Transformers:  []huma.Transformer{plainProblem},
+
+		RejectUnknownQueryParameters: true,
+	}, verbs{humago.NewAdapter(s.mux, "")})
+	s.serveVolumes()
+	s.serveAgents()
+	s.serveWatch()
+	s.serveCluster()
+	delete(s.huma.OpenAPI().Components.Schemas.Map(), "ErrorModel") // huma's own, which plainProblem replaces
+	delete(s.huma.OpenAPI().Components.Schemas.Map(), "ErrorDetail")
+	s.mux.HandleFunc("GET /openapi.json", s.serveSpec)
+	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeProblem(w, newProblem(http.StatusNotFound, mobyfs.CodeNotFound,
+			fmt.Sprintf("there is no call %s %s", r.Method, r.URL.Path), seeSpec))
+	})
+	s.http = &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // handshakes of strangers, mostly
+	}
+	return s
+}
+
+// Serve answers on the listener, which it closes, until Shutdown. tlsConfig must demand and verify client
+// certificates. After Shutdown it returns nil.
+func (s *Server) Serve(l net.Listener, tlsConfig *tls.Config) error {
+	s.http.TLSConfig = tlsConfig
+	err := s.http.ServeTLS(l, "", "")
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Shutdown ends all watches, lets other calls finish until ctx ends, and closes all connections.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.endWatches()
+	finishing, finished := context.WithCancel(ctx)
+	defer finished()
+	go s.waitUntilQuiet(finishing, finished)
+	err := s.http.Shutdown(finishing)
+	if ctx.Err() == nil {
+		err = nil // what is left are connections on which nothing goes on; http.Server does not end them all
+	}
+	return errors.Join(err, s.http.Close())
+}
+
+// waitUntilQuiet calls quiet once no call has been under way for so long that all answers are sent.
+func (s *Server) waitUntilQuiet(ctx context.Context, quiet func()) {
+	t := time.NewTicker(sendTime / 10)
+	defer t.Stop()
+	last := time.Now()
+	for time.Since(last) < sendTime {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		if s.underWay.Load() > 0 {
+			last = time.Now()
+		}
+	}
+	quiet()
+}
+
+// Handler is the server without its connections. Requests must carry the TLS state of theirs.
+func (s *Server) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.underWay.Add(1)
+		defer s.underWay.Add(-1)
+		defer s.survive(w, r)
+		who, err := pki.PeerIdentity(r.TLS)
+		if err != nil {
+			writeProblem(w, newProblem(http.StatusUnauthorized, mobyfs.CodeDenied, err.Error(),
+				"connect with a certificate of the cluster's authority"))
+			return
+		}
+		if !splitVerb(r) || path.Clean(r.URL.Path) != r.URL.Path {
+			writeProblem(w, newProblem(http.StatusBadRequest, mobyfs.CodeInvalid,
+				fmt.Sprintf("the path %q holds . or .. or empty parts", r.URL.Path), seeSpec))
+			return
+		}
+		s.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
+	})
+}
+
+// survive turns a panic into an answer and a line in the log.
+func (s *Server) survive(w http.ResponseWriter, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	s.log.Error("a request broke the server", "path", r.URL.Path, "err", p, "stack", string(debug.Stack()))
+	writeProblem(w, newProblem(http.StatusInternalServerError, mobyfs.CodeInternal,
+		"mobyfs-control broke while it answered", "its journal tells where"))
+}
+
+type callerKey struct{}
+
+// caller is who made the request, as Handler has verified.
+func caller(ctx context.Context) pki.Identity {
+	who, _ := ctx.Value(callerKey{}).(pki.Identity)
+	return who
+}
+
+// call names one call: how it is asked for and how it is described.
+type call struct {
+	method, path string
+	id           string
+	summary      string
+}
+
+// handle serves a call. It is a function, for methods have no type parameters.
+func handle[I, O any](s *Server, c call, answer func(ctx context.Context, who pki.Identity, in *I) (*O, error)) {
+	huma.Register(s.huma, huma.Operation{
+		OperationID: c.id, Method: c.method, Path: c.path, Summary: c.summary,
+		MaxBodyBytes: maxBody, BodyReadTimeout: bodyTimeout,
+		Responses: map[string]*huma.Response{"default": s.problemResponse()},
+	}, func(ctx context.Context, in *I) (*O, error) {
+		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+		defer cancel()
+		out, err := answer(ctx, caller(ctx), in)
+		if err != nil {
+			s.note(ctx, c.id, err)
+			return nil, problemOf(err)
+		}
+		return out, nil
+	})
+}
+
+// note logs what the client can't do anything about, and what it should not have tried.
+func (s *Server) note(ctx context.Context, id string, err error) {
+	switch mobyfs.CodeOf(err) {
+	case mobyfs.CodeInternal, mobyfs.CodeCorrupt:
+		s.log.Error("a call failed", "call", id, "caller", caller(ctx).String(), "err", err)
+	case mobyfs.CodeDenied:
+		s.log.Warn("a call was denied", "call", id, "caller", caller(ctx).String(), "err", err)
+	}
+}
+
+func (s *Server) problemResponse() *huma.Response {
+	return &huma.Response{
+		Description: "A problem (RFC 9457)",
+		Content: map[string]*huma.MediaType{
+			problemType: {Schema: s.schema(reflect.TypeFor[problem]())},
+		},
+	}
+}
+
+// schema refers to the description of a type.
+func (s *Server) schema(t reflect.Type) *huma.Schema {
+	return s.huma.OpenAPI().Components.Schemas.Schema(t, true, t.Name())
+}
+
+// reply is an answer with a body.
+type reply[T any] struct{ Body T }
+
+// none is a request or an answer with nothing in it.
+type none struct{}
+
+func (s *Server) serveSpec(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/openapi+json")
+	spec, err := json.Marshal(s.huma.OpenAPI())
+	if err != nil {
+		panic(err) // it is made of our own types
+	}
+	_, _ = w.Write(spec)
+}
+
+// Spec is the description of the API, in OpenAPI 3.1, indented.
+func Spec() ([]byte, error) {
+	spec, err := json.MarshalIndent(NewServer(nil, slog.New(slog.DiscardHandler)).huma.OpenAPI(), "", "  ")
+	return append(spec, '\n'), err
+}
+
+// verbs lets paths such as /v1/volumes/{name}:move be served by http.ServeMux, whose wildcards are whole
+// segments: it registers them as /v1/volumes/{name}/:move, and splitVerb changes requests likewise.
+type verbs struct{ huma.Adapter }
+
+// Handle implements huma.Adapter.
+func (v verbs) Handle(op *huma.Operation, handler func(huma.Context)) {
+	if resource, verb, ok := strings.Cut(op.Path, "}:"); ok {
+		split := *op
+		split.Path = resource + "}/:" + verb
+		op = &split
+	}
+	v.Adapter.Handle(op, handler)
+}
+
+// splitVerb reports false if the path can't be read.
+func splitVerb(r *http.Request) bool {
+	escaped := r.URL.EscapedPath()
+	colon := strings.LastIndexByte(escaped, ':')
+	if r.Method != http.MethodPost || colon < strings.LastIndexByte(escaped, '/') {
+		return true
+	}
+	split := escaped[:colon] + "/" + escaped[colon:]
+	plain, err := url.PathUnescape(split)
+	r.URL.Path, r.URL.RawPath = plain, split
+	return err == nil
+}

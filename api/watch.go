@@ -1,0 +1,169 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/mobyfs/mobyfs"
+)
+
+// watch is a stream of mobyfs.Change, one JSON object a line; empty lines say that the server is there.
+var watch = call{http.MethodGet, "/v1/agent/watch", "watch", "The full state of the cluster, then every change"}
+
+const (
+	keepAlive     = 5 * time.Second  // between empty lines, while there is nothing to tell
+	watchSilence  = 15 * time.Second // after which the client takes the connection for dead
+	watchPatience = 30 * time.Second // for a client to take what is written to it
+	streamType    = "application/x-ndjson"
+)
+
+func (s *Server) serveWatch() {
+	s.mux.HandleFunc(watch.method+" "+watch.path, s.watch)
+	s.huma.OpenAPI().AddOperation(&huma.Operation{
+		OperationID: watch.id, Method: watch.method, Path: watch.path, Summary: watch.summary,
+		Description: fmt.Sprintf("The stream goes on until one side ends it. Each line is a change; an empty line comes each %v at least. "+
+			"Changes of one object come in order, and a slow reader misses states but never the last.", keepAlive),
+		Responses: map[string]*huma.Response{
+			"200": {Description: "OK", Content: map[string]*huma.MediaType{
+				streamType: {Schema: s.schema(reflect.TypeFor[mobyfs.Change]())},
+			}},
+			"default": s.problemResponse(),
+		},
+	})
+}
+
+// watch streams until the client goes, the server shuts down, or the service ends it.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.watches, cancel)()
+	lines := &lineWriter{w: w, rc: http.NewResponseController(w)}
+	var alive sync.WaitGroup
+	defer alive.Wait() // w is not ours any more after the return
+	err := s.service.Watch(ctx, caller(ctx), func(c mobyfs.Change) error {
+		line, err := json.Marshal(c)
+		if err != nil {
+			return err
+		}
+		if err := lines.write(line); err != nil {
+			return err
+		}
+		if c.Full != nil {
+			alive.Go(func() { lines.keepAlive(ctx, cancel) })
+		}
+		return nil
+	})
+	cancel()
+	if err != nil && !lines.begun() {
+		s.note(r.Context(), watch.id, err)
+		writeProblem(w, problemOf(err))
+	}
+}
+
+// lineWriter writes whole lines and sends each at once.
+type lineWriter struct {
+	mu   sync.Mutex
+	w    http.ResponseWriter
+	rc   *http.ResponseController
+	last time.Time // when a line was written last; zero before the first
+}
+
+func (l *lineWriter) begun() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.last.IsZero()
+}
+
+func (l *lineWriter) write(line []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last.IsZero() {
+		l.w.Header().Set("Content-Type", streamType)
+	}
+	l.last = time.Now()
+	if err := l.rc.SetWriteDeadline(l.last.Add(watchPatience)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	if _, err := l.w.Write(append(line, '\n')); err != nil {
+		return err
+	}
+	return l.rc.Flush()
+}
+
+// keepAlive writes an empty line whenever nothing else was written for a while, until ctx ends.
+func (l *lineWriter) keepAlive(ctx context.Context, cancel func()) {
+	t := time.NewTicker(keepAlive)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if l.write(nil) != nil {
+				cancel()
+				return
+			}
+		}
+	}
+}
+
+// Watch implements mobyfs.Control. A connection on which nothing comes for 15 s counts as lost.
+func (c *Client) Watch(ctx context.Context, each func(mobyfs.Change)) error {
+	watching, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	resp, endpoint, err := c.send(watching, watch, watch.path, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	silence := time.AfterFunc(watchSilence, func() { cancel(fmt.Errorf("nothing came for %v", watchSilence)) })
+	defer silence.Stop()
+	err = readLines(resp.Body, func(line []byte) error {
+		silence.Stop() // each may take its time
+		defer silence.Reset(watchSilence)
+		if len(bytes.TrimSpace(line)) == 0 {
+			return nil
+		}
+		var change mobyfs.Change
+		if err := json.Unmarshal(line, &change); err != nil {
+			return fmt.Errorf("read a change: %w", err)
+		}
+		each(change)
+		return watching.Err()
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if cause := context.Cause(watching); cause != nil {
+		err = cause
+	}
+	return unreachable("watch", []string{endpoint}, err)
+}
+
+// readLines calls each with every line until it or the reader fails. The end of the reader is an error too.
+func readLines(r io.Reader, each func(line []byte) error) error {
+	in := bufio.NewReaderSize(r, 64<<10)
+	for {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return errors.New("the server ended the stream")
+		}
+		if err != nil {
+			return err
+		}
+		if err := each(line); err != nil {
+			return err
+		}
+	}
+}
