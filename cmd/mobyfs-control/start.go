@@ -1,0 +1,108 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/control"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// shutdownTimeout is how long calls that are being answered may take after SIGTERM.
+const shutdownTimeout = 5 * time.Second
+
+func newStartCommand(s *settings) *cobra.Command {
+	var debug bool
+	cmd := &cobra.Command{
+		Use:   "start",
+		Short: "Decide, until SIGTERM",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			level := slog.LevelInfo
+			if debug {
+				level = slog.LevelDebug
+			}
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+			return start(cmd.Context(), *s, log)
+		},
+	}
+	cmd.Flags().BoolVar(&debug, "debug", false, "log all that etcd says, too")
+	cmd.Flags().StringVar(&s.listen, "listen", cmp.Or(os.Getenv("MOBYFS_CONTROL_LISTEN"), ":7946"),
+		"host:port of the API (MOBYFS_CONTROL_LISTEN)")
+	return cmd
+}
+
+// start serves until ctx ends, which is success, or until the store or the listener fails.
+func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
+	if err := s.check(); err != nil {
+		return err
+	}
+	tlsConfig, err := s.identity().ServerTLS()
+	if errors.Is(err, fs.ErrNotExist) {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "control has no certificate yet: %w", err).
+			WithHint("mobyfs-control init --cluster %s", s.cluster)
+	}
+	if err != nil {
+		return err
+	}
+	warnOfExpiry(s.identity(), log)
+	listener, err := net.Listen("tcp", s.listen) // first of all: it tells at once if another control runs
+	if err != nil {
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "serve the API: %w", err).
+			WithHint("another mobyfs-control may run here, or set MOBYFS_CONTROL_LISTEN to another port")
+	}
+	ctl, err := control.Open(ctx, control.Config{
+		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Log: log,
+	})
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	defer func() { err = errors.Join(err, ctl.Close()) }()
+	server := api.NewServer(ctl, log)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener, tlsConfig) }()
+	log.Info("control is ready", "cluster", s.cluster, "address", listener.Addr().String(), "version", version)
+	tellSystemd(daemon.SdNotifyReady, log)
+
+	select {
+	case err = <-served:
+		err = fmt.Errorf("serve the API: %w", err)
+	case <-ctl.Done():
+		err = ctl.Err()
+	case <-ctx.Done():
+		log.Info("control is stopping")
+	}
+	tellSystemd(daemon.SdNotifyStopping, log)
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	if stopErr := server.Shutdown(patience); stopErr != nil {
+		log.Debug("some calls were cut off", "err", stopErr)
+	}
+	return err
+}
+
+// tellSystemd does nothing where systemd did not start the program.
+func tellSystemd(state string, log *slog.Logger) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd could not be told", "state", state, "err", err)
+	}
+}
+
+func warnOfExpiry(f pki.Files, log *slog.Logger) {
+	if _, until, err := f.Identity(); err == nil && time.Until(until) < pki.RenewBefore {
+		log.Warn("control's certificate expires soon; mobyctl bootstrap renews it", "until", until.Format(time.DateOnly))
+	}
+}
