@@ -402,6 +402,19 @@ func TestC14MountWhoseAnswerIsLostIsTakenBack(t *testing.T) {
 	})
 }
 
+func TestC14MountWhoseAnswerArrivedStays(t *testing.T) {
+	f := &fake{}
+	socket := serve(t, f)
+	for i := range 200 { // Docker hangs up the moment it has the answer
+		ask(t, socket, asDocker("VolumeDriver.Mount", fmt.Sprintf(`{"Name":"pgdata","ID":"id-%d"}`, i)))
+	}
+	for i := range 200 {
+		if n := f.count("pgdata", fmt.Sprint("id-", i)); n != 1 {
+			t.Fatalf("mount %d is counted %d times", i, n)
+		}
+	}
+}
+
 func TestC86GivingUpEndsTheMountersContext(t *testing.T) {
 	reached, ended := make(chan struct{}), make(chan error, 1)
 	f := &fake{mount: func(ctx context.Context, _, _ string) (string, error) {

@@ -61,7 +61,8 @@ func TestBootstrapMakesAClusterOfThreeHosts(t *testing.T) {
 		if mode := the.on(t, h, "stat", "-c", "%a", "/run/docker/plugins/mobyfs.sock"); mode != "600" {
 			t.Errorf("%s: the plugin's socket has mode %s, want 600", h, mode)
 		}
-		has(t, the.on(t, h, "systemctl", "show", "mobyfs.service"), "Type=notify", "ActiveState=active", "Before=docker.service", "KillMode=process")
+		has(t, the.on(t, h, "systemctl", "show", "mobyfs.service"), "Type=notify", "ActiveState=active", "KillMode=process")
+		has(t, the.on(t, h, "systemctl", "show", "-p", "Before", "mobyfs.service"), "docker.service")
 	}
 	if leftover := the.ctl(t, "volume", "ls", "-o", "json"); strings.TrimSpace(leftover) != "[]" {
 		t.Errorf("the proof left volumes behind: %s", leftover)

@@ -82,8 +82,10 @@ func TestMoveToANodeThatDoesNotExist(t *testing.T) {
 func TestMoveThatDoesNotFitLeavesTheVolumeWhereItIs(t *testing.T) {
 	_, tree := treeVolume(t, "toobig", 10, 40<<20)
 	defer remove(t, "toobig")
-	the.sh(t, "h2", "systemctl stop mobyfs && mkdir -p /mnt/keep && cp -a /var/lib/mobyfs/. /mnt/keep/ && mount -t tmpfs -o size=24m tmpfs /var/lib/mobyfs && cp -a /mnt/keep/. /var/lib/mobyfs/ && systemctl start mobyfs")
-	defer the.sh(t, "h2", "systemctl stop mobyfs && umount /var/lib/mobyfs && rm -rf /mnt/keep && systemctl start mobyfs")
+	// h2 gets a small disk: the agent's state moves there, volumes would have to.
+	defer the.sh(t, "h2", `systemctl stop mobyfs.socket mobyfs; umount /var/lib/mobyfs; umount /mnt/small; systemctl start mobyfs.socket mobyfs`)
+	the.sh(t, "h2", `systemctl stop mobyfs.socket mobyfs && mkdir -p /mnt/small && mount -t tmpfs -o size=24m,mode=700 tmpfs /mnt/small &&
+		cp -a /var/lib/mobyfs/pki /var/lib/mobyfs/state /mnt/small/ && mount --bind /mnt/small /var/lib/mobyfs && systemctl start mobyfs.socket mobyfs`)
 	r := the.try(t, "volume", "move", "toobig", "--to", "h2")
 	if r.code == 0 {
 		t.Fatal("40 MiB went into 24 MiB")

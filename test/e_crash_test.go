@@ -58,15 +58,21 @@ func TestKilledInTheMiddleOfAMove(t *testing.T) {
 
 // moments are the points of a move at which a kill would hurt most, as the code names them.
 var moments = []struct{ where, name string }{
+	{"to", "dir.stage.record.before"},
 	{"to", "dir.stage.before"},
+	{"to", "dir.stage.after"},
 	{"to", "dir.seal.before"},
 	{"to", "dir.seal.after"},
 	{"to", "agent.commit.before"},
 	{"to", "agent.commit.after"},
+	{"to", "dir.adopt.record.before"},
+	{"to", "dir.adopt.record.after"},
 	{"to", "dir.adopt.before"},
 	{"to", "dir.adopt.after"},
 	{"from", "dir.export.before"},
 	{"from", "dir.export.after"},
+	{"from", "dir.remove.record.before"},
+	{"from", "dir.remove.record.after"},
 	{"from", "dir.remove.before"},
 	{"from", "dir.remove.after"},
 }
@@ -77,9 +83,12 @@ func TestKilledAtEveryMomentOfAMove(t *testing.T) {
 	defer the.useBinaries(t, "bin")
 	_, tree := treeVolume(t, "momentous", 200, 1<<20)
 	defer remove(t, "momentous")
-	from, to := "h1", "h3"
 	for _, m := range moments {
 		t.Run(fmt.Sprintf("%s on %s", m.name, m.where), func(t *testing.T) {
+			from, to := the.volume(t, "momentous").Node, "h3"
+			if from == to {
+				to = "h1"
+			}
 			host := map[string]string{"from": from, "to": to}[m.where]
 			before := the.sh(t, host, "systemctl show -p NRestarts --value mobyfs")
 			the.sh(t, host, "echo "+m.name+" > /run/mobyfs.kill-at")
@@ -98,7 +107,6 @@ func TestKilledAtEveryMomentOfAMove(t *testing.T) {
 				return ""
 			})
 			checkWhole(t, "momentous", tree, to)
-			from, to = to, from
 		})
 	}
 }

@@ -45,6 +45,9 @@ func newStatusCommand(a *app) *cobra.Command {
 			}
 			s := statusOf(nodes, volumes)
 			s.Cluster, s.Version = cluster.Cluster, cluster.Version
+			for _, u := range cluster.Unreadable {
+				s.Warnings = append(s.Warnings, fmt.Sprintf("the record %s can't be read: %s", u.Key, u.Cause))
+			}
 			if err := a.print(s, func(w io.Writer) { printStatus(w, s) }); err != nil {
 				return err
 			}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sort"
@@ -241,65 +240,6 @@ func (a *app) move(ctx context.Context, c *api.Client, name, to string, detach b
 		fmt.Fprintf(w, "%s moved to %s: %s in %.1f s, digest %s\n", v.Name, v.Node,
 			progress(m.Progress), m.EndedAt.Sub(m.StartedAt).Seconds(), m.Digest)
 	})
-}
-
-// errSeen ends a watch that has seen what it waited for.
-var errSeen = errors.New("seen")
-
-// follow watches a volume until done says yes, and returns its record then. A lost connection is taken up again.
-func follow(ctx context.Context, c *api.Client, v mobyfs.Volume, done func(mobyfs.Volume) bool) (mobyfs.Volume, error) {
-	if done(v) {
-		return v, nil
-	}
-	var gone error
-	look := func(cancel context.CancelCauseFunc, w *mobyfs.Volume) {
-		v = *w
-		if done(v) {
-			cancel(errSeen)
-		}
-	}
-	for {
-		watching, cancel := context.WithCancelCause(ctx)
-		err := c.Watch(watching, func(ch mobyfs.Change) {
-			switch {
-			case watching.Err() != nil:
-			case ch.Full != nil:
-				found := false
-				for i := range ch.Full.Volumes {
-					if ch.Full.Volumes[i].ID == v.ID {
-						found = true
-						look(cancel, &ch.Full.Volumes[i])
-					}
-				}
-				if !found {
-					gone = mobyfs.Errorf(mobyfs.CodeNotFound, "volume %q was removed", v.Name)
-					cancel(gone)
-				}
-			case ch.Volume != nil && ch.Volume.ID == v.ID:
-				look(cancel, ch.Volume)
-			case ch.Gone == v.ID && ch.Gone != "":
-				gone = mobyfs.Errorf(mobyfs.CodeNotFound, "volume %q was removed", v.Name)
-				cancel(gone)
-			}
-		})
-		cause := context.Cause(watching)
-		cancel(nil)
-		switch {
-		case errors.Is(cause, errSeen):
-			return v, nil
-		case gone != nil:
-			return v, gone
-		case ctx.Err() != nil:
-			return v, ctx.Err()
-		case mobyfs.CodeOf(err) != mobyfs.CodeUnavailable:
-			return v, err
-		}
-		select {
-		case <-ctx.Done():
-			return v, ctx.Err()
-		case <-time.After(time.Second): // control is away; the work goes on without it
-		}
-	}
 }
 
 func progress(p mobyfs.Progress) string {

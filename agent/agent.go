@@ -1,0 +1,276 @@
+// Package agent is a node: it keeps the volumes whose home the node is, brings volumes here when a container wants
+// them, and answers Docker from what it knows, whether or not the control plane can be reached.
+//
+// The agent is level-triggered. Control writes records; for each volume that concerns this node a worker compares
+// the record with what is on disk and in the ledger (decide.go), does one thing, and compares again until nothing
+// is left to do. All work on one volume is done by its worker, one thing at a time, so attach and detach, release
+// and claim can't overtake each other; workers of different volumes never wait for each other. Whoever wants
+// something (a Mount, a Remove, a migration's source) changes what the worker sees and waits with its own context.
+//
+// Three things are kept on disk, so that a crash at any point is a delay and nothing more: the catalogue (what
+// control told), the ledger (which leases are held here, and who uses each volume), and the bytes themselves in
+// their backend.
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/backend"
+	"github.com/mobyfs/mobyfs/internal/durable"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// How long things may take.
+const (
+	patience        = 100 * time.Second       // a Mount waits for a volume that is on its way
+	controlPatience = 5 * time.Second         // a Mount waits for a control plane that can't be reached
+	callTimeout     = 10 * time.Second        // one call to control
+	askTimeout      = 1800 * time.Millisecond // a call that Get waits for
+	settleAfter     = 10 * time.Second        // from a Mount's answer, or dockerd's start, to the container's own mount
+	carriedDoubt    = 5 * time.Minute         // uses counted by an earlier life of the agent are believed without proof
+	settleEvery     = 30 * time.Second        // uses in doubt are compared with the kernel
+	trashAge        = time.Hour               // what was removed can be brought back by hand
+	purgeEvery      = 10 * time.Minute
+	measureEvery    = time.Minute      // how much space a volume takes
+	moveGivesUp     = 10 * time.Minute // a source can't be reached, and the migration is aborted
+)
+
+// Config is what an agent is made of.
+type Config struct {
+	Node     string            // as its certificate says
+	Address  string            // host:port at which other nodes pull from here
+	Version  string            // of this program
+	Root     string            // catalogue and ledger lie in Root/state
+	Backends []backend.Backend // one of them is mobyfs.DefaultBackend
+	Control  mobyfs.Control
+	Peer     mobyfs.Peer
+	Files    pki.Files  // to check tickets with
+	Docker   Containers // names the containers that use a volume; may be nil
+	Kernel   Kernel     // nil: the real one
+	Log      *slog.Logger
+}
+
+// Agent implements mobyfs.Mounter.
+type Agent struct {
+	Config
+	backends  map[string]backend.Backend
+	catalogue *catalogue
+	ledger    *ledger
+	roster    *roster
+	reporter  *reporter
+
+	work context.Context // ends with the agent: what workers do is bounded by it, not by who waits
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	workers map[mobyfs.VolumeID]*worker
+	closed  bool
+}
+
+var _ mobyfs.Mounter = (*Agent)(nil)
+
+// Open loads what an earlier life knew and takes up its work. It asks nobody: Docker can be answered at once.
+func Open(cfg Config) (*Agent, error) {
+	if cfg.Kernel == nil {
+		cfg.Kernel = realKernel{}
+	}
+	a := &Agent{Config: cfg, backends: map[string]backend.Backend{}, workers: map[mobyfs.VolumeID]*worker{}}
+	for _, b := range cfg.Backends {
+		a.backends[b.Name()] = b
+	}
+	if a.backends[mobyfs.DefaultBackend] == nil {
+		return nil, fmt.Errorf("open the agent: there is no backend %q", mobyfs.DefaultBackend)
+	}
+	state := filepath.Join(cfg.Root, "state")
+	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
+		return nil, err
+	}
+	if err := durable.Mkdir(state, 0o700); err != nil {
+		return nil, err
+	}
+	a.catalogue = openCatalogue(filepath.Join(state, "catalogue.json"), cfg.Log)
+	a.ledger = openLedger(filepath.Join(state, "mounts.json"), cfg.Log, time.Now().Add(carriedDoubt))
+	a.roster = newRoster(a)
+	a.reporter = newReporter(a)
+	a.work, a.stop = context.WithCancel(context.Background())
+	if err := a.look(); err != nil {
+		a.stop()
+		return nil, err
+	}
+	a.pokeAll()
+	return a, nil
+}
+
+// Run keeps the agent in touch with control and with the kernel until ctx ends, and returns once all work has
+// stopped. It unmounts nothing: containers go on.
+func (a *Agent) Run(ctx context.Context) {
+	defer a.Close()
+	a.goDo(func() { a.watch(ctx) })
+	a.goDo(func() { a.reporter.run(ctx) })
+	a.goDo(func() { a.measure(ctx) })
+	a.goDo(func() { every(ctx, settleEvery, a.settle) })
+	a.goDo(func() { every(ctx, purgeEvery, a.purge) })
+	a.goDo(func() { a.catalogue.keep(ctx, a.Log) })
+	<-ctx.Done()
+}
+
+// Close stops all work and waits until it has stopped. What is half-done is taken up by the next Open.
+func (a *Agent) Close() {
+	a.mu.Lock()
+	a.closed = true
+	a.mu.Unlock()
+	a.stop()
+	a.wg.Wait()
+	if err := a.catalogue.save(); err != nil {
+		a.Log.Warn("save the catalogue", "err", err)
+	}
+}
+
+// goDo runs f in a goroutine that Close waits for. After Close it does nothing.
+func (a *Agent) goDo(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.closed {
+		a.wg.Go(f)
+	}
+}
+
+// look lists what is on disk and gives each volume's worker its part.
+func (a *Agent) look() error {
+	for _, b := range a.Backends {
+		held, staged, err := b.List(a.work)
+		if err != nil {
+			return fmt.Errorf("open the agent: %w", err)
+		}
+		for _, h := range held {
+			w := a.worker(h.ID)
+			w.backend, w.bytes = b, true
+		}
+		for _, s := range staged {
+			if s.Volume == "" {
+				a.Log.Warn("what a migration brought can't be read; it stays where it is", "migration", s.Migration)
+				continue
+			}
+			w := a.worker(s.Volume)
+			w.backend, w.staged = b, append(w.staged, s)
+		}
+	}
+	for _, id := range a.ledger.volumes() {
+		a.worker(id)
+	}
+	return nil
+}
+
+// worker returns the worker of a volume.
+func (a *Agent) worker(id mobyfs.VolumeID) *worker {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w := a.workers[id]
+	if w == nil {
+		w = newWorker(a, id)
+		a.workers[id] = w
+	}
+	return w
+}
+
+// known returns the worker of a volume if there is one.
+func (a *Agent) known(id mobyfs.VolumeID) *worker {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.workers[id]
+}
+
+// forget drops a worker that has nothing to do any more. Its volume is gone, and IDs never come back.
+func (a *Agent) forget(w *worker) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.workers[w.id] == w {
+		delete(a.workers, w.id)
+	}
+}
+
+// all returns the workers there are.
+func (a *Agent) all() []*worker {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	list := make([]*worker, 0, len(a.workers))
+	for _, w := range a.workers {
+		list = append(list, w)
+	}
+	return list
+}
+
+// pokeAll wakes the worker of each volume that concerns this node.
+func (a *Agent) pokeAll() {
+	for _, v := range a.catalogue.all() {
+		a.pokeFor(v)
+	}
+	for _, w := range a.all() {
+		w.poke()
+	}
+}
+
+// pokeFor wakes the worker of a volume whose record changed, if it concerns this node.
+func (a *Agent) pokeFor(v mobyfs.Volume) {
+	here := v.Node == a.Node || v.Migration != nil && v.Migration.To == a.Node
+	if w := a.known(v.ID); w != nil {
+		w.recordChanged(v)
+	} else if here {
+		a.worker(v.ID).poke()
+	}
+}
+
+// learn takes over a record that control answered with.
+func (a *Agent) learn(v mobyfs.Volume) {
+	if a.catalogue.learn(v) {
+		a.pokeFor(v)
+	}
+}
+
+// purge empties the trash of what has been there long enough.
+func (a *Agent) purge(ctx context.Context) {
+	for _, b := range a.Backends {
+		if err := b.Purge(ctx, time.Now().Add(-trashAge)); err != nil {
+			a.Log.Warn("empty the trash", "backend", b.Name(), "err", err)
+		}
+	}
+}
+
+// every calls do at each tick until ctx ends.
+func every(ctx context.Context, period time.Duration, do func(context.Context)) {
+	t := time.NewTicker(period)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			do(ctx)
+		}
+	}
+}
+
+// Alive returns once each lock that Docker's calls need could be taken; if one of them is stuck it returns with ctx.
+func (a *Agent) Alive(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		a.all()
+		a.catalogue.isFresh()
+		a.ledger.standing("")
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the agent is stuck: %w", ctx.Err())
+	}
+}

@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/backend"
+)
+
+// view is all that a worker's next step depends on.
+type view struct {
+	me     string
+	record *mobyfs.Volume // as control last told; nil: there is none, or none is known
+	told   bool           // control told it in this life: good enough to destroy by
+	fresh  bool           // the watch is up: without a record the volume does not exist
+
+	bytes    bool               // the volume is on disk here
+	staged   []backend.Staged   // of this volume
+	attached bool               // uses can be counted without further work
+	over     mobyfs.MigrationID // a migration that is known to have ended, whatever the record says
+	lease    mobyfs.Fence       // held here by the ledger or an answer of control, else 0
+	settling mobyfs.Fence       // a release whose outcome is not known, else 0
+	released mobyfs.Fence       // the last lease that was given back for sure
+	uses     int                // counted
+	waiting  int                // Mounts that wait
+	exports  int                // migrations that read the volume here
+}
+
+// task is what a worker does next.
+type task string
+
+const (
+	rest    task = ""        // nothing
+	refuse  task = "refuse"  // those who wait: there is nothing to give them
+	release task = "release" // give the lease back
+	confirm task = "confirm" // that a lease used here is still ours
+	create  task = "create"  // the empty volume
+	remove  task = "remove"  // the volume, for good
+	adopt   task = "adopt"   // what a committed migration brought
+	discard task = "discard" // what a migration brought that did not win
+	pull    task = "pull"    // the bytes from their home
+	vacate  task = "vacate"  // the bytes of a volume that has its home elsewhere
+	claim   task = "claim"   // the lease, for those who wait
+	attach  task = "attach"  // the volume, under the lease
+	missing task = "missing" // say that the bytes are not where control and we believed them to be
+)
+
+// step is a task, of which migration if of one, under which fence, and why.
+type step struct {
+	task      task
+	migration mobyfs.MigrationID
+	fence     mobyfs.Fence
+	why       string
+}
+
+// decide compares what should be with what is and names the one thing to do next. Doing it changes the view, or
+// fails and is tried again later; when nothing is left to do it answers rest.
+func decide(v view) step {
+	r := v.record
+	wanted := v.uses > 0 || v.waiting > 0
+	switch {
+	case v.settling != 0:
+		return step{task: release, fence: v.settling, why: "a release has no known outcome yet"}
+	case r == nil && v.waiting > 0:
+		return step{task: refuse, why: "the volume does not exist any more"}
+	case v.lease != 0 && !wanted:
+		return step{task: release, fence: v.lease, why: "nobody here uses the volume"}
+	case v.doubtsLease():
+		return step{task: confirm, why: "control has decided something since the lease was given"}
+	case v.lease != 0 && (!v.attached || v.waiting > 0):
+		return step{task: attach, fence: v.lease, why: "it is wanted and the lease is here"}
+	case r == nil && v.fresh && len(v.staged) > 0:
+		return step{task: discard, migration: v.staged[0].Migration, why: "its volume does not exist any more"}
+	case r == nil:
+		return step{}
+	}
+	if s := v.onDisk(); s.task != rest {
+		return s
+	}
+	switch {
+	case v.waiting > 0 && r.State == mobyfs.VolumeRemoving:
+		return step{task: refuse, why: "the volume is being removed"}
+	case v.waiting > 0 && v.lost():
+		return step{task: missing, why: "its home is here and its bytes are not"}
+	case v.waiting > 0 && !v.attached:
+		return step{task: claim, why: "a container waits"}
+	case v.uses > 0 && v.lease == 0 && v.told && v.idleHere():
+		return step{task: confirm, why: "containers use the volume and no lease is known"}
+	case !wanted && v.told && r.Lease != nil && r.Lease.Node == v.me && r.Lease.Fence > v.released:
+		return step{task: release, fence: r.Lease.Fence, why: "control believes the volume in use here and it is not"}
+	case v.lost():
+		return step{task: missing, why: "its home is here and its bytes are not"}
+	}
+	return step{}
+}
+
+// doubtsLease reports whether control made a decision after the lease that is used here which does not contain it.
+func (v view) doubtsLease() bool {
+	if v.lease == 0 || !v.told || v.record == nil || v.record.Fence <= v.lease {
+		return false
+	}
+	l := v.record.Lease
+	return l == nil || l.Node != v.me || l.Fence != v.lease
+}
+
+// onDisk names what has to change on disk for the record to be true.
+func (v view) onDisk() step {
+	r := v.record
+	home := r.Node == v.me
+	switch {
+	case home && r.State == mobyfs.VolumeCreating:
+		return step{task: create, why: "this node was chosen as its home"}
+	case home && r.State == mobyfs.VolumeRemoving && v.told && v.exports == 0:
+		return step{task: remove, fence: r.Fence, why: "it was removed"}
+	}
+	for _, s := range v.staged {
+		switch {
+		case v.won(s.Migration) && s.Receipt != nil:
+			return step{task: adopt, migration: s.Migration, fence: r.Fence, why: "its migration was committed"}
+		case v.told && !v.won(s.Migration) && !v.comes(s.Migration):
+			return step{task: discard, migration: s.Migration, why: "its migration was not committed"}
+		}
+	}
+	switch {
+	case r.Migration != nil && v.comes(r.Migration.ID):
+		return step{task: pull, migration: r.Migration.ID, why: "control moves it here"}
+	case !home && v.bytes && v.uses == 0 && v.exports == 0 && v.told:
+		return step{task: vacate, fence: r.Fence, why: "its home is " + r.Node}
+	}
+	return step{}
+}
+
+// idleHere reports whether this node may ask for the lease and get it, as far as the record tells.
+func (v view) idleHere() bool {
+	r := v.record
+	return r.Node == v.me && r.State == mobyfs.VolumeReady && r.Migration == nil && v.bytes
+}
+
+// lost reports whether the bytes should be here and nothing that is here can become them.
+func (v view) lost() bool {
+	return v.record.Node == v.me && v.record.State == mobyfs.VolumeReady && !v.bytes && v.told
+}
+
+// comes reports whether a migration is under way to here.
+func (v view) comes(m mobyfs.MigrationID) bool {
+	now := v.record.Migration
+	return now != nil && now.ID == m && now.To == v.me && now.State == mobyfs.MigrationCopying && m != v.over
+}
+
+// won reports whether a migration made this node the home. Later ones that failed don't change that: what it brought
+// may still be waiting to be adopted.
+func (v view) won(m mobyfs.MigrationID) bool {
+	return v.record.Node == v.me && v.record.Arrived == m
+}

@@ -1,0 +1,693 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/backend"
+	"github.com/mobyfs/mobyfs/backend/dir"
+	"github.com/mobyfs/mobyfs/internal/mountns"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// cluster is a control plane in memory that keeps the rules of ownership. With a file it survives the process.
+type cluster struct {
+	mu      sync.Mutex
+	file    string
+	signer  pki.Files
+	down    bool // nobody can be reached
+	full    map[string]bool
+	seq     int
+	rev     int64
+	volumes map[mobyfs.VolumeID]*mobyfs.Volume
+	reports map[string]mobyfs.Report
+	calls   []string
+	watches map[*watch]bool
+	// before may look at a call, hold it up, or make it fail; after may do the same once it took effect.
+	before, after func(node, call string) error
+}
+
+type watch struct{ changes chan mobyfs.Change }
+
+// saved is the cluster's file.
+type saved struct {
+	Seq     int
+	Rev     int64
+	Volumes map[mobyfs.VolumeID]*mobyfs.Volume
+}
+
+func newCluster(signer pki.Files, file string) *cluster {
+	c := &cluster{file: file, signer: signer, full: map[string]bool{}, volumes: map[mobyfs.VolumeID]*mobyfs.Volume{},
+		reports: map[string]mobyfs.Report{}, watches: map[*watch]bool{}}
+	if data, err := os.ReadFile(file); err == nil {
+		var s saved
+		if err := json.Unmarshal(data, &s); err != nil {
+			panic(err)
+		}
+		c.seq, c.rev, c.volumes = s.Seq, s.Rev, s.Volumes
+	}
+	return c
+}
+
+// change makes one transaction. f is called under mu and answers the volume that it changed, or nil.
+func (c *cluster) change(ctx context.Context, node, call string, f func() (*mobyfs.Volume, error)) error {
+	c.mu.Lock()
+	before, after := c.before, c.after
+	c.calls = append(c.calls, node+" "+call)
+	down := c.down
+	c.mu.Unlock()
+	away := mobyfs.Errorf(mobyfs.CodeUnavailable, "ask control at control:7946: connection refused").WithHint("check that it runs")
+	if down || ctx.Err() != nil {
+		return away
+	}
+	if before != nil {
+		if err := before(node, call); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	v, err := f()
+	if v != nil && err == nil {
+		c.rev++
+		v.Revision = c.rev
+		c.save()
+		copied := *v
+		c.tell(mobyfs.Change{Revision: c.rev, Volume: &copied})
+	}
+	c.mu.Unlock()
+	if err == nil && after != nil {
+		return after(node, call)
+	}
+	return err
+}
+
+func (c *cluster) save() {
+	if c.file == "" {
+		return
+	}
+	data, err := json.Marshal(saved{c.seq, c.rev, c.volumes})
+	if err == nil {
+		err = os.WriteFile(c.file+".new", data, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(c.file+".new", c.file)
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+func (c *cluster) tell(change mobyfs.Change) {
+	for w := range c.watches {
+		w.changes <- change
+	}
+}
+
+// setDown cuts everybody off, or lets them in again.
+func (c *cluster) setDown(down bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.down = down
+	if down {
+		for w := range c.watches {
+			close(w.changes)
+			delete(c.watches, w)
+		}
+	}
+}
+
+// took returns the calls since the last time, without reports and watches.
+func (c *cluster) took() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	calls := slices.DeleteFunc(c.calls, func(s string) bool { return strings.HasSuffix(s, " Report") })
+	c.calls = nil
+	if len(calls) == 0 {
+		return nil
+	}
+	return calls
+}
+
+func (c *cluster) hook(before, after func(node, call string) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.before, c.after = before, after
+}
+
+// volume returns the record that has a name, or the zero Volume.
+func (c *cluster) volume(name string) mobyfs.Volume {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if v := c.find(name); v != nil {
+		return *v
+	}
+	return mobyfs.Volume{}
+}
+
+// edit changes a record as an operator does.
+func (c *cluster) edit(name string, f func(v *mobyfs.Volume)) {
+	_ = c.change(context.Background(), "operator", "edit", func() (*mobyfs.Volume, error) {
+		v := c.find(name)
+		f(v)
+		v.Fence++
+		return v, nil
+	})
+}
+
+func (c *cluster) find(name string) *mobyfs.Volume {
+	for _, v := range c.volumes {
+		if v.Name == name && v.State != mobyfs.VolumeRemoving {
+			return v
+		}
+	}
+	return nil
+}
+
+func (c *cluster) move(name, to string) {
+	c.edit(name, func(v *mobyfs.Volume) { c.begin(v, to, false) })
+}
+
+func (c *cluster) begin(v *mobyfs.Volume, to string, mount bool) {
+	c.seq++
+	v.Migration = &mobyfs.Migration{ID: mobyfs.MigrationID(fmt.Sprintf("m%d", c.seq)), From: v.Node, To: to, Fence: v.Fence + 1, Mount: mount,
+		State: mobyfs.MigrationCopying, StartedAt: time.Now()}
+}
+
+func end(v *mobyfs.Volume, state mobyfs.MigrationState, reason string) {
+	m := *v.Migration
+	m.State, m.Reason, m.EndedAt = state, reason, time.Now()
+	v.LastMove, v.Migration = &m, nil
+	v.Fence++
+}
+
+// as is the cluster as a node sees it.
+func (c *cluster) as(node string) mobyfs.Control { return &seat{c, node} }
+
+type seat struct {
+	*cluster
+	node string
+}
+
+func (s *seat) CreateVolume(ctx context.Context, name string, spec mobyfs.VolumeSpec, node string) (mobyfs.Volume, error) {
+	var out mobyfs.Volume
+	err := s.change(ctx, s.node, "CreateVolume", func() (*mobyfs.Volume, error) {
+		for _, v := range s.volumes {
+			if v.State == mobyfs.VolumeRemoving || mobyfs.FoldName(v.Name) != mobyfs.FoldName(name) {
+				continue
+			}
+			if v.Name != name || !v.Spec.Equal(spec) {
+				return nil, mobyfs.Errorf(mobyfs.CodeExists, "volume %q exists already", v.Name).WithHint("choose another name")
+			}
+			out = *v
+			return nil, nil
+		}
+		home := node
+		if s.full[node] {
+			return nil, mobyfs.Errorf(mobyfs.CodeNoSpace, "there is no room on %s", node)
+		}
+		for _, n := range slices.Sorted(maps.Keys(s.reports)) {
+			if home == "" && !s.full[n] {
+				home = n
+			}
+		}
+		if home == "" {
+			return nil, mobyfs.Errorf(mobyfs.CodeNoSpace, "no node has room")
+		}
+		s.seq++
+		v := &mobyfs.Volume{ID: mobyfs.VolumeID(fmt.Sprintf("v%d", s.seq)), Name: name, Spec: spec, State: mobyfs.VolumeCreating,
+			CreatedAt: time.Now(), Node: home, Fence: 1}
+		s.volumes[v.ID] = v
+		out = *v
+		out.Revision = s.rev + 1
+		return v, nil
+	})
+	return out, err
+}
+
+// on makes a transaction on one record, which must exist.
+func (s *seat) on(ctx context.Context, call string, id mobyfs.VolumeID, f func(v *mobyfs.Volume) (changed bool, err error)) (mobyfs.Volume, error) {
+	var out mobyfs.Volume
+	err := s.change(ctx, s.node, call, func() (*mobyfs.Volume, error) {
+		v := s.volumes[id]
+		if v == nil {
+			return nil, mobyfs.Errorf(mobyfs.CodeNotFound, "there is no volume %s", id)
+		}
+		next := *v
+		changed, err := f(&next)
+		if err != nil {
+			return nil, err
+		}
+		out = next
+		if !changed {
+			return nil, nil
+		}
+		s.volumes[id] = &next
+		out.Revision = s.rev + 1
+		return &next, nil
+	})
+	return out, err
+}
+
+func (s *seat) Created(ctx context.Context, id mobyfs.VolumeID) (mobyfs.Volume, error) {
+	return s.on(ctx, "Created", id, func(v *mobyfs.Volume) (bool, error) {
+		if v.State == mobyfs.VolumeRemoving {
+			return false, mobyfs.Errorf(mobyfs.CodeNotFound, "it is being removed")
+		}
+		changed := v.State != mobyfs.VolumeReady
+		v.State = mobyfs.VolumeReady
+		return changed, nil
+	})
+}
+
+func (s *seat) Volume(ctx context.Context, name string) (mobyfs.Volume, error) {
+	var out mobyfs.Volume
+	err := s.change(ctx, s.node, "Volume", func() (*mobyfs.Volume, error) {
+		v := s.find(name)
+		if v == nil {
+			return nil, mobyfs.Errorf(mobyfs.CodeNotFound, "there is no volume %q", name)
+		}
+		out = *v
+		return nil, nil
+	})
+	return out, err
+}
+
+func (s *seat) RemoveVolume(ctx context.Context, name string) error {
+	return s.change(ctx, s.node, "RemoveVolume", func() (*mobyfs.Volume, error) {
+		v := s.find(name)
+		if v == nil {
+			return nil, mobyfs.Errorf(mobyfs.CodeNotFound, "there is no volume %q", name)
+		}
+		if where, used := v.InUse(); used {
+			return nil, mobyfs.Errorf(mobyfs.CodeInUse, "volume %q is in use %s", name, where).WithHint("stop it there, then remove it")
+		}
+		if v.Migration != nil {
+			return nil, mobyfs.Errorf(mobyfs.CodeMoving, "volume %q is moving", name).WithHint("wait")
+		}
+		next := *v
+		next.State = mobyfs.VolumeRemoving
+		next.Fence++
+		s.volumes[v.ID] = &next
+		return &next, nil
+	})
+}
+
+func (s *seat) Removed(ctx context.Context, id mobyfs.VolumeID) error {
+	return s.change(ctx, s.node, "Removed", func() (*mobyfs.Volume, error) {
+		v := s.volumes[id]
+		if v == nil {
+			return nil, nil
+		}
+		if v.State != mobyfs.VolumeRemoving || v.Node != s.node {
+			return nil, mobyfs.Errorf(mobyfs.CodeDenied, "volume %q is %s on %s", v.Name, v.State, v.Node)
+		}
+		delete(s.volumes, id)
+		s.rev++
+		s.save()
+		s.tell(mobyfs.Change{Revision: s.rev, Gone: id})
+		return nil, nil
+	})
+}
+
+func (s *seat) grant(v mobyfs.Volume) mobyfs.Grant {
+	g := mobyfs.Grant{Volume: v, Fence: v.Fence}
+	if m := v.Migration; m != nil && m.To == s.node {
+		g.Fence = m.Fence
+		ticket, err := s.signer.SignToken(mobyfs.Ticket{Migration: m.ID, Volume: v.ID, From: m.From, To: m.To, Fence: m.Fence,
+			Expires: time.Now().Add(5 * time.Minute)}, 5*time.Minute)
+		if err != nil {
+			panic(err)
+		}
+		g.From = &mobyfs.From{Migration: m.ID, Node: m.From, Address: m.From + ":8080", Ticket: ticket}
+	}
+	return g
+}
+
+func (s *seat) Claim(ctx context.Context, id mobyfs.VolumeID) (mobyfs.Grant, error) {
+	v, err := s.on(ctx, "Claim", id, func(v *mobyfs.Volume) (bool, error) {
+		m := v.Migration
+		switch {
+		case v.State == mobyfs.VolumeCreating:
+			return false, mobyfs.Errorf(mobyfs.CodeUnavailable, "volume %q is being made on %s", v.Name, v.Node).WithHint("wait")
+		case v.State == mobyfs.VolumeRemoving:
+			return false, mobyfs.Errorf(mobyfs.CodeNotFound, "volume %q is being removed", v.Name)
+		case m != nil && m.To == s.node:
+			next := *m
+			next.Mount = true
+			v.Migration = &next
+			return !m.Mount, nil
+		case m != nil:
+			return false, mobyfs.Errorf(mobyfs.CodeMoving, "volume %q is moving from %s to %s", v.Name, m.From, m.To).WithHint("wait")
+		case v.Node == s.node && v.Lease != nil:
+			return false, nil
+		case v.Node == s.node:
+			v.Fence++
+			v.Lease = &mobyfs.Lease{Node: s.node, Fence: v.Fence, Since: time.Now()}
+			return true, nil
+		case v.Lease != nil:
+			where, _ := v.InUse()
+			return false, mobyfs.Errorf(mobyfs.CodeInUse, "volume %q is in use %s", v.Name, where).WithHint("stop it there, then try again")
+		}
+		s.begin(v, s.node, true)
+		v.Fence++
+		return true, nil
+	})
+	if err != nil {
+		return mobyfs.Grant{}, err
+	}
+	return s.grant(v), nil
+}
+
+func (s *seat) Release(ctx context.Context, id mobyfs.VolumeID, fence mobyfs.Fence) error {
+	_, err := s.on(ctx, "Release", id, func(v *mobyfs.Volume) (bool, error) {
+		if v.Lease == nil || v.Lease.Node != s.node || v.Lease.Fence > fence {
+			return false, nil
+		}
+		if v.Lease.Fence < fence {
+			return false, mobyfs.Errorf(mobyfs.CodeInvalid, "fence %d was never given", fence)
+		}
+		v.Lease = nil
+		v.Fence++
+		return true, nil
+	})
+	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
+		return nil
+	}
+	return err
+}
+
+func (s *seat) Accept(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID) (mobyfs.Grant, error) {
+	v, err := s.on(ctx, "Accept", id, func(v *mobyfs.Volume) (bool, error) {
+		if v.Migration == nil || v.Migration.ID != m {
+			return false, mobyfs.Errorf(mobyfs.CodeNotFound, "migration %s is not under way", m)
+		}
+		return false, nil
+	})
+	if err != nil {
+		return mobyfs.Grant{}, err
+	}
+	return s.grant(v), nil
+}
+
+func (s *seat) Commit(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, r mobyfs.Receipt) (mobyfs.Grant, error) {
+	v, err := s.on(ctx, "Commit", id, func(v *mobyfs.Volume) (bool, error) {
+		if v.Migration == nil || v.Migration.ID != m {
+			if v.Arrived == m && v.Node == s.node {
+				return false, nil
+			}
+			return false, mobyfs.Errorf(mobyfs.CodeStaleFence, "migration %s was aborted", m)
+		}
+		mount := v.Migration.Mount
+		v.Node, v.Arrived = s.node, m
+		end(v, mobyfs.MigrationCommitted, "")
+		v.LastMove.Digest = r.Digest
+		if mount {
+			v.Lease = &mobyfs.Lease{Node: s.node, Fence: v.Fence, Since: time.Now()}
+		}
+		return true, nil
+	})
+	if err != nil {
+		return mobyfs.Grant{}, err
+	}
+	return s.grant(v), nil
+}
+
+func (s *seat) Abort(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, reason string) error {
+	_, err := s.on(ctx, "Abort", id, func(v *mobyfs.Volume) (bool, error) {
+		if v.Migration == nil || v.Migration.ID != m {
+			if v.LastMove != nil && v.LastMove.ID == m && v.LastMove.State == mobyfs.MigrationAborted {
+				return false, nil
+			}
+			return false, mobyfs.Errorf(mobyfs.CodeStaleFence, "migration %s was committed", m)
+		}
+		end(v, mobyfs.MigrationAborted, reason)
+		return true, nil
+	})
+	return err
+}
+
+func (s *seat) Report(ctx context.Context, r mobyfs.Report) error {
+	return s.change(ctx, s.node, "Report", func() (*mobyfs.Volume, error) {
+		s.reports[s.node] = r
+		for id, names := range r.Users {
+			if v := s.volumes[id]; v != nil && v.Lease != nil && v.Lease.Node == s.node {
+				lease := *v.Lease
+				lease.Users = names
+				v.Lease = &lease
+			}
+		}
+		return nil, nil
+	})
+}
+
+func (s *seat) Watch(ctx context.Context, each func(mobyfs.Change)) error {
+	w := &watch{make(chan mobyfs.Change, 100000)}
+	s.mu.Lock()
+	if s.down {
+		s.mu.Unlock()
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "ask control: connection refused")
+	}
+	full := mobyfs.Change{Revision: s.rev, Full: &mobyfs.Snapshot{Cluster: "shop"}}
+	for _, v := range s.volumes {
+		full.Full.Volumes = append(full.Full.Volumes, *v)
+	}
+	s.watches[w] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.watches, w)
+		s.mu.Unlock()
+	}()
+	each(full)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case change, ok := <-w.changes:
+			if !ok {
+				return mobyfs.Errorf(mobyfs.CodeUnavailable, "watch: the connection was lost")
+			}
+			each(change)
+		}
+	}
+}
+
+// kernel is a Kernel whose users a test sets.
+type kernel struct {
+	mu    sync.Mutex
+	mount map[string]int // dir → namespaces
+	open  map[string]int
+}
+
+func (k *kernel) set(dir string, mounts, files int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mount[dir], k.open[dir] = mounts, files
+}
+
+func (k *kernel) Users(dir string) ([]mountns.User, error) { return k.ask(k.mount, dir) }
+
+func (k *kernel) Open(dir string) ([]mountns.User, error) { return k.ask(k.open, dir) }
+
+func (k *kernel) ask(of map[string]int, dir string) ([]mountns.User, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var users []mountns.User
+	for i := range of[dir] {
+		users = append(users, mountns.User{PID: 4711 + i, Command: "postgres", Path: "/data"})
+	}
+	return users, nil
+}
+
+// containers is a Containers whose names a test sets.
+type containers struct {
+	mu   sync.Mutex
+	of   map[string][]string
+	asks int
+}
+
+func (c *containers) set(volume string, names ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.of[volume] = names
+}
+
+func (c *containers) Running(_ context.Context, volume string) ([]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asks++
+	return c.of[volume], nil
+}
+
+// rig is a cluster with nodes, all in this process.
+type rig struct {
+	t         testing.TB
+	authority *pki.Authority
+	cluster   *cluster
+	nodes     map[string]*node
+	// pull may hold a pull up or make it fail, before anything is copied.
+	pull func(ctx context.Context, to string, from mobyfs.From, progress func(mobyfs.Progress)) error
+}
+
+// node is one agent and what it stands on, which outlives the agent.
+type node struct {
+	rig    *rig
+	name   string
+	root   string
+	files  pki.Files
+	kernel *kernel
+	docker *containers
+	wrap   func(backend.Backend) backend.Backend
+	// control is what the agent asks, the rig's cluster if nil.
+	control mobyfs.Control
+	agent   *Agent
+	stop    func()
+}
+
+func newRig(t testing.TB, names ...string) *rig {
+	t.Helper()
+	authority, err := pki.NewAuthority(t.TempDir(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, authority: authority, nodes: map[string]*node{}}
+	r.cluster = newCluster(r.member(pki.RoleControl, "control"), "")
+	for _, name := range names {
+		r.join(name, t.TempDir())
+	}
+	return r
+}
+
+func (r *rig) member(role, name string) pki.Files {
+	f := pki.FilesIn(r.t.TempDir(), name)
+	csr, err := f.NewRequest()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cert, err := r.authority.Sign(csr, pki.Identity{Cluster: "shop", Role: role, Name: name})
+	if err == nil {
+		err = f.Install(cert, r.authority.CertPEM)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return f
+}
+
+// joinWith adds a node whose backend is wrapped.
+func (r *rig) joinWith(name string, wrap func(backend.Backend) backend.Backend) *node {
+	return r.add(&node{name: name, root: r.t.TempDir(), wrap: wrap})
+}
+
+func (r *rig) join(name, root string) *node { return r.add(&node{name: name, root: root}) }
+
+func (r *rig) add(n *node) *node {
+	n.rig, n.files = r, r.member(pki.RoleNode, n.name)
+	n.kernel = &kernel{mount: map[string]int{}, open: map[string]int{}}
+	n.docker = &containers{of: map[string][]string{}}
+	r.nodes[n.name] = n
+	n.start()
+	r.t.Cleanup(func() { n.stop() })
+	return n
+}
+
+func (n *node) start() {
+	n.rig.t.Helper()
+	store, err := dir.Open(n.root)
+	if err != nil {
+		n.rig.t.Fatal(err)
+	}
+	var b backend.Backend = store
+	if n.wrap != nil {
+		b = n.wrap(b)
+	}
+	log := slog.New(slog.DiscardHandler)
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", n.name)
+	}
+	if n.control == nil {
+		n.control = n.rig.cluster.as(n.name)
+	}
+	a, err := Open(Config{Node: n.name, Address: n.name + ":8080", Version: "test", Root: n.root, Backends: []backend.Backend{b},
+		Control: n.control, Peer: &peer{n}, Files: n.files, Docker: n.docker, Kernel: n.kernel, Log: log})
+	if err != nil {
+		n.rig.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); a.Run(ctx) }()
+	n.agent = a
+	n.stop = sync.OnceFunc(func() { cancel(); <-done })
+}
+
+// restart is the agent's death and next life. Containers and the kernel go on.
+func (n *node) restart() {
+	n.stop()
+	n.start()
+}
+
+// peer copies from the agents of the rig.
+type peer struct{ *node }
+
+func (p *peer) Pull(ctx context.Context, from mobyfs.From, into string, progress func(mobyfs.Progress)) (mobyfs.Receipt, error) {
+	if hook := p.rig.pull; hook != nil {
+		if err := hook(ctx, p.name, from, progress); err != nil {
+			return mobyfs.Receipt{}, err
+		}
+	}
+	me := pki.Identity{Cluster: "shop", Role: pki.RoleNode, Name: p.name}
+	source, release, err := p.rig.nodes[from.Node].agent.Offer(ctx, me, from.Ticket)
+	if err != nil {
+		return mobyfs.Receipt{}, err
+	}
+	defer release()
+	r := mobyfs.Receipt{Digest: digest(p.rig.t, source)}
+	err = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		r.Progress.Files++
+		r.Progress.Bytes += int64(len(data))
+		return os.WriteFile(filepath.Join(into, d.Name()), data, 0o600) // flat trees only
+	})
+	return r, err
+}
+
+// digest is of the names and contents in a flat directory.
+func digest(t testing.TB, path string) string {
+	t.Helper()
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := sha256.New()
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(path, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(h, "%s %d %s", e.Name(), len(data), data)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}

@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/mountns"
+)
+
+// Kernel tells who uses a directory, whatever anybody counted. See package mountns.
+type Kernel interface {
+	// Users lists the mounts of dir in other mount namespaces.
+	Users(dir string) ([]mountns.User, error)
+	// Open lists the other processes that have something in dir open.
+	Open(dir string) ([]mountns.User, error)
+}
+
+type realKernel struct{}
+
+func (realKernel) Users(dir string) ([]mountns.User, error) { return mountns.Users(dir) }
+func (realKernel) Open(dir string) ([]mountns.User, error)  { return mountns.Open(dir) }
+
+// users asks the kernel for mounts of the volume. Bytes that are not here have none.
+func (w *worker) users(r *mobyfs.Volume) ([]mountns.User, error) {
+	users, err := w.agent.Kernel.Users(w.path(r))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask the kernel who uses %s: %w", w.path(r), err)
+	}
+	return users, nil
+}
+
+// checkUnused is CodeInUse if the kernel shows a mount of the volume in a container.
+func (w *worker) checkUnused(r *mobyfs.Volume) error {
+	users, err := w.users(r)
+	if err != nil || len(users) == 0 {
+		return err
+	}
+	return w.inUse(r, users[0].String())
+}
+
+// checkUnusedForGood is checkUnused before the bytes go: a file that is open is a use as well.
+func (w *worker) checkUnusedForGood(r *mobyfs.Volume) error {
+	if err := w.checkUnused(r); err != nil {
+		return err
+	}
+	users, err := w.agent.Kernel.Open(w.path(r))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("ask the kernel who has files of %s open: %w", w.path(r), err)
+	case len(users) > 0: // no container has it mounted, or checkUnused would have said so
+		return w.held(r, users[0].String(), "end it, then try again")
+	}
+	return nil
+}
+
+// inUse names the users of a volume on this node: its containers if they are known, else what the kernel tells.
+func (w *worker) inUse(r *mobyfs.Volume, otherwise string) error {
+	switch names := w.agent.roster.names(w.id); len(names) {
+	case 0:
+		return w.held(r, otherwise, "stop the container, then try again")
+	case 1:
+		return w.held(r, "container "+names[0], "stop it, then try again")
+	default:
+		return w.held(r, "containers "+strings.Join(names, ", "), "stop them, then try again")
+	}
+}
+
+func (w *worker) held(r *mobyfs.Volume, by, out string) error {
+	return mobyfs.Errorf(mobyfs.CodeInUse, "volume %q is in use on %s by %s", w.name(r), w.agent.Node, by).WithHint("%s", out)
+}
+
+// Activated is told that a new life of dockerd begins. What dockerd counted before is believed until the containers
+// that go on have had time to show.
+func (a *Agent) Activated() {
+	a.ledger.newLife(time.Now().Add(settleAfter))
+	if err := a.ledger.flush(); err != nil {
+		a.Log.Warn("write down that dockerd began anew", "err", err)
+	}
+	a.goDo(func() {
+		select {
+		case <-time.After(settleAfter + time.Second):
+			a.settle(a.work)
+		case <-a.work.Done():
+		}
+	})
+}
+
+// settle compares the uses in doubt with the kernel and forgets those that it does not confirm; then their lease
+// goes back. Uses that were counted in this life of dockerd and of the agent are not in doubt: a container that is
+// just starting has no mount yet.
+func (a *Agent) settle(context.Context) {
+	now := time.Now()
+	for _, id := range a.ledger.doubtful(now) {
+		w := a.worker(id)
+		record, _ := a.catalogue.record(id)
+		if err := w.checkUnused(record); err != nil {
+			w.log.Debug("uses stay counted", "err", err)
+			continue
+		}
+		w.mu.Lock()
+		n := a.ledger.dropDoubtful(id, now)
+		w.mu.Unlock()
+		if n > 0 {
+			w.log.Info("forgot uses that ended unnoticed", "name", w.name(record), "uses", n)
+		}
+		w.poke()
+	}
+	if err := a.ledger.flush(); err != nil {
+		a.Log.Warn("write down which uses ended", "err", err)
+	}
+}

@@ -1,0 +1,339 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/mobyfs/mobyfs"
+)
+
+// Create records a volume and, when its home is here, returns once its bytes exist. This node is asked for first: a
+// container that will use the volume is likely to start where it was created.
+func (a *Agent) Create(ctx context.Context, name string, opts map[string]string) error {
+	if err := mobyfs.CheckVolumeName(name); err != nil {
+		return err
+	}
+	spec, err := parseOptions(opts, slices.Sorted(maps.Keys(a.backends)))
+	if err != nil {
+		return err
+	}
+	v, err := a.Control.CreateVolume(ctx, name, spec, a.Node)
+	if mobyfs.CodeOf(err) == mobyfs.CodeNoSpace {
+		v, err = a.Control.CreateVolume(ctx, name, spec, "")
+	}
+	switch mobyfs.CodeOf(err) {
+	case "":
+	case mobyfs.CodeExists:
+		return a.agree(ctx, name, spec, err)
+	default:
+		return about(err, "create", name)
+	}
+	a.learn(v)
+	a.ensure(v.ID)
+	return a.awaitReady(ctx, v)
+}
+
+// agree decides on a volume that exists already: Docker may ask for it again, though not differently.
+func (a *Agent) agree(ctx context.Context, name string, asked mobyfs.VolumeSpec, refusal error) error {
+	v, err := a.Control.Volume(ctx, name)
+	if err != nil || v.Name != name {
+		return refusal
+	}
+	a.learn(v)
+	if diff := difference(v.Spec, asked); diff != "" {
+		return mobyfs.Errorf(mobyfs.CodeExists, "volume %q exists already: %s", name, diff).
+			WithHint("leave the option out, use another name, or remove the volume first")
+	}
+	return a.awaitReady(ctx, v)
+}
+
+// awaitReady waits until the home of a new volume has made its bytes. Elsewhere that is left to the home after a
+// moment: whoever mounts the volume waits for it anyway.
+func (a *Agent) awaitReady(ctx context.Context, v mobyfs.Volume) error {
+	if v.State != mobyfs.VolumeCreating {
+		return nil
+	}
+	ready := func(now *mobyfs.Volume) bool { return now == nil || now.State != mobyfs.VolumeCreating }
+	if v.Node != a.Node {
+		ctx, cancel := context.WithTimeout(ctx, controlPatience)
+		defer cancel()
+		_ = a.catalogue.wait(ctx, v.ID, ready)
+		return nil
+	}
+	w := a.worker(v.ID)
+	err := w.until(ctx, func() bool {
+		now, _ := a.catalogue.record(v.ID)
+		return ready(now) || w.failure != nil && mobyfs.CodeOf(w.failure) != mobyfs.CodeUnavailable
+	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch now, _ := a.catalogue.record(v.ID); {
+	case ready(now):
+		return nil
+	case w.failure != nil:
+		return about(w.failure, "create", v.Name)
+	default:
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "volume %q is still being created: %w", v.Name, err).WithHint("run it again")
+	}
+}
+
+// Remove removes a volume that nobody uses. What was counted here does not matter if the kernel shows no user.
+func (a *Agent) Remove(ctx context.Context, name string) error {
+	v, err := a.find(ctx, name)
+	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
+		return nil
+	}
+	if err != nil {
+		return about(err, "remove", name)
+	}
+	if v.Node == a.Node {
+		if err := a.free(ctx, v); err != nil {
+			return err
+		}
+	}
+	err = a.Control.RemoveVolume(ctx, name)
+	if err != nil && mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
+		return about(err, "remove", name)
+	}
+	a.catalogue.leaving(v.ID)
+	a.worker(v.ID).poke()
+	if v.Node == a.Node { // the bytes go at once, and if not, then soon
+		ctx, cancel := context.WithTimeout(ctx, controlPatience)
+		defer cancel()
+		_ = a.catalogue.wait(ctx, v.ID, func(now *mobyfs.Volume) bool { return now == nil })
+	}
+	return nil
+}
+
+// free gives the lease of a volume back that the kernel shows no user of. A container that is just starting shows
+// none either, so a use that was counted a moment ago stands.
+func (a *Agent) free(ctx context.Context, v mobyfs.Volume) error {
+	w := a.worker(v.ID)
+	if s := a.ledger.standing(v.ID); s.uses > 0 && time.Since(s.last) < settleAfter {
+		return w.inUse(&v, "a container that is starting")
+	}
+	if err := w.checkUnusedForGood(&v); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	a.ledger.change(v.ID, func(e *entry) { clear(e.Uses); clear(e.doubt) })
+	w.failure = nil
+	w.hurry()
+	w.mu.Unlock()
+	if err := a.ledger.flush(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var failure error
+	err := w.until(ctx, func() bool {
+		s := a.ledger.standing(v.ID)
+		failure = w.failure
+		return s.lease == 0 && s.releasing == 0 && w.granted == 0 || failure != nil
+	})
+	switch {
+	case failure != nil:
+		return about(failure, "remove", v.Name)
+	case err != nil:
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "volume %q is still being given back: %w", v.Name, err).WithHint("run it again")
+	}
+	return nil
+}
+
+// Mount brings the volume here if need be and counts a use by id, durably, before it answers.
+func (a *Agent) Mount(ctx context.Context, name, id string) (string, error) {
+	bound, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	path, err := a.mount(bound, name, id)
+	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound && bound.Err() == nil {
+		// The name may belong to another volume by now.
+		if v, asked := a.ask(bound, name); asked == nil {
+			if known, ok := a.catalogue.named(name); !ok || known.ID != v.ID {
+				a.learn(v)
+				path, err = a.mount(bound, name, id)
+			}
+		}
+	}
+	return path, err
+}
+
+func (a *Agent) mount(ctx context.Context, name, id string) (string, error) {
+	v, err := a.find(ctx, name)
+	if err != nil {
+		return "", about(err, "mount", name)
+	}
+	w := a.worker(v.ID)
+	wt := w.enter(name, id)
+	select {
+	case <-wt.done:
+	case <-ctx.Done():
+		if w.leave(wt) {
+			return "", w.whyNot(ctx, name)
+		}
+	}
+	if wt.err != nil {
+		return "", wt.err
+	}
+	if err := a.ledger.flush(); err != nil {
+		w.takeBack(id)
+		return "", about(err, "mount", name)
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		w.takeBack(id)
+		return "", ctx.Err()
+	}
+	w.log.Info("mounted", "name", name, "mount", id)
+	a.roster.look(v.ID, name)
+	return wt.path, nil
+}
+
+// whyNot tells a Mount whose time is up how things stand.
+func (w *worker) whyNot(ctx context.Context, name string) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var err *mobyfs.Error
+	switch {
+	case w.move.migration != "":
+		err = mobyfs.Errorf(mobyfs.CodeMoving, "still moving %q from %s (%s)", name, w.move.source, w.move.share())
+	default:
+		err = mobyfs.Errorf(mobyfs.CodeUnavailable, "volume %q is not ready yet", name)
+	}
+	if w.failure != nil {
+		err.Text += "; the last try: " + w.failure.Error()
+	}
+	return err.WithHint("run it again")
+}
+
+// Unmount takes a use back. The last one gives the lease back; if that takes long it goes on in the background.
+func (a *Agent) Unmount(ctx context.Context, name, id string) error {
+	volume, ok := a.ledger.holder(name, id)
+	if !ok {
+		return nil
+	}
+	w := a.worker(volume)
+	w.mu.Lock()
+	a.ledger.give(volume, id)
+	w.start()
+	w.mu.Unlock()
+	w.log.Info("unmounted", "name", name, "mount", id)
+	if err := a.ledger.flush(); err != nil {
+		return err
+	}
+	if a.ledger.standing(volume).uses > 0 {
+		a.roster.look(volume, name)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_ = w.until(ctx, func() bool {
+		s := a.ledger.standing(volume)
+		released := s.lease == 0 && s.releasing == 0
+		return released || s.uses > 0 || len(w.waiters) > 0 || mobyfs.CodeOf(w.failure) == mobyfs.CodeUnavailable
+	})
+	return nil
+}
+
+// Get tells of one volume: from the catalogue, or else from control, for a name that is not in the catalogue may be
+// that of a volume which somebody has just made.
+func (a *Agent) Get(ctx context.Context, name string) (mobyfs.DockerVolume, error) {
+	v, err := a.find(ctx, name)
+	if err != nil {
+		return mobyfs.DockerVolume{}, err
+	}
+	return a.describe(v, !a.catalogue.isFresh()), nil
+}
+
+// find returns the record of the volume that has a name. It waits for control for two seconds at most, and only if
+// the name is not known here.
+func (a *Agent) find(ctx context.Context, name string) (mobyfs.Volume, error) {
+	if v, ok := a.catalogue.named(name); ok {
+		a.ensure(v.ID)
+		return v, nil
+	}
+	if err := mobyfs.CheckVolumeName(name); err != nil {
+		return mobyfs.Volume{}, mobyfs.Errorf(mobyfs.CodeNotFound, "no volume can have the name %.40q", name)
+	}
+	v, err := a.ask(ctx, name)
+	switch code := mobyfs.CodeOf(err); {
+	case code == mobyfs.CodeNotFound, err == nil && v.Name != name:
+		return v, mobyfs.Errorf(mobyfs.CodeNotFound, "there is no volume %q", name)
+	case err != nil && code != mobyfs.CodeUnavailable:
+		return v, mobyfs.Errorf(mobyfs.CodeUnavailable, "ask control for volume %q: %w", name, err)
+	case err != nil:
+		return v, err
+	}
+	a.learn(v)
+	a.ensure(v.ID)
+	return v, nil
+}
+
+// ensure sees to it that a volume which Docker is told of is known after a crash. If that can't be done it is told of
+// all the same.
+func (a *Agent) ensure(id mobyfs.VolumeID) {
+	if err := a.catalogue.ensure(id); err != nil {
+		a.Log.Warn("save the catalogue", "err", err)
+	}
+}
+
+// ask asks control for a record.
+func (a *Agent) ask(ctx context.Context, name string) (mobyfs.Volume, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return a.Control.Volume(ctx, name)
+}
+
+// List tells of all volumes of the cluster, from the catalogue.
+func (a *Agent) List() []mobyfs.DockerVolume {
+	stale := !a.catalogue.isFresh()
+	list := []mobyfs.DockerVolume{}
+	for _, v := range a.catalogue.all() {
+		if v.State != mobyfs.VolumeRemoving {
+			list = append(list, a.describe(v, stale))
+		}
+	}
+	slices.SortFunc(list, func(x, y mobyfs.DockerVolume) int { return strings.Compare(x.Name, y.Name) })
+	return list
+}
+
+// describe makes what docker volume inspect shows.
+func (a *Agent) describe(v mobyfs.Volume, stale bool) mobyfs.DockerVolume {
+	status := map[string]any{
+		"node": v.Node, "state": v.Condition(), "fence": uint64(v.Fence), "backend": v.Spec.WithDefaults().Backend,
+	}
+	if v.Spec.SizeBytes > 0 {
+		status["size"] = humanize.IBytes(uint64(v.Spec.SizeBytes))
+	}
+	if v.UsedBytes > 0 {
+		status["used"] = humanize.IBytes(uint64(v.UsedBytes))
+	}
+	if v.Lease != nil && len(v.Lease.Users) > 0 {
+		status["containers"] = v.Lease.Users
+	}
+	if m := v.Migration; m != nil {
+		status["moving"] = m.From + " to " + m.To
+	}
+	if stale {
+		status["stale"] = true // what was known when control was heard last
+	}
+	path := ""
+	if w := a.known(v.ID); w != nil {
+		path = w.path(&v)
+		w.mu.Lock()
+		if w.problem != "" {
+			status["problem"] = w.problem
+		}
+		w.mu.Unlock()
+	} else {
+		path = a.backendOf(&v).Path(v.ID)
+	}
+	return mobyfs.DockerVolume{Name: v.Name, Mountpoint: path, CreatedAt: v.CreatedAt, Status: status}
+}

@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+)
+
+// reporter tells control what this node sees: at each heartbeat, and soon after something that others wait for.
+type reporter struct {
+	agent *Agent
+	wake  chan struct{}
+
+	mu    sync.Mutex
+	used  map[mobyfs.VolumeID]measurement
+	again bool // control may have lost what it was told
+}
+
+// measurement is the space that a volume takes.
+type measurement struct {
+	bytes int64
+	sent  bool
+	next  time.Time // when it is worth measuring again
+}
+
+const reportPause = 500 * time.Millisecond // between two reports
+
+func newReporter(a *Agent) *reporter {
+	return &reporter{agent: a, wake: make(chan struct{}, 1), used: map[mobyfs.VolumeID]measurement{}}
+}
+
+// kick asks for a report soon.
+func (r *reporter) kick() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// repeat makes the next report tell all that is known, for control may have begun anew.
+func (r *reporter) repeat() {
+	r.mu.Lock()
+	r.again = true
+	r.mu.Unlock()
+	r.kick()
+}
+
+// run reports until ctx ends. The first report joins the cluster.
+func (r *reporter) run(ctx context.Context) {
+	beat := time.NewTicker(mobyfs.Heartbeat)
+	defer beat.Stop()
+	for heard := false; ; {
+		r.mu.Lock()
+		all := r.again || !heard
+		r.again = false
+		r.mu.Unlock()
+		heard = r.report(ctx, all)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(reportPause):
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-beat.C:
+		case <-r.wake:
+		}
+	}
+}
+
+// report sends one report, with all that is known or with what is new, and tells whether control took it.
+func (r *reporter) report(ctx context.Context, all bool) bool {
+	a := r.agent
+	capacity, err := a.backends[mobyfs.DefaultBackend].Capacity(ctx)
+	if err != nil {
+		a.Log.Warn("measure the space for volumes", "err", err)
+	}
+	report := mobyfs.Report{Address: a.Address, Version: a.Version, Capacity: capacity, Progress: map[mobyfs.MigrationID]mobyfs.Progress{}}
+	for _, w := range a.all() {
+		w.mu.Lock()
+		if w.bytes {
+			report.Volumes++
+		}
+		if w.move.stop != nil {
+			report.Progress[w.move.migration] = w.move.progress
+		}
+		w.mu.Unlock()
+	}
+	users, usersSent := a.roster.news(all)
+	report.Users = users
+	report.Used = r.usedNews(all)
+	ctx, cancel := context.WithTimeout(ctx, mobyfs.Heartbeat)
+	defer cancel()
+	if err := a.Control.Report(ctx, report); err != nil {
+		a.Log.Debug("report to control", "err", err) // the watch says it when control is away
+		return false
+	}
+	usersSent()
+	r.usedSent(report.Used)
+	return true
+}
+
+// usedNews lists the measurements that control does not have.
+func (r *reporter) usedNews(all bool) map[mobyfs.VolumeID]int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	used := map[mobyfs.VolumeID]int64{}
+	for id, m := range r.used {
+		if all || !m.sent {
+			used[id] = m.bytes
+		}
+	}
+	return used
+}
+
+func (r *reporter) usedSent(used map[mobyfs.VolumeID]int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, bytes := range used {
+		if m, ok := r.used[id]; ok && m.bytes == bytes {
+			m.sent = true
+			r.used[id] = m
+		}
+	}
+}
+
+// measure keeps measuring how much space the volumes of this node take, one after the other. A volume whose
+// measuring takes long is measured rarely.
+func (a *Agent) measure(ctx context.Context) {
+	every(ctx, measureEvery, func(ctx context.Context) {
+		here := map[mobyfs.VolumeID]bool{}
+		for _, w := range a.all() {
+			record, _ := a.catalogue.record(w.id)
+			w.mu.Lock()
+			home := w.bytes && record != nil && record.Node == a.Node
+			w.mu.Unlock()
+			if home {
+				here[w.id] = true
+				a.reporter.measure(ctx, w, record)
+			}
+		}
+		a.reporter.mu.Lock()
+		defer a.reporter.mu.Unlock()
+		maps.DeleteFunc(a.reporter.used, func(id mobyfs.VolumeID, _ measurement) bool { return !here[id] })
+	})
+}
+
+func (r *reporter) measure(ctx context.Context, w *worker, record *mobyfs.Volume) {
+	r.mu.Lock()
+	m, known := r.used[w.id]
+	r.mu.Unlock()
+	start := time.Now()
+	if start.Before(m.next) {
+		return
+	}
+	bytes, err := w.home(record).UsedBytes(ctx, w.id)
+	if err != nil {
+		w.log.Debug("measure the volume", "err", err)
+		return
+	}
+	took := time.Since(start)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.used[w.id] = measurement{bytes: bytes, sent: known && m.sent && m.bytes == bytes, next: start.Add(100 * took)}
+}

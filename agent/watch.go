@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+)
+
+// watch follows control until ctx ends. While it can't, the catalogue stands as it was and says that it is stale.
+func (a *Agent) watch(ctx context.Context) {
+	retry := backoff{first: 200 * time.Millisecond, most: 5 * time.Second}
+	for away := false; ; {
+		start := time.Now()
+		err := a.Control.Watch(ctx, func(c mobyfs.Change) {
+			if c.Full != nil && away {
+				a.Log.Info("control answers again")
+				away = false
+			}
+			a.apply(c)
+		})
+		a.catalogue.stale()
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(start) > retry.most {
+			retry.reset()
+		}
+		wait := retry.fail(time.Now())
+		if !away && retry.tries > 1 {
+			a.Log.Warn("control can't be reached; what is here goes on", "err", err)
+			away = true
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// apply takes over one change.
+func (a *Agent) apply(c mobyfs.Change) {
+	switch {
+	case c.Full != nil:
+		a.catalogue.replace(c.Full, c.Revision)
+		a.pokeAll()
+		a.warnOfStrays()
+		a.reporter.repeat()
+	case c.Volume != nil:
+		a.learn(*c.Volume)
+	case c.Gone != "":
+		a.catalogue.remove(c.Gone)
+		if w := a.known(c.Gone); w != nil {
+			w.poke()
+		}
+	}
+}
+
+// warnOfStrays says which bytes here belong to no volume that control knows. They stay: what nobody knows may be
+// the last copy of something.
+func (a *Agent) warnOfStrays() {
+	for _, w := range a.all() {
+		record, _ := a.catalogue.record(w.id)
+		w.mu.Lock()
+		if w.bytes && record == nil && w.problem == "" {
+			w.problem = "control knows no such volume"
+			w.log.Warn("bytes of a volume that control does not know stay here")
+		}
+		w.mu.Unlock()
+	}
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/agent"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// settings say which node this is and whom it speaks to. They come from flags, and where those are not given from
+// the environment, which systemd reads from envFile.
+type settings struct {
+	cluster   string
+	node      string   // as in the certificate
+	control   []string // host:port of the control plane's API, several for several endpoints
+	advertise string   // host:port at which other nodes reach this one
+	port      int      // to listen at for them
+	root      string   // private directory: volumes, state and pki
+	socket    string   // to listen at for Docker, where systemd hands over none
+	docker    string   // dockerd's own socket; empty: dockerd is not asked for the names of containers
+	log       string   // debug | info | warn | error
+	envFile   string   // read again on SIGHUP
+}
+
+func (s *settings) bind(f *pflag.FlagSet) {
+	env := func(key, otherwise string) string { return cmp.Or(os.Getenv(key), otherwise) }
+	port, _ := strconv.Atoi(env("MOBYFS_PORT", "8080")) // one that is no number becomes 0, which check refuses
+	f.StringVar(&s.cluster, "cluster", env("MOBYFS_CLUSTER", ""), "the cluster's name (MOBYFS_CLUSTER)")
+	f.StringVar(&s.node, "node", env("MOBYFS_NODE", ""), "this node's name (MOBYFS_NODE)")
+	f.StringSliceVar(&s.control, "control", split(env("MOBYFS_CONTROL", "")), "host:port of the control plane, several with commas (MOBYFS_CONTROL)")
+	f.StringVar(&s.advertise, "advertise", env("MOBYFS_ADVERTISE", ""), "host:port at which other nodes reach this one (MOBYFS_ADVERTISE)")
+	f.IntVarP(&s.port, "port", "p", port, "port to listen at for other nodes (MOBYFS_PORT)")
+	f.StringVar(&s.root, "root", env("MOBYFS_ROOT", "/var/lib/mobyfs"), "directory of volumes, state and keys (MOBYFS_ROOT)")
+	f.StringVar(&s.socket, "socket", "/run/docker/plugins/mobyfs.sock", "where to listen for Docker if systemd holds no socket for it")
+	f.StringVar(&s.docker, "docker", agent.DockerSocket, "socket of dockerd, to learn the names of containers")
+	f.StringVar(&s.log, "log", env("MOBYFS_LOG", "info"), "debug, info, warn or error (MOBYFS_LOG)")
+	f.StringVar(&s.envFile, "env-file", "/etc/mobyfs/mobyfs.env", "where MOBYFS_LOG is read again on SIGHUP")
+}
+
+// check finds what is wrong before anything is started, and fills what follows from other settings.
+func (s *settings) check() error {
+	missing := func(what, key, flag string) error {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s is missing", what).WithHint("set %s in %s, or give --%s", key, s.envFile, flag)
+	}
+	switch {
+	case s.node == "":
+		return missing("this node's name", "MOBYFS_NODE", "node")
+	case s.cluster == "":
+		return missing("the cluster's name", "MOBYFS_CLUSTER", "cluster")
+	case len(s.control) == 0:
+		return missing("the address of the control plane", "MOBYFS_CONTROL", "control")
+	case s.port < 1 || s.port > 65535:
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "there is no port %d", s.port).WithHint("give the one that other nodes connect to, such as -p 8080")
+	case !filepath.IsAbs(s.root):
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no absolute path", s.root).WithHint("look at MOBYFS_ROOT")
+	}
+	if s.advertise == "" {
+		s.advertise = net.JoinHostPort(s.node, strconv.Itoa(s.port))
+	}
+	for _, addr := range append([]string{s.advertise}, s.control...) {
+		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
+			return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is not host:port", addr).WithHint("look at MOBYFS_ADVERTISE and MOBYFS_CONTROL")
+		}
+	}
+	if _, err := parseLevel(s.log); err != nil {
+		return err
+	}
+	if err := mobyfs.CheckNodeName(s.node); err != nil {
+		return err
+	}
+	return s.checkIdentity()
+}
+
+// files is where the node's certificate lies.
+func (s *settings) files() pki.Files { return pki.FilesIn(filepath.Join(s.root, "pki"), "node") }
+
+// checkIdentity checks that the certificate is that of this node in this cluster.
+func (s *settings) checkIdentity() error {
+	who, _, err := s.files().Identity()
+	switch want := (pki.Identity{Cluster: s.cluster, Role: pki.RoleNode, Name: s.node}); {
+	case errors.Is(err, fs.ErrNotExist):
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "this node has no certificate: %w", err).WithHint("mobyctl bootstrap gives it one")
+	case err != nil:
+		return err
+	case who != want:
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "the certificate is that of %s in cluster %s, not of %s in %s", who, who.Cluster, want, want.Cluster).
+			WithHint("run mobyctl bootstrap again")
+	}
+	return nil
+}
+
+func parseLevel(name string) (slog.Level, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(name)); err != nil {
+		return l, mobyfs.Errorf(mobyfs.CodeInvalid, "there is no log level %q", name).WithHint("use debug, info, warn or error")
+	}
+	return l, nil
+}
+
+// levelIn reads MOBYFS_LOG in an environment file; info if it is not there.
+func levelIn(path string) (slog.Level, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	name := "info"
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(lines.Text()), "MOBYFS_LOG="); ok {
+			name = strings.Trim(value, `"'`)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return 0, fmt.Errorf("read %s: %w", path, err)
+	}
+	return parseLevel(name)
+}
+
+func split(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}

@@ -1,0 +1,252 @@
+package provision
+
+import (
+	"net"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/provision/cloud"
+	"github.com/mobyfs/mobyfs/provision/host"
+)
+
+// APIVersion is the only one of cluster.yaml so far.
+const APIVersion = "mobyfs.dev/v1"
+
+// Config is cluster.yaml. The sample in package templates has a paragraph for each key.
+type Config struct {
+	APIVersion string        `yaml:"apiVersion"`
+	Cluster    string        `yaml:"cluster"`
+	SSH        SSHConfig     `yaml:"ssh"`
+	Control    ControlConfig `yaml:"control"`
+	Ports      PortsConfig   `yaml:"ports"`
+	Hosts      []HostConfig  `yaml:"hosts"`
+	Sandbox    SandboxConfig `yaml:"sandbox"`
+}
+
+// SSHConfig holds for all hosts.
+type SSHConfig struct {
+	User         string             `yaml:"user"`
+	Port         int                `yaml:"port"`
+	IdentityFile string             `yaml:"identityFile"`
+	KnownHosts   string             `yaml:"knownHosts"`
+	HostKeys     host.HostKeyPolicy `yaml:"hostKeys"`
+	Sudo         host.SudoPolicy    `yaml:"sudo"`
+}
+
+// ControlConfig says where the control plane runs.
+type ControlConfig struct {
+	Host string `yaml:"host"` // the first one if empty
+}
+
+// PortsConfig are the TCP ports that hosts reach at each other.
+type PortsConfig struct {
+	Control int `yaml:"control"`
+	Agent   int `yaml:"agent"`
+}
+
+// HostConfig is one host.
+type HostConfig struct {
+	Name         string `yaml:"name"`
+	Address      string `yaml:"address"`
+	Port         int    `yaml:"port"`
+	User         string `yaml:"user"`
+	IdentityFile string `yaml:"identityFile"`
+	HostKey      string `yaml:"hostKey"`
+}
+
+// SandboxConfig takes the hosts from a sandbox on this machine.
+type SandboxConfig struct {
+	Name string `yaml:"name"`
+}
+
+// Defaults of what cluster.yaml leaves open.
+const (
+	DefaultControlPort = 7946
+	DefaultAgentPort   = 8080
+)
+
+// LoadConfig reads and checks a cluster.yaml. What is wrong in it is a *ConfigError.
+func LoadConfig(path string) (*Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "%w", err).WithHint("mobyctl init writes a cluster.yaml; -f names another file")
+	}
+	return ParseConfig(path, text)
+}
+
+// ParseConfig is LoadConfig of a text; the name is for messages.
+func ParseConfig(name string, text []byte) (*Config, error) {
+	d, err := parseDocument(name, text)
+	if err != nil {
+		return nil, err
+	}
+	c := &Config{}
+	if err := d.decode(c); err != nil {
+		return nil, err
+	}
+	c.setDefaults()
+	c.check(d)
+	return c, d.err()
+}
+
+func (c *Config) setDefaults() {
+	if c.SSH.HostKeys == "" {
+		c.SSH.HostKeys = host.HostKeysAsk
+	}
+	if c.SSH.Sudo == "" {
+		c.SSH.Sudo = host.SudoAuto
+	}
+	if c.Ports.Control == 0 {
+		c.Ports.Control = DefaultControlPort
+	}
+	if c.Ports.Agent == 0 {
+		c.Ports.Agent = DefaultAgentPort
+	}
+}
+
+// check finds everything that is wrong, not only the first thing.
+func (c *Config) check(d *document) {
+	if c.APIVersion != APIVersion {
+		d.wrong("$.apiVersion", "apiVersion must be %s", APIVersion)
+	}
+	if c.Cluster == "" {
+		d.wrong("$.cluster", "the cluster needs a name, such as cluster: shop")
+	} else if mobyfs.CheckNodeName(c.Cluster) != nil {
+		d.wrong("$.cluster", "%q can't be the name of a cluster: use up to 63 lower-case letters, digits and -", c.Cluster)
+	}
+	choose(d, "$.ssh.hostKeys", c.SSH.HostKeys, host.HostKeysAsk, host.HostKeysStrict, host.HostKeysAcceptNew, host.HostKeysPinned)
+	choose(d, "$.ssh.sudo", c.SSH.Sudo, host.SudoAuto, host.SudoWithPassword, host.SudoNever)
+	d.port("$.ssh.port", c.SSH.Port)
+	d.port("$.ports.control", c.Ports.Control)
+	d.port("$.ports.agent", c.Ports.Agent)
+	if c.Ports.Control == c.Ports.Agent {
+		d.wrong("$.ports.agent", "the control plane and the agents can't have the same port %d", c.Ports.Agent)
+	}
+	d.word("$.ssh.user", "user", c.SSH.User)
+	c.checkHosts(d)
+}
+
+func (c *Config) checkHosts(d *document) {
+	sandbox := d.has("$.sandbox")
+	switch {
+	case sandbox && len(c.Hosts) > 0:
+		d.wrong("$.sandbox", "hosts come from the sandbox or from the list under hosts, not from both")
+	case !sandbox && len(c.Hosts) == 0:
+		d.wrong("$.hosts", "there are no hosts: list them under hosts, each with name and address")
+	}
+	names, addresses := map[string]int{}, map[string]int{}
+	for i, h := range c.Hosts {
+		at := hostPath(i)
+		c.checkHost(d, at, h)
+		d.unique(at+".name", "name", h.Name, names, i)
+		where := h.Address
+		if h.Port != 0 {
+			where = net.JoinHostPort(h.Address, itoa(h.Port))
+		}
+		d.unique(at+".address", "address", where, addresses, i)
+	}
+	if want := c.Control.Host; want != "" && len(c.Hosts) > 0 {
+		if _, ok := names[want]; !ok {
+			d.wrong("$.control.host", "no host has the name %q%s", want, didYouMean(want, hostNames(c.Hosts)))
+		}
+	}
+}
+
+func (c *Config) checkHost(d *document, at string, h HostConfig) {
+	if h.Name == "" {
+		d.wrong(at+".name", "the host needs a name")
+	} else if err := mobyfs.CheckNodeName(h.Name); err != nil {
+		d.wrong(at+".name", "%q can't be the name of a host: use up to 63 lower-case letters, digits and -, such as vol-1", h.Name)
+	}
+	switch user, rest, found := strings.Cut(h.Address, "@"); {
+	case h.Address == "":
+		d.wrong(at+".address", "the host needs an address")
+	case found:
+		d.wrong(at+".address", "the user does not belong into the address: write user: %s and address: %s", user, rest)
+	case strings.Count(h.Address, ":") == 1:
+		name, port, _ := strings.Cut(h.Address, ":")
+		d.wrong(at+".address", "the port does not belong into the address: write port: %s and address: %s", port, name)
+	case strings.HasPrefix(h.Address, "-") || strings.ContainsFunc(h.Address, notInAddress):
+		d.wrong(at+".address", "%q is no name or IP address", h.Address)
+	}
+	d.port(at+".port", h.Port)
+	d.word(at+".user", "user", h.User)
+	if h.HostKey != "" {
+		if err := host.CheckFingerprint(h.HostKey); err != nil {
+			d.wrong(at+".hostKey", "%v", err)
+		}
+	} else if c.SSH.HostKeys == host.HostKeysPinned {
+		d.wrong(at+".name", "host %q needs a hostKey, since ssh.hostKeys is pinned", h.Name)
+	}
+}
+
+func notInAddress(r rune) bool {
+	return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:_-", r)
+}
+
+// choose demands one of a few words.
+func choose[T ~string](d *document, at string, got T, may ...T) {
+	if slices.Contains(may, got) {
+		return
+	}
+	words := make([]string, len(may))
+	for i, m := range may {
+		words[i] = string(m)
+	}
+	d.wrong(at, "%q is none of %s%s", string(got), strings.Join(words, ", "), didYouMean(string(got), words))
+}
+
+// Specs are the hosts that the file lists.
+func (c *Config) Specs() []cloud.HostSpec {
+	specs := make([]cloud.HostSpec, len(c.Hosts))
+	for i, h := range c.Hosts {
+		specs[i] = cloud.HostSpec(h)
+	}
+	return specs
+}
+
+func hostNames(hosts []HostConfig) []string {
+	names := make([]string, len(hosts))
+	for i, h := range hosts {
+		names[i] = h.Name
+	}
+	return names
+}
+
+// keysAt lists the keys that the mapping at a path may have, in the order of the struct.
+func keysAt(path string) []string {
+	t := reflect.TypeFor[Config]()
+	for part := range strings.SplitSeq(strings.TrimPrefix(path, "$"), ".") {
+		name, _, _ := strings.Cut(part, "[")
+		if name == "" {
+			continue
+		}
+		field, ok := fieldOf(t, name)
+		if !ok {
+			return nil
+		}
+		if t = field.Type; t.Kind() == reflect.Slice {
+			t = t.Elem()
+		}
+		if t.Kind() != reflect.Struct {
+			return nil
+		}
+	}
+	keys := make([]string, t.NumField())
+	for i := range keys {
+		keys[i] = t.Field(i).Tag.Get("yaml")
+	}
+	return keys
+}
+
+func fieldOf(t reflect.Type, key string) (reflect.StructField, bool) {
+	for i := range t.NumField() {
+		if f := t.Field(i); f.Tag.Get("yaml") == key {
+			return f, true
+		}
+	}
+	return reflect.StructField{}, false
+}

@@ -1,0 +1,68 @@
+package provision
+
+import (
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/provision/cloud"
+	"github.com/mobyfs/mobyfs/provision/host"
+)
+
+// Fleet is the hosts that shall be a cluster.
+type Fleet struct {
+	Cluster     string
+	Hosts       []host.Target
+	Control     string // name of the host that has the control plane
+	ControlPort int
+	AgentPort   int
+	// PasswordNeeded tells that cluster.yaml wants a sudo password asked for.
+	PasswordNeeded bool
+}
+
+// NewFleet joins cluster.yaml with the hosts that a provider told.
+func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
+	f := Fleet{
+		Cluster: c.Cluster, Control: c.Control.Host,
+		ControlPort: c.Ports.Control, AgentPort: c.Ports.Agent,
+		PasswordNeeded: c.SSH.Sudo == host.SudoWithPassword,
+	}
+	if len(specs) == 0 {
+		return f, mobyfs.Errorf(mobyfs.CodeInvalid, "cluster %s has no hosts", c.Cluster).WithHint("list them in cluster.yaml")
+	}
+	var names []string
+	for _, s := range specs {
+		if err := mobyfs.CheckNodeName(s.Name); err != nil {
+			return f, err
+		}
+		if slices.Contains(names, s.Name) {
+			return f, mobyfs.Errorf(mobyfs.CodeInvalid, "two hosts have the name %q", s.Name)
+		}
+		names = append(names, s.Name)
+		f.Hosts = append(f.Hosts, host.Target{
+			Name: s.Name, Address: s.Address, HostKey: s.HostKey,
+			Port: first(s.Port, c.SSH.Port), User: first(s.User, c.SSH.User),
+			IdentityFile: first(s.IdentityFile, c.SSH.IdentityFile), KnownHosts: c.SSH.KnownHosts,
+			HostKeys: c.SSH.HostKeys, Sudo: c.SSH.Sudo,
+		})
+	}
+	if f.Control == "" {
+		f.Control = names[0]
+	}
+	if !slices.Contains(names, f.Control) {
+		return f, mobyfs.Errorf(mobyfs.CodeInvalid, "the control plane shall run on %q, but no host has that name%s", f.Control, didYouMean(f.Control, names)).
+			WithHint("the hosts are %s", strings.Join(names, ", "))
+	}
+	return f, nil
+}
+
+func first[T comparable](a, b T) T {
+	var none T
+	if a != none {
+		return a
+	}
+	return b
+}
+
+func address(host string, port int) string { return net.JoinHostPort(host, itoa(port)) }

@@ -1,0 +1,206 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"path"
+	"time"
+
+	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/provision/host"
+	"github.com/mobyfs/mobyfs/provision/step"
+	"github.com/mobyfs/mobyfs/templates"
+)
+
+// Plan is what would be changed, and the open connections to change it. It must be closed.
+type Plan struct {
+	Cluster  string      `json:"cluster"`
+	Hosts    []*HostPlan `json:"hosts"`              // in the order of cluster.yaml
+	Operator string      `json:"operator,omitempty"` // why mobyctl needs a certificate of its own; empty if it has one
+	Endpoint string      `json:"control"`            // host:port of the control plane
+	Absent   bool        `json:"absent"`             // a reset: everything goes
+
+	in      *Installer
+	control *HostPlan // nil in a reset that leaves the control plane alone
+	cluster Cluster   // of a reset; nil if the control plane can't be asked
+	volumes map[string][]string
+}
+
+// HostPlan is what would be changed on one host.
+type HostPlan struct {
+	Name        string      `json:"name"`
+	Changes     []step.Diff `json:"changes"`
+	UploadBytes int64       `json:"upload_bytes"`
+
+	conn    *host.Host
+	facts   step.Facts
+	desired step.Desired
+	uploads []program
+}
+
+// Empty reports whether nothing would be changed, on any host.
+func (p *Plan) Empty() bool {
+	for _, h := range p.Hosts {
+		if len(h.Changes) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Close ends the connections.
+func (p *Plan) Close() {
+	for _, h := range p.Hosts {
+		h.conn.Close()
+	}
+}
+
+// Execs tells how many commands were run on a host so far.
+func (h *HostPlan) Execs() int { return h.conn.Execs() }
+
+// Plan looks at all hosts and tells what installing would change. If anything stands in the way, the error is a
+// *Preflight with all of it.
+func (in *Installer) Plan(ctx context.Context) (*Plan, error) {
+	hosts, err := in.look(ctx, in.Fleet.Hosts)
+	if err != nil {
+		return nil, err
+	}
+	p, err := in.planInstall(hosts)
+	if err != nil {
+		closeAll(hosts)
+		return nil, err
+	}
+	return p, nil
+}
+
+func (in *Installer) planInstall(hosts []*seen) (*Plan, error) {
+	p := &Plan{Cluster: in.Fleet.Cluster, in: in}
+	problems := sameMachine(hosts)
+	var control *seen
+	for _, s := range hosts {
+		if s.target.Name == in.Fleet.Control {
+			control = s
+		}
+	}
+	p.Endpoint = address(control.conn.Address, in.Fleet.ControlPort)
+	for _, s := range hosts {
+		h := &HostPlan{Name: s.target.Name, conn: s.conn, facts: s.facts}
+		p.Hosts = append(p.Hosts, h)
+		if s == control {
+			p.control = h
+		}
+		if err := in.desire(h, s == control, control, p.Endpoint); err != nil {
+			var problem *host.Problem
+			if !errors.As(err, &problem) {
+				return nil, err
+			}
+			problems = append(problems, problem)
+			continue
+		}
+		ports := map[int]string{in.Fleet.AgentPort: step.AgentUnit}
+		if h.desired.Control {
+			ports[in.Fleet.ControlPort] = step.ControlUnit
+		}
+		problems = append(problems, h.check(time.Now(), ports)...)
+	}
+	if len(problems) > 0 {
+		return nil, &Preflight{problems}
+	}
+	p.Operator = in.operatorTrouble(control.facts)
+	return p, nil
+}
+
+// desire fills what the host shall be like, and what it takes.
+func (in *Installer) desire(h *HostPlan, isControl bool, control *seen, endpoint string) error {
+	d := step.Desired{
+		By: in.By, Cluster: in.Fleet.Cluster, Node: h.Name, Control: isControl, Ports: []int{in.Fleet.AgentPort, in.Fleet.ControlPort},
+		Authority: control.facts.ControlCA, NewAuthority: !control.facts.HasControl(),
+	}
+	names := []string{step.Agent}
+	if isControl {
+		names = append(names, step.Control)
+	}
+	var local []program
+	for _, name := range names {
+		prog, err := in.Programs.find(name, h.facts.Arch)
+		if errors.Is(err, errArch) {
+			return host.WrongArch.Problem(h.Name, "%w", err)
+		}
+		if err != nil {
+			return err
+		}
+		d.Programs, local = append(d.Programs, prog.Program), append(local, prog)
+	}
+	files, err := in.files(d, address(h.conn.Address, in.Fleet.AgentPort), endpoint)
+	if err != nil {
+		return err
+	}
+	d.Files = files
+	h.desired = d
+	h.Changes = step.Plan(h.facts, d)
+	h.upload(local)
+	return nil
+}
+
+// upload notes which programs the host does not have yet.
+func (h *HostPlan) upload(local []program) {
+	for _, prog := range local {
+		if !h.facts.HasProgram(prog.Program) {
+			h.uploads = append(h.uploads, prog)
+			h.UploadBytes += prog.Size
+		}
+	}
+}
+
+// files renders what differs from host to host, and adds the units.
+func (in *Installer) files(d step.Desired, advertise, endpoint string) ([]step.File, error) {
+	var all []step.File
+	add := func(path string, content string, err error) error {
+		all = append(all, step.File{Path: path, Mode: 0o644, Content: content})
+		return err
+	}
+	env, err := templates.Node{
+		Cluster: d.Cluster, Node: d.Node, Control: endpoint, Advertise: advertise, AgentPort: in.Fleet.AgentPort,
+	}.Environment()
+	err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs.env"), env, nil))
+	units := []string{step.SocketUnit, step.AgentUnit}
+	if d.Control {
+		env, envErr := templates.Control{Cluster: d.Cluster, ControlPort: in.Fleet.ControlPort}.Environment()
+		err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs-control.env"), env, envErr))
+		units = append(units, step.ControlUnit)
+	}
+	for _, u := range units {
+		text, unitErr := templates.Unit(u)
+		err = errors.Join(err, add(path.Join(step.UnitDir, u), text, unitErr))
+	}
+	return all, err
+}
+
+// operatorTrouble tells why whoever runs mobyctl needs a certificate, or "".
+func (in *Installer) operatorTrouble(control step.Facts) string {
+	who, until, err := in.Operator.Identity()
+	switch {
+	case err != nil:
+		return "there is none"
+	case who.Cluster != in.Fleet.Cluster || who.Role != pki.RoleOperator:
+		return "it is that of " + who.String()
+	case time.Now().After(until.Add(-pki.RenewBefore)):
+		return "it expires on " + until.Format(time.DateOnly)
+	case !sameAuthority(in.Operator.CA, control.ControlCA):
+		return "another authority signed it"
+	default:
+		return ""
+	}
+}
+
+// Names lists the hosts.
+func (p *Plan) Names() []string {
+	names := make([]string, len(p.Hosts))
+	for i, h := range p.Hosts {
+		names[i] = h.Name
+	}
+	return names
+}
+
+// New reports whether nothing of ours is on the host yet.
+func (h *HostPlan) New() bool { return h.facts.Installed == nil }
