@@ -111,7 +111,7 @@ func answered(t *testing.T, path string) (uses map[string][]string, steps []stri
 }
 
 func TestDeathAtEachDurableMomentLosesNothing(t *testing.T) {
-	moments := killtest.Moments(t)
+	moments := append(killtest.Moments(t), "agent.commit.before", "agent.commit.after")
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +139,7 @@ func TestDeathAtEachDurableMomentLosesNothing(t *testing.T) {
 			})
 		}
 	}
-	if len(deaths) < 28 || deaths["agent.mounts.before"] < 6 || deaths["agent.mounts.after"] < 6 {
+	if len(deaths) < 30 || deaths["agent.mounts.before"] < 6 || deaths["agent.mounts.after"] < 6 {
 		t.Errorf("the child was killed only at %v", deaths)
 	}
 	t.Logf("%d lives, killed at %d of %d moments", lives, len(deaths), len(moments))

@@ -189,7 +189,7 @@ func TestDockerNamesTheContainersThatRun(t *testing.T) {
 	}
 	s := &http.Server{Handler: http.HandlerFunc(answer)}
 	go func() { _ = s.Serve(l) }()
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	names, err := NewDocker(socket).Running(t.Context(), "pgdata")
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -86,11 +87,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c, known := h.calls[r.URL.Path]
 	switch {
 	case !known:
-		h.write(w, http.StatusNotFound, answer{Err: "there is no call " + oneLine(r.URL.Path)})
+		_ = h.write(w, http.StatusNotFound, answer{Err: "there is no call " + oneLine(r.URL.Path)})
 		return
 	case r.Method != http.MethodPost:
 		w.Header().Set("Allow", http.MethodPost)
-		h.write(w, http.StatusMethodNotAllowed, answer{Err: "calls are made with POST"})
+		_ = h.write(w, http.StatusMethodNotAllowed, answer{Err: "calls are made with POST"})
 		return
 	}
 	docker := strings.Contains(strings.Join(r.Header.Values("Accept"), ","), dockerMark)
@@ -164,7 +165,7 @@ func (h *handler) rescue(w http.ResponseWriter, c call, docker bool, log *slog.L
 	if docker && c.cutUnsure {
 		panic(http.ErrAbortHandler)
 	}
-	h.write(w, http.StatusInternalServerError, answer{Err: "mobyfs has a bug here; its log tells more"})
+	_ = h.write(w, http.StatusInternalServerError, answer{Err: "mobyfs has a bug here; its log tells more"})
 }
 
 // write sends the answer and reports whether it could not even be handed to the kernel.
@@ -174,9 +175,11 @@ func (h *handler) write(w http.ResponseWriter, status int, ans answer) error {
 		panic(err)
 	}
 	w.Header().Set("Content-Type", contentType)
+	body = append(body, '\n')
 	w.Header().Set("Connection", "close")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	if _, err := w.Write(append(body, '\n')); err != nil {
+	if _, err := w.Write(body); err != nil {
 		return err
 	}
 	return http.NewResponseController(w).Flush()

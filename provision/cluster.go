@@ -101,6 +101,27 @@ type Proof struct {
 	Took  time.Duration `json:"took_ns"`
 }
 
+// proofPrefix begins the names of the volumes that a proof makes. They hold nobody's data.
+const proofPrefix = "mobyfs-proof-"
+
+// Sweep removes what proofs that were killed left behind. Volumes young enough to be those of a proof under way stay.
+func (v Verify) Sweep(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, v.Limit)
+	defer cancel()
+	all, err := v.Cluster.Volumes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, vol := range all {
+		if strings.HasPrefix(vol.Name, proofPrefix) && vol.State == mobyfs.VolumeReady && time.Since(vol.CreatedAt) > 2*v.Limit {
+			if err := v.remove(ctx, vol.Name); err != nil {
+				return fmt.Errorf("remove %s, which an earlier proof left behind: %w", vol.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
 // Prove makes a volume on every node, moves one to the next node, and removes them all.
 func (v Verify) Prove(ctx context.Context) (Proof, []*host.Problem) {
 	began := time.Now()
@@ -117,7 +138,7 @@ func (v Verify) Prove(ctx context.Context) (Proof, []*host.Problem) {
 			to = v.Nodes[1]
 			proof.From, proof.To = node, to
 		}
-		name := fmt.Sprintf("mobyfs-proof-%s-%s", hex.EncodeToString(run), node)
+		name := fmt.Sprintf(proofPrefix+"%s-%s", hex.EncodeToString(run), node)
 		g.Go(func() error {
 			if err := v.proveOne(ctx, name, node, to); err != nil {
 				mu.Lock()

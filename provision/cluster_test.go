@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -172,5 +173,38 @@ func TestResetAsksControlForVolumes(t *testing.T) {
 	defer p.Close()
 	if out := p.Apply(t.Context()); len(out.Failed) > 0 || len(c.volumes) > 0 {
 		t.Errorf("failed %v; the cluster still has %v", out.Failed, c.volumes)
+	}
+}
+
+// A volume that a killed proof left behind is nobody's data, and does not keep a host from being reset.
+func TestLeftoversOfProofs(t *testing.T) {
+	c, v := newVerify("vol-1")
+	old, young := proofPrefix+"old-vol-1", proofPrefix+"young-vol-1"
+	c.volumes[old] = mobyfs.Volume{Name: old, Node: "vol-1", State: mobyfs.VolumeReady, CreatedAt: time.Now().Add(-time.Hour)}
+	c.volumes[young] = mobyfs.Volume{Name: young, Node: "vol-1", State: mobyfs.VolumeReady, CreatedAt: time.Now()}
+	c.volumes["db"] = mobyfs.Volume{Name: "db", Node: "vol-1", State: mobyfs.VolumeReady, CreatedAt: time.Now().Add(-time.Hour)}
+	if err := v.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, there := c.volumes[old]; there || len(c.volumes) != 2 {
+		t.Errorf("after the sweep there are %v", c.volumes)
+	}
+
+	f := newFleet(t, "vol-1")
+	f.bootstrap()
+	if err := os.MkdirAll(f.hosts["vol-1"].Root+step.AgentRoot+"/volumes/01jd3q8zv5w1y2x3k4m5n6p7q8/data", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.in.PlanReset(t.Context(), nil, false, c); !strings.Contains(reports(err), "it is the home of db") {
+		t.Errorf("with a volume of somebody's: %v", err)
+	}
+	delete(c.volumes, "db")
+	p, err := f.in.PlanReset(t.Context(), nil, false, c)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, reports(err))
+	}
+	defer p.Close()
+	if out := p.Apply(t.Context()); len(out.Failed) > 0 {
+		t.Error(out.Failed)
 	}
 }

@@ -21,9 +21,10 @@ type Plan struct {
 	Absent   bool        `json:"absent"`             // a reset: everything goes
 
 	in      *Installer
-	control *HostPlan // nil in a reset that leaves the control plane alone
-	cluster Cluster   // of a reset; nil if the control plane can't be asked
-	volumes map[string][]string
+	control *HostPlan           // nil in a reset that leaves the control plane alone
+	cluster Cluster             // of a reset; nil if the control plane can't be asked
+	volumes map[string][]string // of a reset: the names of volumes by their home
+	proofs  map[string]int      // and how many more are those of proofs
 }
 
 // HostPlan is what would be changed on one host.

@@ -67,7 +67,7 @@ func (p *Plan) push(ctx context.Context, h *HostPlan, each func(step.Event)) err
 	go func() {
 		err := h.conn.Root(ctx, host.Command(args...), inR, outW)
 		inR.CloseWithError(errNoAnswer)
-		outW.Close()
+		_ = outW.Close()
 		ended <- err
 	}()
 	sent := make(chan error, 1)
@@ -81,7 +81,7 @@ func (p *Plan) push(ctx context.Context, h *HostPlan, each func(step.Event)) err
 	talk := &talk{plan: p, host: h, in: inW, each: each}
 	talk.listen(ctx, outR, func() { idle.Reset(silence) })
 	err := <-ended
-	inW.Close()
+	_ = inW.Close()
 	return talk.verdict(ctx, err, <-sent)
 }
 

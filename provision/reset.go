@@ -27,7 +27,7 @@ func (in *Installer) PlanReset(ctx context.Context, names []string, purge bool, 
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{Cluster: in.Fleet.Cluster, Absent: true, in: in, volumes: map[string][]string{}}
+	p := &Plan{Cluster: in.Fleet.Cluster, Absent: true, in: in, volumes: map[string][]string{}, proofs: map[string]int{}}
 	var problems []*host.Problem
 	for _, s := range hosts {
 		h := &HostPlan{Name: s.target.Name, conn: s.conn, facts: s.facts}
@@ -113,6 +113,10 @@ func (p *Plan) askForVolumes(ctx context.Context, cluster Cluster) {
 	}
 	p.cluster = cluster
 	for _, v := range all {
+		if strings.HasPrefix(v.Name, proofPrefix) {
+			p.proofs[v.Node]++
+			continue
+		}
 		p.volumes[v.Node] = append(p.volumes[v.Node], v.Name)
 	}
 }
@@ -127,6 +131,10 @@ func (p *Plan) checkReset(h *HostPlan, purge bool) []*host.Problem {
 		return []*host.Problem{host.VolumesInUse.Problem(h.Name, "containers there use %s", count(f.VolumesInUse, "volume"))}
 	}
 	if purge || f.Volumes == 0 && len(names) == 0 {
+		return nil
+	}
+	if len(names) == 0 && f.Volumes <= p.proofs[h.Name] {
+		h.desired.Purge = true // all that is there is what a proof that was killed left behind
 		return nil
 	}
 	text := fmt.Sprintf("the bytes of %s are there", count(f.Volumes, "volume"))

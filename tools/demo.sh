@@ -12,7 +12,9 @@ show() { printf '\033[36m$ %s\033[0m\n' "$*"; "$@"; }
 on() {
 	local host=$1
 	shift
-	printf '\033[36m%s$ %s\033[0m\n' "$host" "$*"
+	printf '\033[36m%s$' "$host"
+	printf ' %s' "${@@Q}" | sed "s/'\([A-Za-z0-9_.:=/-]*\)'/\1/g"
+	printf '\033[0m\n'
 	bin/mobyctl sandbox ssh --name "$fleet" "$host" -- "$@"
 }
 

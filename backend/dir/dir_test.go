@@ -66,6 +66,44 @@ func TestFreshVolumeIgnoresTheUmask(t *testing.T) {
 	}
 }
 
+func TestOpenClearsAwayWhatIsHalfMade(t *testing.T) {
+	root := t.TempDir()
+	b := open(t, root)
+	must(t, b.Create(t.Context(), vol, mobyfs.VolumeSpec{}))
+	_, err := b.Stage(t.Context(), vol, mig)
+	must(t, err)
+	half1, half2 := half(b.volume("01jcx0000000000000000000vb")), half(b.staged("01jcx0000000000000000000m2"))
+	must(t, os.MkdirAll(filepath.Join(half1, "data"), 0o700))
+	must(t, os.MkdirAll(filepath.Join(half2, "data"), 0o700))
+	temp1, temp2 := filepath.Join(b.volume(vol), ".volume.json123"), filepath.Join(b.staged(mig), ".staged.json9")
+	must(t, os.WriteFile(temp1, []byte("{"), 0o600))
+	must(t, os.WriteFile(temp2, []byte("{"), 0o600))
+	b = open(t, root)
+	for _, path := range []string{half1, half2, temp1, temp2} {
+		if _, err := os.Lstat(path); !isNone(err) {
+			t.Errorf("%s is still there (%v)", path, err)
+		}
+	}
+	held, staged, err := b.List(t.Context())
+	if err != nil || len(held) != 1 || len(staged) != 1 {
+		t.Errorf("List: got %v, %v, %v, want the volume and the migration", held, staged, err)
+	}
+}
+
+func TestHalfMadeDirectoryThatHoldsBytesIsLeftAlone(t *testing.T) {
+	root := t.TempDir()
+	b := open(t, root)
+	data := filepath.Join(half(b.volume(vol)), "data")
+	must(t, os.MkdirAll(data, 0o700))
+	must(t, os.WriteFile(filepath.Join(data, "precious"), []byte("x"), 0o600))
+	if _, err := Open(root); err == nil {
+		t.Error("Open says nothing of bytes where there can't be any")
+	}
+	if _, err := os.Stat(filepath.Join(data, "precious")); err != nil {
+		t.Error(err)
+	}
+}
+
 // removedBytes lists the contents of the file "file" of all that is in the trash.
 func removedBytes(t *testing.T, b *Backend) []string {
 	t.Helper()

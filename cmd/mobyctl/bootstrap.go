@@ -93,6 +93,11 @@ func (a *app) verify(ctx context.Context, plan *provision.Plan, operator pki.Fil
 		Say: a.event, Limit: readyLimit, Every: 100 * time.Millisecond,
 	}
 	problems := v.Ready(ctx)
+	if len(problems) == 0 {
+		if err := v.Sweep(ctx); err != nil {
+			return err
+		}
+	}
 	if len(problems) == 0 && prove {
 		var proof provision.Proof
 		proof, problems = v.Prove(ctx)

@@ -217,11 +217,15 @@ func (a *app) move(ctx context.Context, c *api.Client, name, to string, detach b
 	if detach {
 		return a.print(v, func(w io.Writer) { fmt.Fprintf(w, "%s is moving to %s (%s)\n", v.Name, to, id) })
 	}
+	var told mobyfs.Progress
 	v, err = follow(ctx, c, v, func(v mobyfs.Volume) bool {
 		if v.Migration == nil || v.Migration.ID != id {
 			return true
 		}
-		fmt.Fprintf(a.stderr, "%s: %s → %s, %s\n", v.Name, v.Migration.From, v.Migration.To, progress(v.Migration.Progress))
+		if p := v.Migration.Progress; p != told {
+			told = p
+			fmt.Fprintf(a.stderr, "%s: %s → %s, %s\n", v.Name, v.Migration.From, v.Migration.To, progress(p))
+		}
 		return false
 	})
 	if err != nil {

@@ -56,7 +56,7 @@ func listenUnix(path string) (net.Listener, error) {
 		err = os.Rename(hidden, path)
 	}
 	if err != nil {
-		l.Close()
+		_ = l.Close()
 		return nil, fmt.Errorf("listen for Docker at %s: %w", path, err)
 	}
 	return l, nil

@@ -93,7 +93,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) error {
 
 	self := health{socket: at, agent: a}
 	if err := self.check(ctx); err != nil && ctx.Err() == nil {
-		docker.Close()
+		_ = docker.Close()
 		return fmt.Errorf("try the driver's own socket: %w", err)
 	}
 	log.Info("mobyfs is ready", "node", s.node, "address", s.advertise, "socket", at, "version", version)
@@ -110,7 +110,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) error {
 	defer cancel()
 	if err := docker.Shutdown(patience); err != nil {
 		log.Warn("calls of Docker were cut off", "err", err)
-		docker.Close()
+		_ = docker.Close()
 	}
 	log.Info("mobyfs stops; containers go on")
 	return nil

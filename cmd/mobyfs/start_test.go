@@ -248,7 +248,7 @@ func TestC01DockerIsAnsweredWithoutControl(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer systemd.Close()
+	defer func() { _ = systemd.Close() }()
 	t.Setenv("NOTIFY_SOCKET", notify)
 	t.Setenv("WATCHDOG_USEC", "300000")
 	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))

@@ -58,6 +58,12 @@ func (f *fleet) count(offered, released int) {
 	f.released += released
 }
 
+func (f *fleet) offers() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.offered
+}
+
 // allReleased reports whether every offer was released, just once.
 func (f *fleet) allReleased() bool {
 	f.mu.Lock()

@@ -51,7 +51,7 @@ func TestPullIsRefused(t *testing.T) {
 		{"no ticket", f.client, func(m *mobyfs.From) { m.Ticket = "" }, mobyfs.CodeStaleFence, true},
 		{"ticket too long", f.client, func(m *mobyfs.From) { m.Ticket = strings.Repeat("t", maxTicket+20) }, mobyfs.CodeCorrupt, false},
 		{"ticket of another node", NewClient(f.member(t, pki.RoleNode, "h3")), nil, mobyfs.CodeDenied, false},
-		{"operator", NewClient(f.member(t, pki.RoleOperator, "ana")), nil, mobyfs.CodeDenied, false},
+		{"operator of the same name", NewClient(f.member(t, pki.RoleOperator, "h2")), nil, mobyfs.CodeDenied, false},
 		{"another node answers", f.client, func(m *mobyfs.From) { m.Node = "h9" }, mobyfs.CodeDenied, true},
 		{"server of another cluster", NewClient(foreign.member(t, pki.RoleNode, "h2")), nil, mobyfs.CodeDenied, true},
 		{"client of another cluster", &blind, nil, mobyfs.CodeDenied, true},
@@ -75,10 +75,8 @@ func TestPullIsRefused(t *testing.T) {
 			t.Errorf("%s: into holds %v, %v", tc.what, entries, err)
 		}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.offered != 0 {
-		t.Errorf("%d trees were offered", f.offered)
+	if n := f.offers(); n != 0 {
+		t.Errorf("%d trees were offered", n)
 	}
 }
 
@@ -215,6 +213,23 @@ func TestStalledPeerIsGivenUp(t *testing.T) {
 		cancel()
 		within(t, soon, "the server released the tree", f.allReleased)
 	}
+}
+
+func TestServerGivesUpAClientThatTakesNothing(t *testing.T) {
+	src := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(src, "big"), random(32<<20, 1), 0o600)) // more than the kernel buffers
+	f := newFleet(t, src)
+	f.server.idle = 300 * time.Millisecond
+	f.start(t)
+	cfg, err := f.member(t, pki.RoleNode, "h2").ClientTLS(pki.RoleNode, "h1")
+	must(t, err)
+	c, err := tls.Dial("tcp", f.addr, cfg)
+	must(t, err)
+	defer c.Close()
+	_, err = c.Write(new(script).frame(frameHello, hello{1, "good"}.encode()...).frame(frameGo).Bytes())
+	must(t, err)
+	within(t, soon, "the server offered the tree", func() bool { return f.offers() == 1 })
+	within(t, soon, "the server released the tree", f.allReleased)
 }
 
 func TestSlowPeerIsWaitedFor(t *testing.T) {

@@ -263,13 +263,19 @@ func TestHostileSenderIsRefused(t *testing.T) {
 	}
 }
 
-func TestStreamWithWrongMetadataIsRefused(t *testing.T) {
-	into := t.TempDir()
-	// The destination's root can't keep a set-id bit that the stream forgot, and so on; here the digest is a lie.
-	s := new(script).batch(dir(""), small("f", "x"), leave).trailer()
-	_, err := receiveStream(t.Context(), s.Bytes(), plan{entries: 2, sizes: 1}, into)
-	if mobyfs.CodeOf(err) != mobyfs.CodeCorrupt || !strings.Contains(err.Error(), "digest") {
-		t.Errorf("got %v, want CodeCorrupt about the digest", err)
+func TestTreeReadBackThatIsAnotherIsRefused(t *testing.T) {
+	for what, tc := range map[string]struct {
+		stream *script
+		plan   plan
+		says   string
+	}{
+		"digest":   {new(script).batch(dir(""), small("f", "x"), leave).trailer(), plan{entries: 2, sizes: 1}, "the digest is"},
+		"metadata": {new(script).batch(dir(""), symlink("l", "x"), leave).trailer(), plan{entries: 2}, `"l" has other metadata`}, // a link's mode is 0777
+	} {
+		_, err := receiveStream(t.Context(), tc.stream.Bytes(), tc.plan, t.TempDir())
+		if mobyfs.CodeOf(err) != mobyfs.CodeCorrupt || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: got %v, want CodeCorrupt and %q", what, err, tc.says)
+		}
 	}
 }
 

@@ -40,7 +40,7 @@ func (h *Host) Exec(ctx context.Context, command string, stdin io.Reader, stdout
 	if err != nil {
 		return h.broken("open a session", err)
 	}
-	defer session.Close()
+	defer func() { _ = session.Close() }() // it is closed already unless it was cancelled
 	in, err := session.StdinPipe()
 	if err != nil {
 		return err

@@ -64,9 +64,9 @@ type Host struct {
 }
 
 // Close ends the connection and with it all commands.
-func (h *Host) Close() error {
+func (h *Host) Close() {
 	close(h.stop)
-	return h.client.Close()
+	_ = h.client.Close() // whatever it says, the connection is gone
 }
 
 // Execs tells how many commands were run over this connection.
@@ -105,9 +105,11 @@ func wait(ctx context.Context, done <-chan error, end func()) error {
 	case <-ctx.Done():
 	}
 	end()
+	var late error
 	select {
-	case <-done:
+	case late = <-done:
 	case <-time.After(Grace):
 	}
+	_ = late // it was cancelled; how it ended then is of no interest
 	return context.Cause(ctx)
 }

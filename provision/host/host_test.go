@@ -74,13 +74,13 @@ func (l *lab) dial() (*Host, error) {
 	defer cancel()
 	h, err := l.dialer.Dial(ctx, l.target)
 	if err == nil {
-		l.t.Cleanup(func() { h.Close() })
+		l.t.Cleanup(h.Close)
 	}
 	return h, err
 }
 
 // mustFail wants a problem of the kind that names the host and says each of the words.
-func (l *lab) mustFail(err error, k Kind, words ...string) *Problem {
+func (l *lab) mustFail(err error, k Kind, words ...string) {
 	l.t.Helper()
 	var p *Problem
 	if !errors.As(err, &p) || !p.Of(k) {
@@ -92,7 +92,6 @@ func (l *lab) mustFail(err error, k Kind, words ...string) *Problem {
 			l.t.Errorf("the report does not say %q:\n%s", w, report)
 		}
 	}
-	return p
 }
 
 func (l *lab) mustDial() *Host {
@@ -163,9 +162,9 @@ func TestUnknownKeys(t *testing.T) {
 		l := newLab(t)
 		l.target.HostKey, l.target.HostKeys = "", policy
 		_, err := l.dial()
-		p := l.mustFail(err, HostKeyUnknown, l.Fingerprint())
+		l.mustFail(err, HostKeyUnknown, l.Fingerprint())
 		var key *UnknownKey
-		if !errors.As(p, &key) || key.MayBeTrusted() != (policy == HostKeysAsk) {
+		if !errors.As(err, &key) || key.MayBeTrusted() != (policy == HostKeysAsk) {
 			t.Errorf("%s: the problem offers %+v", policy, key)
 		}
 		if _, err := os.Stat(l.known); !errors.Is(err, os.ErrNotExist) {
@@ -351,7 +350,7 @@ func TestCancelClosesStdinAndLetsTheCommandEnd(t *testing.T) {
 
 func newPipe(t *testing.T) io.Reader {
 	r, w := io.Pipe()
-	t.Cleanup(func() { w.Close() })
+	t.Cleanup(func() { _ = w.Close() })
 	return r
 }
 

@@ -156,9 +156,9 @@ func (g *guard) judge(remote net.Addr, key ssh.PublicKey) *Problem {
 func (g *guard) changed(known *xknownhosts.KeyError, key ssh.PublicKey) *Problem {
 	p := HostKeyChanged.Problem(g.target.Name, "%s shows another key than known_hosts has", g.name)
 	for _, w := range known.Want {
-		p.WithDetail(fmt.Sprintf("known %s %s (%s:%d)", ssh.FingerprintSHA256(w.Key), keyType(w.Key), w.Filename, w.Line))
+		p = p.WithDetail(fmt.Sprintf("known %s %s (%s:%d)", ssh.FingerprintSHA256(w.Key), keyType(w.Key), w.Filename, w.Line))
 	}
-	p.WithDetail("now   " + ssh.FingerprintSHA256(key) + " " + keyType(key))
+	p = p.WithDetail("now   " + ssh.FingerprintSHA256(key) + " " + keyType(key))
 	return p.WithFix("if %s was installed anew: ssh-keygen -R %s -f %s; otherwise someone may be in between",
 		g.target.Name, quote(knownhosts.Normalize(g.name)), known.Want[0].Filename)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Hand is the installer's end on the host: it reads what is desired as a line of JSON, prints events as lines of
@@ -40,7 +41,7 @@ func (h Hand) Apply(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 	if err != nil {
 		return err
 	}
-	lock, err := TakeLock(h.Root, desired.By)
+	lock, err := h.lock(ctx, desired.By)
 	if locked := (*LockedError)(nil); errors.As(err, &locked) {
 		say(Event{Step: "lock", State: StateFailed, Error: &Failure{Code: CodeLocked, Text: err.Error()}})
 		return err
@@ -50,6 +51,24 @@ func (h Hand) Apply(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 	}
 	err = h.applyLocked(ctx, desired, in, say)
 	return errors.Join(err, lock.Release())
+}
+
+// lockWait is how long the lock is waited for: an earlier run whose caller was killed needs a moment to notice.
+const lockWait = 3 * time.Second
+
+func (h Hand) lock(ctx context.Context, by string) (*Lock, error) {
+	until := time.Now().Add(lockWait)
+	for {
+		lock, err := TakeLock(h.Root, by)
+		if locked := (*LockedError)(nil); !errors.As(err, &locked) || time.Now().After(until) {
+			return lock, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 func (h Hand) applyLocked(ctx context.Context, desired Desired, in *json.Decoder, say func(Event)) error {

@@ -521,7 +521,11 @@ func TestLockedHostSaysWho(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lock.Release()
+	defer func() {
+		if err := lock.Release(); err != nil {
+			t.Error(err)
+		}
+	}()
 	events, err := m.apply(m.desired("agent 1"))
 	if err == nil || len(events) != 1 || events[0].Error.Code != step.CodeLocked || !strings.Contains(events[0].Error.Text, "ana@lap-7") {
 		t.Errorf("got %v, %+v", err, events)

@@ -214,7 +214,7 @@ func (s *Server) talk(conn net.Conn) {
 }
 
 func (s *Server) session(channel ssh.Channel, asked <-chan *ssh.Request) {
-	defer channel.Close()
+	defer func() { _ = channel.Close() }()
 	for r := range asked {
 		if r.Type != "exec" {
 			_ = r.Reply(false, nil)
