@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -558,6 +559,7 @@ type node struct {
 	// control is what the agent asks, the rig's cluster if nil.
 	control mobyfs.Control
 	agent   *Agent
+	peers   atomic.Pointer[Agent] // the agent once more, as other nodes reach it while it may be restarting
 	stop    func()
 }
 
@@ -634,6 +636,7 @@ func (n *node) start() {
 	done := make(chan struct{})
 	go func() { defer close(done); a.Run(ctx) }()
 	n.agent = a
+	n.peers.Store(a)
 	n.stop = sync.OnceFunc(func() { cancel(); <-done })
 }
 
@@ -653,7 +656,7 @@ func (p *peer) Pull(ctx context.Context, from mobyfs.From, into string, progress
 		}
 	}
 	me := pki.Identity{Cluster: "shop", Role: pki.RoleNode, Name: p.name}
-	source, release, err := p.rig.nodes[from.Node].agent.Offer(ctx, me, from.Ticket)
+	source, release, err := p.rig.nodes[from.Node].peers.Load().Offer(ctx, me, from.Ticket)
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}

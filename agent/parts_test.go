@@ -19,29 +19,6 @@ import (
 	"github.com/mobyfs/mobyfs"
 )
 
-func TestParseSize(t *testing.T) {
-	for text, want := range map[string]int64{
-		"1": 1, "1024": 1024, "10G": 10 << 30, "10g": 10 << 30, "512MiB": 512 << 20, "512mib": 512 << 20, "1.5G": 3 << 29, "1 TiB": 1 << 40,
-		"10GB": 10e9, "7kB": 7000, "3K": 3072, "12b": 12, " 2G ": 2 << 30, "1P": 1 << 50,
-	} {
-		if got, err := parseSize(text); err != nil || got != want {
-			t.Errorf("%q: got %d, %v, want %d", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"", "G", "-1G", "0", "0.4", "1e3", "10X", "10 G B", "10iB", "1,5G", "inf", "0x10", "9999P", strings.Repeat("9", 400), "1\n"} {
-		if got, err := parseSize(text); err == nil && text != "1\n" {
-			t.Errorf("%q: got %d, want an error", text, got)
-		} else if err != nil && strings.Contains(err.Error(), "\n") {
-			t.Errorf("%q: the error has lines: %v", text, err)
-		}
-	}
-	for bytes, want := range map[int64]string{0: "no size", 1 << 30: "size=1G", 1500: "size=1500", 10 << 40: "size=10T", 3 << 29: "size=1536M"} {
-		if got := showSize(bytes); got != want {
-			t.Errorf("%d: got %s, want %s", bytes, got, want)
-		}
-	}
-}
-
 func TestOptionsOfUnknownNamesShowNoValue(t *testing.T) {
 	_, err := parseOptions(map[string]string{"token": "hunter2"}, []string{"dir"})
 	wantCode(t, err, mobyfs.CodeInvalid, `"token"`, "known: backend, size")

@@ -1,19 +1,21 @@
 package test
 
 import (
+	"cmp"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 )
 
-// clusterFile writes a cluster.yaml of the given hosts with the fleet's key and known_hosts.
-func clusterFile(t *testing.T, user, known string, hosts ...string) string {
+// clusterFile writes a cluster.yaml of the given hosts.
+func clusterFile(t *testing.T, user, key, known string, hosts ...string) string {
 	t.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, "apiVersion: mobyfs.dev/v1\ncluster: bad\nssh:\n  user: %s\n  identityFile: %s\n  knownHosts: %s\n  hostKeys: strict\nhosts:\n",
-		user, the.key, known)
+		user, key, known)
 	for i, h := range hosts {
 		fmt.Fprintf(&b, "  - name: n%d\n    address: %s\n", i+1, h)
 	}
@@ -58,9 +60,14 @@ func TestBadInputIsRefusedBeforeAnythingChanges(t *testing.T) {
 	if err := os.WriteFile(nothingKnown, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	stranger := filepath.Join(t.TempDir(), "id")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", stranger).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
 	for _, tc := range []struct {
 		name    string
 		user    string
+		key     string // the fleet's if empty
 		known   string
 		hosts   []string
 		prepare string // on h1
@@ -70,6 +77,7 @@ func TestBadInputIsRefusedBeforeAnythingChanges(t *testing.T) {
 		{name: "unreachable host", user: "root", known: the.known, hosts: []string{h1, unreachable}, want: []string{"n2", unreachable}},
 		{name: "host key changed", user: "root", known: otherKey, hosts: []string{h1}, want: []string{"n1", "HOST KEY CHANGED", "SHA256:"}},
 		{name: "host key unknown", user: "root", known: nothingKnown, hosts: []string{h1}, want: []string{"n1", "SHA256:"}},
+		{name: "wrong key", user: "root", key: stranger, known: the.known, hosts: []string{h1}, want: []string{"n1", "root", stranger}},
 		{name: "user refused", user: "nobodyhere", known: the.known, hosts: []string{h1}, want: []string{"n1", "nobodyhere"}},
 		{name: "no sudo", user: "nosudo", known: the.known, hosts: []string{h1}, want: []string{"n1", "sudo"}},
 		{name: "no Docker", user: "root", known: the.known, hosts: []string{h1}, prepare: "systemctl stop docker.socket docker", undo: "systemctl start docker.socket docker", want: []string{"n1", "Docker"}},
@@ -81,7 +89,7 @@ func TestBadInputIsRefusedBeforeAnythingChanges(t *testing.T) {
 				the.sh(t, "h1", tc.prepare)
 				defer the.sh(t, "h1", tc.undo)
 			}
-			r := the.try(t, "bootstrap", "-f", clusterFile(t, tc.user, tc.known, tc.hosts...), "--yes")
+			r := the.try(t, "bootstrap", "-f", clusterFile(t, tc.user, cmp.Or(tc.key, the.key), tc.known, tc.hosts...), "--yes")
 			if r.code != 4 {
 				t.Errorf("exit code %d, want 4 (a check before the first change failed)", r.code)
 			}

@@ -140,7 +140,7 @@ func benchMount(t *testing.T) []comparison {
 // benchMove: a cold move against tar piped through nc between the same hosts, both durable at the end.
 func benchMove(t *testing.T, from, to string) comparison {
 	c := comparison{what: fmt.Sprintf("Throughput of a cold move %s → %s: 10,000 small files and one of 300 MB, encrypted, digests compared", from, to),
-		theirs: "`tar | nc`, `sync` at the end; plain text, nothing compared", goal: "≥ 0.9", good: func(r float64) bool { return r >= 0.9 }}
+		theirs: "`tar` into `nc`, `sync` at the end; plain text, nothing compared", goal: "≥ 0.9", good: func(r float64) bool { return r >= 0.9 }}
 	the.ctl(t, "volume", "create", "bench", "--node", from)
 	v := the.volume(t, "bench")
 	the.on(t, from, "hosttool", "make", dataDir(v), "10000", fmt.Sprint(300<<20))

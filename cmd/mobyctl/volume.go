@@ -35,11 +35,11 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 			}
 			spec := mobyfs.VolumeSpec{Labels: labels}
 			if size != "" {
-				bytes, err := humanize.ParseBytes(size)
+				bytes, err := mobyfs.ParseSize(size)
 				if err != nil {
-					return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no size", size).WithHint("write it like 10G, 512MiB or 1073741824")
+					return err
 				}
-				spec.SizeBytes = int64(bytes)
+				spec.SizeBytes = bytes
 			}
 			c, err := a.client()
 			if err != nil {
@@ -57,7 +57,7 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&node, "node", "", "the node to create it on (default: the ready one with most room)")
-	cmd.Flags().StringVar(&size, "size", "", "space to count on, such as 10G")
+	cmd.Flags().StringVar(&size, "size", "", "space to count on: 10G or 10GiB (powers of 1024), 10GB (powers of 1000), or bytes")
 	cmd.Flags().StringToStringVar(&labels, "label", nil, "labels, key=value")
 	return cmd
 }

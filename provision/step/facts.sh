@@ -40,10 +40,13 @@ if { [ -n "$pid" ] && [ -d "/proc/$pid" ]; } || systemctl is-active --quiet dock
 	fi
 fi
 
-for want in /usr/bin /usr/lib/mobyfs/dist /var/lib/mobyfs /var/lib/mobyfs-control /etc/mobyfs /etc/systemd/system; do
+space=$(for want in /usr/bin /usr/lib/mobyfs/dist /var/lib/mobyfs /var/lib/mobyfs-control /etc/mobyfs /etc/systemd/system; do
 	df -Pk "$(nearest "$want")" 2>/dev/null | awk -v want="$want" 'NR == 2 { print "space:" want "=" $4 " " $6 }'
-done
-awk '{ print "mount:" $2 "=" $4 }' /proc/self/mounts | grep -E '^mount:/(usr|var|etc)?(/|=)'
+done)
+printf '%s\n' "$space"
+# Of all mounts only those that these are on; the last one at a place is the one in effect.
+printf '%s\n' "$space" | awk 'NR == FNR { want[$2] = 1; next } $2 in want { options[$2] = $4 }
+	END { for (m in options) print "mount:" m "=" options[m] }' - /proc/self/mounts
 
 if has ss; then
 	for port in "$@"; do ss -Hltnp "sport = :$port" 2>/dev/null | sed "s/^/listen:$port=/"; done

@@ -33,7 +33,7 @@ type Host struct {
 // NewHost makes a machine that was booted with systemd and runs Docker.
 func NewHost(t *testing.T) *Host {
 	t.Helper()
-	h := &Host{Root: t.TempDir(), Bin: t.TempDir()}
+	h := &Host{Root: inMemory(t), Bin: t.TempDir()}
 	for _, dir := range []string{"run/systemd/system", "usr/bin", "etc/systemd/system", "var/lib"} {
 		if err := os.MkdirAll(filepath.Join(h.Root, dir), 0o755); err != nil {
 			t.Fatal(err)
@@ -50,6 +50,27 @@ func NewHost(t *testing.T) *Host {
 	h.Script(t, "ss", "exit 0")
 	h.Script(t, "uname", `case $1 in -n) echo `+filepath.Base(h.Root)+`;; *) exec /usr/bin/uname "$@";; esac`)
 	return h
+}
+
+// inMemory is a directory that takes no disk's time to sync, if the machine has one that is big enough and lets
+// programs run; otherwise one on disk.
+func inMemory(t *testing.T) string {
+	t.Helper()
+	const noexec = 8 // ST_NOEXEC of statvfs
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs("/dev/shm", &fs); err != nil || fs.Flags&noexec != 0 || fs.Bavail*uint64(fs.Bsize) < 1<<30 {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "mobyfs-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // Docker sets the version of the daemon that runs; "" is one that does not run.
