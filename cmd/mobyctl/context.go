@@ -74,7 +74,11 @@ func dropContext(cluster string) error {
 			return err
 		}
 	}
-	return os.RemoveAll(dir)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(dir)) // goes if this was the last cluster
+	return nil
 }
 
 // loadContext finds the cluster that --cluster names, or the one bootstrapped last.
