@@ -101,7 +101,7 @@ func (h *Host) write(t *testing.T, path, text string, mode os.FileMode) {
 // Env is what commands on the host run with.
 func (h *Host) Env() []string {
 	path := h.Bin + ":/usr/sbin:/usr/bin:/sbin:/bin"
-	return []string{"MOBYFS_HOST_ROOT=" + h.Root, "MOBYFS_HOST_PATH=" + path, "PATH=" + path, "MOBYFS_TEST_PROGRAM=mobyfs"}
+	return []string{"MOBYFS_HOST_ROOT=" + h.Root, "MOBYFS_HOST_PATH=" + path, "PATH=" + path, "MOBYFS_TEST_PROGRAM=mobyfs", "GORACE=atexit_sleep_ms=0"}
 }
 
 // Facts gathers the host's facts as mobyctl does.
