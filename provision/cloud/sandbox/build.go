@@ -42,7 +42,7 @@ func buildImage(ctx context.Context, r recipe, mirror string) (err error) {
 	if err := debootstrap(ctx, r, mirror, root); err != nil {
 		return err
 	}
-	if err := runApart(ctx, "chroot", root, "/bin/sh", "-c", r.finish, "finish", r.distro); err != nil {
+	if err := runApart(ctx, "chroot", root, "/bin/sh", "-c", r.finish); err != nil {
 		return err
 	}
 	id, err := importTree(ctx, root, r.hash())
@@ -75,7 +75,8 @@ func debootstrap(ctx context.Context, r recipe, mirror, root string) error {
 	const scripts = "/usr/share/debootstrap/scripts/"
 	if _, err := os.Stat(scripts + r.distro); err != nil { // an old debootstrap: all suites go by that of sid
 		if mirror == "" {
-			args = append(args, "http://deb.debian.org/debian")
+			return mobyfs.Errorf(mobyfs.CodeInvalid, "this machine's debootstrap is too old to know where %s is", r.distro).
+				WithHint("name a mirror of Debian with --mirror")
 		}
 		args = append(args, scripts+"sid")
 	}

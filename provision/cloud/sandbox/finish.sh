@@ -1,6 +1,5 @@
 # Runs in a new host's root file system, once, after debootstrap. What changes here changes the image's hash.
 set -eu
-suite=$1
 
 # A user with sudo and one without, besides root. Keys are given when a host is made.
 useradd --create-home --shell /bin/bash mobyfs
@@ -12,12 +11,6 @@ chmod 0440 /etc/sudoers.d/mobyfs
 rm -f /etc/ssh/ssh_host_* /var/lib/dbus/machine-id
 : >/etc/machine-id
 ln -s /etc/machine-id /var/lib/dbus/machine-id
-
-cat >/etc/apt/sources.list <<EOF
-deb http://deb.debian.org/debian $suite main
-deb http://deb.debian.org/debian $suite-updates main
-deb http://deb.debian.org/debian-security $suite-security main
-EOF
 
 # sshd complains at each login if it is missing.
 [ -e /etc/default/locale ] || echo 'LANG=C.UTF-8' >/etc/default/locale
