@@ -39,7 +39,8 @@ func (c *Child) Run(test, moment string, env ...string) (killed bool) {
 		c.t.Fatal(err)
 	}
 	cmd := exec.Command(c.bin, "-test.run", "^"+test+"$", "-test.count", "1")
-	cmd.Env = append(append(os.Environ(), "MOBYFS_KILL_AT="+at), env...)
+	// A child that is killed removes nothing; what it makes lies in the caller's directory.
+	cmd.Env = append(append(os.Environ(), "MOBYFS_KILL_AT="+at, "TMPDIR="+filepath.Dir(at)), env...)
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
