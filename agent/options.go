@@ -43,7 +43,7 @@ func parseOptions(opts map[string]string, backends []string) (mobyfs.VolumeSpec,
 
 // suggest names the known word that is nearest to what was typed, and all of them.
 func suggest(typed string, known []string) string {
-	slices.Sort(known)
+	known = slices.Sorted(slices.Values(known))
 	all := "known: " + strings.Join(known, ", ")
 	for _, k := range known {
 		if levenshtein.Distance(strings.ToLower(typed), k, nil) <= 2 {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/agext/levenshtein"
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
@@ -215,7 +216,7 @@ func itoa(i int) string { return strconv.Itoa(i) }
 func didYouMean(got string, words []string) string {
 	best, least := "", 3
 	for _, w := range words {
-		if n := distance(strings.ToLower(got), strings.ToLower(w)); n < least && n < len(w) {
+		if n := levenshtein.Distance(strings.ToLower(got), strings.ToLower(w), nil); n < least && n < len(w) {
 			best, least = w, n
 		}
 	}
@@ -223,25 +224,4 @@ func didYouMean(got string, words []string) string {
 		return ""
 	}
 	return fmt.Sprintf(" — did you mean %q?", best)
-}
-
-// distance is how many letters must be changed, added or dropped to get from a to b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/moby/sys/mountinfo"
+
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/durable"
 )
@@ -211,16 +213,13 @@ func (s stateGone) Apply(_ context.Context, r *Run) error {
 
 // nothingMounted refuses to delete through a mount: what is below it may be somebody's data.
 func (r *Run) nothingMounted(dir string) error {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
+	below, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(m.Mountpoint, r.path(dir)+"/"), false
+	})
+	if err == nil && len(below) > 0 {
+		err = fmt.Errorf("remove %s: something is mounted at %s", dir, below[0].Mountpoint)
 	}
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], r.path(dir)+"/") {
-			return fmt.Errorf("remove %s: something is mounted at %s", dir, f[4])
-		}
-	}
-	return nil
+	return err
 }
 
 // empty removes a directory; our journal in it goes when all else is gone. The root of a file system of its own can't
