@@ -34,6 +34,10 @@ func (l *listening) heard() []byte {
 	return bytes.Clone(l.head)
 }
 
+// lastWords is how long a proxy program may take to end by itself once its connection is closed, and how long its
+// complaints are waited for.
+const lastWords = 500 * time.Millisecond
+
 // proxy is a connection through a program: what ProxyCommand names, or ssh -W through a jump host.
 type proxy struct {
 	io.Reader
@@ -41,11 +45,13 @@ type proxy struct {
 	cmd    *exec.Cmd
 	stderr *tail
 	once   sync.Once
+	ended  chan struct{} // closed once the program has ended and all it complained about was read
 }
 
 func startProxy(t Target, s settings) (net.Conn, error) {
-	p := &proxy{cmd: exec.Command(s.proxy[0], s.proxy[1:]...), stderr: &tail{}}
+	p := &proxy{cmd: exec.Command(s.proxy[0], s.proxy[1:]...), stderr: &tail{}, ended: make(chan struct{})}
 	p.cmd.Stderr = p.stderr
+	p.cmd.WaitDelay = lastWords // something that it started may keep its stderr open
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -61,14 +67,26 @@ func startProxy(t Target, s settings) (net.Conn, error) {
 	return p, nil
 }
 
-// said is what the program complained about.
-func (p *proxy) said() string { return p.stderr.String() }
+// said is what the program complained about. It is called after Close and waits for the program's end, for a program
+// that fails closes its connection before its complaint was read.
+func (p *proxy) said() string {
+	select {
+	case <-p.ended:
+	case <-time.After(4 * lastWords):
+	}
+	return p.stderr.String()
+}
 
+// Close ends the connection at once and the program soon: by itself, as its input has ended, or by force.
 func (p *proxy) Close() error {
 	p.once.Do(func() {
 		_ = p.WriteCloser.Close()
-		_ = p.cmd.Process.Kill()
-		go func() { _ = p.cmd.Wait() }()
+		kill := time.AfterFunc(lastWords, func() { _ = p.cmd.Process.Kill() })
+		go func() {
+			defer close(p.ended)
+			defer kill.Stop()
+			_ = p.cmd.Wait()
+		}()
 	})
 	return nil
 }

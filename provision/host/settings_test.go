@@ -98,3 +98,11 @@ func TestProxyCommand(t *testing.T) {
 	_, err = l.dial()
 	l.mustFail(err, Unreachable, "gate is closed")
 }
+
+// A proxy program may close the connection first and say why after that.
+func TestProxyCommandsLastWordsAreWaitedFor(t *testing.T) {
+	l := newLab(t)
+	writeScript(t, l.dialer.Home, "ssh", "echo \"proxycommand sh -c 'exec >&-; sleep 0.1; echo gate is closed >&2'\"")
+	_, err := l.dial()
+	l.mustFail(err, Unreachable, "gate is closed")
+}
