@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/mobyfs/mobyfs/test/fleet"
 )
 
 // clusterFile writes a cluster.yaml of the given hosts.
@@ -29,17 +31,17 @@ func clusterFile(t *testing.T, user, key, known string, hosts ...string) string 
 // hostTree sums up everything on a host that an installer could touch: names, modes, times, contents.
 func hostTree(t *testing.T, host string) string {
 	t.Helper()
-	return the.sh(t, host, `cd /; find etc usr/bin usr/lib/mobyfs usr/lib/systemd usr/local var/lib/mobyfs var/lib/mobyfs-control run/docker/plugins \
+	return the.Sh(t, host, `cd /; find etc usr/bin usr/lib/mobyfs usr/lib/systemd usr/local var/lib/mobyfs var/lib/mobyfs-control run/docker/plugins \
 		-path var/lib/mobyfs/state -prune -o -path var/lib/mobyfs-control/etcd -prune -o -type f -printf '%p %m %U:%G %T@ ' -exec sha256sum {} \; -o -printf '%p %m %U:%G %l\n' 2>/dev/null | sort`)
 }
 
 // TestBadInputIsRefusedBeforeAnythingChanges: each mistake is told with its cause and the way out, and the hosts
 // are left as they were.
 func TestBadInputIsRefusedBeforeAnythingChanges(t *testing.T) {
-	h1, h2 := the.hosts["h1"], the.hosts["h2"]
+	h1, h2 := the.Hosts["h1"], the.Hosts["h2"]
 	before := hostTree(t, "h1")
 	otherKey := filepath.Join(t.TempDir(), "known_hosts")
-	known, err := os.ReadFile(the.known)
+	known, err := os.ReadFile(the.Known)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,33 +76,33 @@ func TestBadInputIsRefusedBeforeAnythingChanges(t *testing.T) {
 		undo    string
 		want    []string
 	}{
-		{name: "unreachable host", user: "root", known: the.known, hosts: []string{h1, unreachable}, want: []string{"n2", unreachable}},
+		{name: "unreachable host", user: "root", known: the.Known, hosts: []string{h1, unreachable}, want: []string{"n2", unreachable}},
 		{name: "host key changed", user: "root", known: otherKey, hosts: []string{h1}, want: []string{"n1", "HOST KEY CHANGED", "SHA256:"}},
 		{name: "host key unknown", user: "root", known: nothingKnown, hosts: []string{h1}, want: []string{"n1", "SHA256:"}},
-		{name: "wrong key", user: "root", key: stranger, known: the.known, hosts: []string{h1}, want: []string{"n1", "root", stranger}},
-		{name: "user refused", user: "nobodyhere", known: the.known, hosts: []string{h1}, want: []string{"n1", "nobodyhere"}},
-		{name: "no sudo", user: "nosudo", known: the.known, hosts: []string{h1}, want: []string{"n1", "sudo"}},
-		{name: "no Docker", user: "root", known: the.known, hosts: []string{h1}, prepare: "systemctl stop docker.socket docker", undo: "systemctl start docker.socket docker", want: []string{"n1", "Docker"}},
-		{name: "port taken", user: "root", known: the.known, hosts: []string{h1}, prepare: "busybox nc -l -p 8080 </dev/zero >/dev/null 2>&1 & echo $! > /run/taken.pid; sleep 0.3", undo: "kill $(cat /run/taken.pid); rm /run/taken.pid", want: []string{"n1", "8080"}},
-		{name: "disk full", user: "root", known: the.known, hosts: []string{h1}, prepare: "mkdir -p /var/lib/mobyfs && mount -t tmpfs -o size=1m tmpfs /var/lib/mobyfs", undo: "umount /var/lib/mobyfs", want: []string{"n1", "/var/lib"}},
+		{name: "wrong key", user: "root", key: stranger, known: the.Known, hosts: []string{h1}, want: []string{"n1", "root", stranger}},
+		{name: "user refused", user: "nobodyhere", known: the.Known, hosts: []string{h1}, want: []string{"n1", "nobodyhere"}},
+		{name: "no sudo", user: "nosudo", known: the.Known, hosts: []string{h1}, want: []string{"n1", "sudo"}},
+		{name: "no Docker", user: "root", known: the.Known, hosts: []string{h1}, prepare: "systemctl stop docker.socket docker", undo: "systemctl start docker.socket docker", want: []string{"n1", "Docker"}},
+		{name: "port taken", user: "root", known: the.Known, hosts: []string{h1}, prepare: "busybox nc -l -p 8080 </dev/zero >/dev/null 2>&1 & echo $! > /run/taken.pid; sleep 0.3", undo: "kill $(cat /run/taken.pid); rm /run/taken.pid", want: []string{"n1", "8080"}},
+		{name: "disk full", user: "root", known: the.Known, hosts: []string{h1}, prepare: "mkdir -p /var/lib/mobyfs && mount -t tmpfs -o size=1m tmpfs /var/lib/mobyfs", undo: "umount /var/lib/mobyfs", want: []string{"n1", "/var/lib"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if tc.prepare != "" {
-				the.sh(t, "h1", tc.prepare)
-				defer the.sh(t, "h1", tc.undo)
+				the.Sh(t, "h1", tc.prepare)
+				defer the.Sh(t, "h1", tc.undo)
 			}
-			r := the.try(t, "bootstrap", "-f", clusterFile(t, tc.user, cmp.Or(tc.key, the.key), tc.known, tc.hosts...), "--yes")
-			if r.code != 4 {
-				t.Errorf("exit code %d, want 4 (a check before the first change failed)", r.code)
+			r := the.Try(t, "bootstrap", "-f", clusterFile(t, tc.user, cmp.Or(tc.key, the.Key), tc.known, tc.hosts...), "--yes")
+			if r.Code != 4 {
+				t.Errorf("exit code %d, want 4 (a check before the first change failed)", r.Code)
 			}
-			has(t, r.stderr, tc.want...)
-			if strings.Contains(r.stderr, "exit status") || strings.Contains(r.stderr, "goroutine") {
-				t.Errorf("the message speaks of innards:\n%s", r.stderr)
+			fleet.Has(t, r.Stderr, tc.want...)
+			if strings.Contains(r.Stderr, "exit status") || strings.Contains(r.Stderr, "goroutine") {
+				t.Errorf("the message speaks of innards:\n%s", r.Stderr)
 			}
-			t.Logf("says:\n%s", r.stderr)
+			t.Logf("says:\n%s", r.Stderr)
 		})
 	}
-	the.sh(t, "h1", "rmdir /var/lib/mobyfs 2>/dev/null || true")
+	the.Sh(t, "h1", "rmdir /var/lib/mobyfs 2>/dev/null || true")
 	if after := hostTree(t, "h1"); after != before {
 		t.Errorf("h1 was changed:\n%s", diffLines(before, after))
 	}
@@ -112,11 +114,11 @@ func TestUnknownFieldIsShownWithItsPlaceAndTheRightWord(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r := the.try(t, "bootstrap", "-f", path, "--yes")
-	if r.code == 0 {
+	r := the.Try(t, "bootstrap", "-f", path, "--yes")
+	if r.Code == 0 {
 		t.Fatal("an unknown field was accepted")
 	}
-	has(t, r.stderr, "cluster.yaml:5:5", `"adress"`, `did you mean "address"?`)
+	fleet.Has(t, r.Stderr, "cluster.yaml:5:5", `"adress"`, `did you mean "address"?`)
 }
 
 // diffLines gives the lines that only one of two texts has.

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mobyfs/mobyfs/test/fleet"
 )
 
 var benchInto = flag.String("bench-into", "", "the file to write what was measured to")
@@ -38,16 +40,12 @@ func (c comparison) ratio() float64 {
 func timed(t *testing.T, cmd *exec.Cmd) time.Duration {
 	t.Helper()
 	start := time.Now()
-	r := runCommand(t, cmd)
+	r := fleet.RunCommand(t, cmd)
 	took := time.Since(start)
-	if r.code != 0 {
+	if r.Code != 0 {
 		t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), r)
 	}
 	return took
-}
-
-func (f *fleet) cmdOn(host string, args ...string) *exec.Cmd {
-	return exec.Command("docker", append([]string{"exec", f.container(host)}, args...)...)
 }
 
 // TestBench measures mobyfs against doing the same by hand, and writes docs/benchmarks.md.
@@ -55,8 +53,7 @@ func TestBench(t *testing.T) {
 	if *benchInto == "" {
 		t.Fatal("name the file to write to with -bench-into (make bench does)")
 	}
-	the.ctl(t, "init", "--sandbox", the.name, "-o", clusterYAML())
-	the.ctl(t, "bootstrap", "-f", clusterYAML(), "--yes")
+	the.Bootstrap(t)
 	all := []comparison{benchBootstrap(t, true), benchBootstrap(t, false)}
 	all = append(all, benchMount(t)...)
 	all = append(all, benchMove(t, "h1", "h2"), benchMove(t, "h2", "h3"))
@@ -72,22 +69,22 @@ func TestBench(t *testing.T) {
 func benchBootstrap(t *testing.T, proof bool) comparison {
 	c := comparison{what: "Bootstrap of one new host, the connections and the plan included",
 		theirs: "`ssh mkdir`, `scp` of the same files, `ssh systemctl daemon-reload; enable; restart`", goal: "≤ 1.5", good: func(r float64) bool { return r <= 1.5 }}
-	args := []string{"bootstrap", "-f", clusterYAML(), "--yes"}
+	args := []string{"bootstrap", "-f", the.ClusterYAML(), "--yes"}
 	if proof {
 		c.what += ", and the proof (volumes created on all nodes, one moved)"
 		c.goal, c.good = "none", func(float64) bool { return true }
 	} else {
 		args = append(args, "--no-proof")
 	}
-	ssh := []string{"-i", the.key, "-o", "UserKnownHostsFile=" + the.known, "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"}
-	target := "root@" + the.hosts["h3"]
+	ssh := []string{"-i", the.Key, "-o", "UserKnownHostsFile=" + the.Known, "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"}
+	target := "root@" + the.Hosts["h3"]
 	// What bootstrap puts there is what is copied by hand.
 	stash := filepath.Join(t.TempDir(), "files")
 	for _, f := range []string{"/usr/bin/mobyfs", "/etc/mobyfs/mobyfs.env", "/etc/systemd/system/mobyfs.service", "/etc/systemd/system/mobyfs.socket", "/var/lib/mobyfs/pki"} {
 		if err := os.MkdirAll(stash, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("docker", "cp", "-L", the.container("h3")+":"+f, stash+"/").CombinedOutput(); err != nil {
+		if out, err := exec.Command("docker", "cp", "-L", the.Container("h3")+":"+f, stash+"/").CombinedOutput(); err != nil {
 			t.Fatalf("docker cp %s: %v\n%s", f, err, out)
 		}
 	}
@@ -101,10 +98,10 @@ func benchBootstrap(t *testing.T, proof bool) comparison {
 	}, " && ")
 	clear := "systemctl disable -q --now mobyfs.socket mobyfs.service; rm -rf /usr/bin/mobyfs /usr/lib/mobyfs /etc/mobyfs /etc/systemd/system/mobyfs* /var/lib/mobyfs /run/docker/plugins/mobyfs.sock; systemctl daemon-reload"
 	for range 7 {
-		the.tryOn(t, "h3", "sh", "-c", clear)
+		the.TryOn(t, "h3", "sh", "-c", clear)
 		c.other = append(c.other, timed(t, exec.Command("bash", "-c", byHand)))
-		the.tryOn(t, "h3", "sh", "-c", clear)
-		c.ours = append(c.ours, timed(t, the.command("mobyctl", args...)))
+		the.TryOn(t, "h3", "sh", "-c", clear)
+		c.ours = append(c.ours, timed(t, the.Command("mobyctl", args...)))
 	}
 	return c
 }
@@ -115,12 +112,12 @@ func benchMount(t *testing.T) []comparison {
 	start := comparison{what: "`docker start -a` of a container with a volume (Mount, run `true`, Unmount)", theirs: "the same with `--volume-driver=local`", goal: goal, good: good}
 	run := comparison{what: "`docker run --rm` with a volume", theirs: "the same with `--volume-driver=local`", goal: goal, good: good}
 	for _, d := range []string{"mobyfs", "local"} {
-		the.on(t, "h2", "docker", "create", "--name", "b-"+d, "-v", "b-"+d+":/data", "--volume-driver="+d, "busybox", "true")
+		the.On(t, "h2", "docker", "create", "--name", "b-"+d, "-v", "b-"+d+":/data", "--volume-driver="+d, "busybox", "true")
 	}
 	for i := range 31 {
 		for _, d := range []string{"mobyfs", "local"} {
-			s := timed(t, the.cmdOn("h2", "docker", "start", "-a", "b-"+d))
-			r := timed(t, the.cmdOn("h2", "docker", "run", "--rm", "-v", "b-"+d+":/data", "--volume-driver="+d, "busybox", "true"))
+			s := timed(t, the.CmdOn("h2", "docker", "start", "-a", "b-"+d))
+			r := timed(t, the.CmdOn("h2", "docker", "run", "--rm", "-v", "b-"+d+":/data", "--volume-driver="+d, "busybox", "true"))
 			switch {
 			case i == 0: // warms up
 			case d == "mobyfs":
@@ -131,8 +128,8 @@ func benchMount(t *testing.T) []comparison {
 		}
 	}
 	for _, d := range []string{"mobyfs", "local"} {
-		the.on(t, "h2", "docker", "rm", "b-"+d)
-		the.on(t, "h2", "docker", "volume", "rm", "b-"+d)
+		the.On(t, "h2", "docker", "rm", "b-"+d)
+		the.On(t, "h2", "docker", "volume", "rm", "b-"+d)
 	}
 	return []comparison{start, run}
 }
@@ -141,37 +138,37 @@ func benchMount(t *testing.T) []comparison {
 func benchMove(t *testing.T, from, to string) comparison {
 	c := comparison{what: fmt.Sprintf("Throughput of a cold move %s → %s: 10,000 small files and one of 300 MB, encrypted, digests compared", from, to),
 		theirs: "`tar` into `nc`, `sync` at the end; plain text, nothing compared", goal: "≥ 0.9", good: func(r float64) bool { return r >= 0.9 }}
-	the.ctl(t, "volume", "create", "bench", "--node", from)
-	v := the.volume(t, "bench")
-	the.on(t, from, "hosttool", "make", dataDir(v), "10000", fmt.Sprint(300<<20))
+	the.Ctl(t, "volume", "create", "bench", "--node", from)
+	v := the.Volume(t, "bench")
+	the.On(t, from, "hosttool", "make", fleet.DataDir(v), "10000", fmt.Sprint(300<<20))
 	for range 5 {
-		the.sh(t, to, "rm -rf /var/lib/bench && mkdir -p /var/lib/bench && sync")
-		listen := the.cmdOn(to, "sh", "-c", "nc -l -p 9999 | tar -C /var/lib/bench --xattrs --acls --numeric-owner -xpf - 2>/dev/null; sync -f /var/lib/bench")
+		the.Sh(t, to, "rm -rf /var/lib/bench && mkdir -p /var/lib/bench && sync")
+		listen := the.CmdOn(to, "sh", "-c", "nc -l -p 9999 | tar -C /var/lib/bench --xattrs --acls --numeric-owner -xpf - 2>/dev/null; sync -f /var/lib/bench")
 		if err := listen.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 5*time.Second, func() string {
-			if !strings.Contains(the.sh(t, to, "ss -Hltn"), ":9999") {
+		fleet.Eventually(t, 5*time.Second, func() string {
+			if !strings.Contains(the.Sh(t, to, "ss -Hltn"), ":9999") {
 				return "nc does not listen"
 			}
 			return ""
 		})
 		begin := time.Now()
-		the.sh(t, from, "tar -C "+dataDir(v)+" --xattrs --acls --numeric-owner -cf - . 2>/dev/null | nc -N "+the.hosts[to]+" 9999")
+		the.Sh(t, from, "tar -C "+fleet.DataDir(v)+" --xattrs --acls --numeric-owner -cf - . 2>/dev/null | nc -N "+the.Hosts[to]+" 9999")
 		if err := listen.Wait(); err != nil {
 			t.Fatalf("tar through nc: %v", err)
 		}
 		c.ours = append(c.ours, time.Since(begin)) // throughput is the inverse of time: the sides change
-		if n := the.sh(t, to, "find /var/lib/bench | wc -l"); len(n) < 5 {
+		if n := the.Sh(t, to, "find /var/lib/bench | wc -l"); len(n) < 5 {
 			t.Fatalf("tar brought %s files only", n)
 		}
-		the.sh(t, to, "rm -rf /var/lib/bench && sync")
-		c.other = append(c.other, timed(t, the.command("mobyctl", "volume", "move", "bench", "--to", to)))
-		the.ctl(t, "volume", "move", "bench", "--to", from)
-		the.sh(t, from, "rm -rf /var/lib/mobyfs/trash/*; sync")
-		the.sh(t, to, "rm -rf /var/lib/mobyfs/trash/*; sync")
+		the.Sh(t, to, "rm -rf /var/lib/bench && sync")
+		c.other = append(c.other, timed(t, the.Command("mobyctl", "volume", "move", "bench", "--to", to)))
+		the.Ctl(t, "volume", "move", "bench", "--to", from)
+		the.Sh(t, from, "rm -rf /var/lib/mobyfs/trash/*; sync")
+		the.Sh(t, to, "rm -rf /var/lib/mobyfs/trash/*; sync")
 	}
-	remove(t, "bench")
+	the.Remove(t, "bench")
 	return c
 }
 

@@ -2,13 +2,14 @@ package test
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+
+	"github.com/mobyfs/mobyfs/test/fleet"
 )
 
 // anonymousGet asks a TLS server something without a certificate of one's own.
@@ -24,132 +25,92 @@ func anonymousGet(addr string) error {
 	return resp.Body.Close()
 }
 
-// dockerVolume is what docker volume inspect says.
-type dockerVolume struct {
-	Name, Driver, Mountpoint, Scope, CreatedAt string
-	Status                                     map[string]any
-}
-
-func inspect(t *testing.T, host, name string) dockerVolume {
-	t.Helper()
-	var all []dockerVolume
-	out := the.on(t, host, "docker", "volume", "inspect", name)
-	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all) != 1 {
-		t.Fatalf("docker volume inspect %s: %v in %s", name, err, out)
-	}
-	return all[0]
-}
-
-// dockerLists tells whether Docker on the host lists the volume as mobyfs's.
-func dockerLists(t *testing.T, host, name string) bool {
-	t.Helper()
-	for line := range strings.Lines(the.on(t, host, "docker", "volume", "ls", "--format", "{{.Driver}} {{.Name}}")) {
-		if strings.TrimSpace(line) == "mobyfs "+name {
-			return true
-		}
-	}
-	return false
-}
-
-// remove takes a volume away at the end of a test.
-func remove(t *testing.T, names ...string) {
-	t.Helper()
-	for _, name := range names {
-		eventually(t, 20*time.Second, func() string {
-			if r := the.try(t, "volume", "rm", name); r.code != 0 {
-				return r.String()
-			}
-			return ""
-		})
-	}
-}
-
 func TestScenario01VolumeIsCreatedWhereAsked(t *testing.T) {
-	the.ctl(t, "volume", "create", "s01", "--node", "h2", "--size", "10MiB")
-	defer remove(t, "s01")
-	v := the.volume(t, "s01")
+	the.Ctl(t, "volume", "create", "s01", "--node", "h2", "--size", "10MiB")
+	defer the.Remove(t, "s01")
+	v := the.Volume(t, "s01")
 	if v.State != mobyfs.VolumeReady || v.Node != "h2" || v.Spec.SizeBytes != 10<<20 {
 		t.Errorf("got %+v, want it ready on h2 with 10 MiB", v)
 	}
-	d := inspect(t, "h2", "s01")
-	if d.Driver != "mobyfs" || d.Scope != "global" || d.Mountpoint != dataDir(v) || d.CreatedAt == "" {
+	d := the.Inspect(t, "h2", "s01")
+	if d.Driver != "mobyfs" || d.Scope != "global" || d.Mountpoint != fleet.DataDir(v) || d.CreatedAt == "" {
 		t.Errorf("Docker on h2 says %+v", d)
 	}
-	if out := the.sh(t, "h2", "stat -c %F "+d.Mountpoint); out != "directory" {
+	if out := the.Sh(t, "h2", "stat -c %F "+d.Mountpoint); out != "directory" {
 		t.Errorf("the path on h2 is %q", out)
 	}
-	the.sh(t, "h1", "! ls /var/lib/mobyfs/volumes/"+string(v.ID))
+	the.Sh(t, "h1", "! ls /var/lib/mobyfs/volumes/"+string(v.ID))
 }
 
 func TestScenario04MoveKeepsAllAttributes(t *testing.T) {
-	the.ctl(t, "volume", "create", "s04", "--node", "h1", "--size", "1MiB", "--label", "app=shop")
-	defer remove(t, "s04")
-	the.inVolume(t, "h1", "s04", "echo hello > /data/x; chmod 640 /data/x; touch -d '2001-02-03 04:05:06' /data/x")
-	before := the.volume(t, "s04")
-	tree := the.treeOf(t, "h1", before)
-	the.ctl(t, "volume", "move", "s04", "--to", "h3")
-	after := the.volume(t, "s04")
+	the.Ctl(t, "volume", "create", "s04", "--node", "h1", "--size", "1MiB", "--label", "app=shop")
+	defer the.Remove(t, "s04")
+	the.InVolume(t, "h1", "s04", "echo hello > /data/x; chmod 640 /data/x; touch -d '2001-02-03 04:05:06' /data/x")
+	before := the.Volume(t, "s04")
+	tree := the.TreeOf(t, "h1", before)
+	the.Ctl(t, "volume", "move", "s04", "--to", "h3")
+	after := the.Volume(t, "s04")
 	if after.Node != "h3" || after.Migration != nil || after.Fence <= before.Fence {
 		t.Errorf("after the move: %+v", after)
 	}
 	if after.ID != before.ID || !after.Spec.Equal(before.Spec) || !after.CreatedAt.Equal(before.CreatedAt) || after.Name != before.Name {
 		t.Errorf("attributes changed: %+v, were %+v", after, before)
 	}
-	if got := the.treeOf(t, "h3", after); got != tree {
+	if got := the.TreeOf(t, "h3", after); got != tree {
 		t.Errorf("the tree changed:\n%s", diffLines(tree, got))
 	}
-	eventually(t, 10*time.Second, func() string {
-		if the.tryOn(t, "h1", "ls", dataDir(after)).code == 0 {
+	fleet.Eventually(t, 10*time.Second, func() string {
+		if the.TryOn(t, "h1", "ls", fleet.DataDir(after)).Code == 0 {
 			return "h1 still has the bytes"
 		}
 		return ""
 	})
-	if out := the.ctl(t, "volume", "move", "s04", "--to", "h3"); !strings.Contains(out, "already") {
+	if out := the.Ctl(t, "volume", "move", "s04", "--to", "h3"); !strings.Contains(out, "already") {
 		t.Errorf("a second move to h3 says %q", out)
 	}
 }
 
 func TestScenario05DeletedVolumeIsGoneEverywhere(t *testing.T) {
-	the.on(t, "h1", "docker", "volume", "create", "-d", "mobyfs", "s05")
-	v := the.volume(t, "s05")
-	the.on(t, "h1", "docker", "volume", "rm", "s05")
-	if r := the.try(t, "volume", "inspect", "s05"); r.code == 0 {
+	the.On(t, "h1", "docker", "volume", "create", "-d", "mobyfs", "s05")
+	v := the.Volume(t, "s05")
+	the.On(t, "h1", "docker", "volume", "rm", "s05")
+	if r := the.Try(t, "volume", "inspect", "s05"); r.Code == 0 {
 		t.Errorf("it is still in the catalogue: %v", r)
 	}
-	eventually(t, 10*time.Second, func() string {
-		for h := range the.hosts {
-			if dockerLists(t, h, "s05") {
+	fleet.Eventually(t, 10*time.Second, func() string {
+		for h := range the.Hosts {
+			if the.DockerLists(t, h, "s05") {
 				return h + " lists it"
 			}
 		}
-		if the.tryOn(t, v.Node, "ls", dataDir(v)).code == 0 {
+		if the.TryOn(t, v.Node, "ls", fleet.DataDir(v)).Code == 0 {
 			return v.Node + " has its bytes"
 		}
 		return ""
 	})
-	the.on(t, "h2", "docker", "volume", "create", "-d", "mobyfs", "s05") // the name is free again
-	if again := the.volume(t, "s05"); again.ID == v.ID {
+	the.On(t, "h2", "docker", "volume", "create", "-d", "mobyfs", "s05") // the name is free again
+	if again := the.Volume(t, "s05"); again.ID == v.ID {
 		t.Error("the new volume has the old one's ID")
 	}
-	remove(t, "s05")
+	the.Remove(t, "s05")
 }
 
 func TestScenario10WriteAndReadThroughHTTP(t *testing.T) {
-	defer remove(t, "s10")
-	defer the.tryOn(t, "h1", "docker", "rm", "-f", "s10web")
-	the.inVolume(t, "h1", "s10", `mkdir /data/cgi-bin; printf '#!/bin/sh\ncat > /data/posted\necho\necho stored\n' > /data/cgi-bin/put; chmod +x /data/cgi-bin/put`)
-	the.on(t, "h1", "docker", "run", "-d", "--name", "s10web", "-v", "s10:/data", "--volume-driver=mobyfs", "-p", "8088:80", "busybox", "httpd", "-f", "-h", "/data")
-	eventually(t, 10*time.Second, func() string {
-		if r := the.tryOn(t, "h1", "busybox", "wget", "-qO-", "--post-data", "written by HTTP", "http://127.0.0.1:8088/cgi-bin/put"); !strings.Contains(r.stdout, "stored") {
+	defer the.Remove(t, "s10")
+	defer the.TryOn(t, "h1", "docker", "rm", "-f", "s10web")
+	the.InVolume(t, "h1", "s10", `mkdir /data/cgi-bin; printf '#!/bin/sh\ncat > /data/posted\necho\necho stored\n' > /data/cgi-bin/put; chmod +x /data/cgi-bin/put`)
+	the.On(t, "h1", "docker", "run", "-d", "--name", "s10web", "-v", "s10:/data", "--volume-driver=mobyfs", "-p", "8088:80", "busybox", "httpd", "-f", "-h", "/data")
+	fleet.Eventually(t, 10*time.Second, func() string {
+		if r := the.TryOn(t, "h1", "busybox", "wget", "-qO-", "--post-data", "written by HTTP", "http://127.0.0.1:8088/cgi-bin/put"); !strings.Contains(r.Stdout, "stored") {
 			return r.String()
 		}
 		return ""
 	})
-	if got := the.on(t, "h1", "busybox", "wget", "-qO-", "http://127.0.0.1:8088/posted"); got != "written by HTTP" {
+	if got := the.On(t, "h1", "busybox", "wget", "-qO-", "http://127.0.0.1:8088/posted"); got != "written by HTTP" {
 		t.Errorf("read %q", got)
 	}
-	the.on(t, "h1", "docker", "rm", "-f", "s10web")
-	if got := the.inVolume(t, "h2", "s10", "cat /data/posted"); got != "written by HTTP" {
+	the.On(t, "h1", "docker", "rm", "-f", "s10web")
+	if got := the.InVolume(t, "h2", "s10", "cat /data/posted"); got != "written by HTTP" {
 		t.Errorf("on h2 read %q", got)
 	}
 }
@@ -163,19 +124,19 @@ func TestScenario12ContainerComesBackWithItsDataAfterDockerRestarts(t *testing.T
 			{"kill", "kill -9 $(systemctl show -p MainPID --value docker); sleep 0.5; systemctl restart docker"},
 		} {
 			t.Run(host+" "+how.name, func(t *testing.T) {
-				defer remove(t, "s12")
-				defer the.tryOn(t, host, "docker", "rm", "-f", "s12c")
-				the.on(t, host, "docker", "run", "-d", "--name", "s12c", "--restart=always", "-v", "s12:/data", "--volume-driver=mobyfs",
+				defer the.Remove(t, "s12")
+				defer the.TryOn(t, host, "docker", "rm", "-f", "s12c")
+				the.On(t, host, "docker", "run", "-d", "--name", "s12c", "--restart=always", "-v", "s12:/data", "--volume-driver=mobyfs",
 					"busybox", "sh", "-c", "echo started >> /data/log; exec sleep 100000")
-				eventually(t, 10*time.Second, func() string { return lines(the, t, host, "s12c", 1) })
-				the.sh(t, host, how.do)
-				eventually(t, 60*time.Second, func() string { return lines(the, t, host, "s12c", 2) })
-				if v := the.volume(t, "s12"); v.Lease == nil || v.Lease.Node != host {
+				fleet.Eventually(t, 10*time.Second, func() string { return lines(the, t, host, "s12c", 1) })
+				the.Sh(t, host, how.do)
+				fleet.Eventually(t, 60*time.Second, func() string { return lines(the, t, host, "s12c", 2) })
+				if v := the.Volume(t, "s12"); v.Lease == nil || v.Lease.Node != host {
 					t.Errorf("after the restart nobody holds the volume: %+v", v)
 				}
-				the.on(t, host, "docker", "rm", "-f", "s12c")
-				eventually(t, 60*time.Second, func() string {
-					if v := the.volume(t, "s12"); v.Lease != nil {
+				the.On(t, host, "docker", "rm", "-f", "s12c")
+				fleet.Eventually(t, 60*time.Second, func() string {
+					if v := the.Volume(t, "s12"); v.Lease != nil {
 						return "the lease is still held"
 					}
 					return ""
@@ -186,91 +147,91 @@ func TestScenario12ContainerComesBackWithItsDataAfterDockerRestarts(t *testing.T
 }
 
 // lines says what is missing until the container has started n times on the same data.
-func lines(f *fleet, t *testing.T, host, container string, n int) string {
+func lines(f *fleet.Fleet, t *testing.T, host, container string, n int) string {
 	t.Helper()
-	r := f.tryOn(t, host, "docker", "exec", container, "cat", "/data/log")
-	if got := strings.Count(r.stdout, "started"); got < n {
+	r := f.TryOn(t, host, "docker", "exec", container, "cat", "/data/log")
+	if got := strings.Count(r.Stdout, "started"); got < n {
 		return r.String()
 	}
 	return ""
 }
 
 func TestScenario13ContainerRunsWithNewAndWithGivenVolume(t *testing.T) {
-	defer remove(t, "s13new", "s13api")
-	if got := the.inVolume(t, "h3", "s13new", "echo new > /data/x; cat /data/x"); got != "new" {
+	defer the.Remove(t, "s13new", "s13api")
+	if got := the.InVolume(t, "h3", "s13new", "echo new > /data/x; cat /data/x"); got != "new" {
 		t.Errorf("a new volume: read %q", got)
 	}
-	the.ctl(t, "volume", "create", "s13api", "--node", "h1")
-	if got := the.inVolume(t, "h3", "s13api", "echo api > /data/x; cat /data/x"); got != "api" {
+	the.Ctl(t, "volume", "create", "s13api", "--node", "h1")
+	if got := the.InVolume(t, "h3", "s13api", "echo api > /data/x; cat /data/x"); got != "api" {
 		t.Errorf("a volume made by mobyctl on another node: read %q", got)
 	}
-	if v := the.volume(t, "s13api"); v.Node != "h3" {
+	if v := the.Volume(t, "s13api"); v.Node != "h3" {
 		t.Errorf("the volume is on %s, want h3 where its container ran", v.Node)
 	}
 }
 
 func TestScenario14DataFollowsTheContainer(t *testing.T) {
-	defer remove(t, "s14")
-	the.inVolume(t, "h1", "s14", "echo 1 > /data/log")
-	the.inVolume(t, "h1", "s14", "echo 2 >> /data/log")
-	the.inVolume(t, "h2", "s14", "echo 3 >> /data/log")
-	the.inVolume(t, "h3", "s14", "echo 4 >> /data/log")
-	if got := the.inVolume(t, "h1", "s14", "cat /data/log"); got != "1\n2\n3\n4" {
+	defer the.Remove(t, "s14")
+	the.InVolume(t, "h1", "s14", "echo 1 > /data/log")
+	the.InVolume(t, "h1", "s14", "echo 2 >> /data/log")
+	the.InVolume(t, "h2", "s14", "echo 3 >> /data/log")
+	the.InVolume(t, "h3", "s14", "echo 4 >> /data/log")
+	if got := the.InVolume(t, "h1", "s14", "cat /data/log"); got != "1\n2\n3\n4" {
 		t.Errorf("read %q, want what all four containers wrote", got)
 	}
 }
 
 func TestScenario15VolumesMadeElsewhereAreSeen(t *testing.T) {
-	the.on(t, "h1", "docker", "volume", "create", "-d", "mobyfs", "s15")
-	defer remove(t, "s15")
-	for h := range the.hosts {
-		if !dockerLists(t, h, "s15") {
+	the.On(t, "h1", "docker", "volume", "create", "-d", "mobyfs", "s15")
+	defer the.Remove(t, "s15")
+	for h := range the.Hosts {
+		if !the.DockerLists(t, h, "s15") {
 			t.Errorf("docker volume ls on %s lacks s15", h)
 		}
-		d := inspect(t, h, "s15")
+		d := the.Inspect(t, h, "s15")
 		if d.Name != "s15" || d.Driver != "mobyfs" || d.Status["node"] != "h1" {
 			t.Errorf("docker volume inspect on %s says %+v", h, d)
 		}
 	}
 	// Adopted by a plain -v on another host, without naming the driver.
-	the.on(t, "h3", "docker", "run", "--rm", "-v", "s15:/data", "busybox", "touch", "/data/x")
-	if v := the.volume(t, "s15"); v.Node != "h3" {
+	the.On(t, "h3", "docker", "run", "--rm", "-v", "s15:/data", "busybox", "touch", "/data/x")
+	if v := the.Volume(t, "s15"); v.Node != "h3" {
 		t.Errorf("the volume is on %s, want h3", v.Node)
 	}
 }
 
 // TestVolumeInUseElsewhereIsRefused: in one line that tells the node, the container and the way out.
 func TestVolumeInUseElsewhereIsRefused(t *testing.T) {
-	defer remove(t, "busy")
-	defer the.tryOn(t, "h1", "docker", "rm", "-f", "web-1")
-	the.on(t, "h1", "docker", "run", "-d", "--name", "web-1", "-v", "busy:/data", "--volume-driver=mobyfs", "busybox", "sleep", "100000")
-	eventually(t, 10*time.Second, func() string {
-		if v := the.volume(t, "busy"); v.Lease == nil || len(v.Lease.Users) != 1 {
+	defer the.Remove(t, "busy")
+	defer the.TryOn(t, "h1", "docker", "rm", "-f", "web-1")
+	the.On(t, "h1", "docker", "run", "-d", "--name", "web-1", "-v", "busy:/data", "--volume-driver=mobyfs", "busybox", "sleep", "100000")
+	fleet.Eventually(t, 10*time.Second, func() string {
+		if v := the.Volume(t, "busy"); v.Lease == nil || len(v.Lease.Users) != 1 {
 			return "the container is not known by name"
 		}
 		return ""
 	})
-	r := the.tryOn(t, "h2", "docker", "run", "--rm", "-v", "busy:/data", "--volume-driver=mobyfs", "busybox", "true")
-	if r.code == 0 {
+	r := the.TryOn(t, "h2", "docker", "run", "--rm", "-v", "busy:/data", "--volume-driver=mobyfs", "busybox", "true")
+	if r.Code == 0 {
 		t.Fatal("two hosts use the volume at once")
 	}
-	has(t, r.stderr, "busy", "h1", "web-1", "stop")
-	t.Logf("Docker says: %s", r.stderr)
+	fleet.Has(t, r.Stderr, "busy", "h1", "web-1", "stop")
+	t.Logf("Docker says: %s", r.Stderr)
 	for _, args := range [][]string{{"volume", "move", "busy", "--to", "h2"}, {"volume", "rm", "busy"}} {
-		r := the.try(t, args...)
-		if r.code == 0 {
+		r := the.Try(t, args...)
+		if r.Code == 0 {
 			t.Errorf("mobyctl %v went ahead", args)
 		}
-		has(t, r.stderr, "busy", "h1", "web-1", "hint:")
+		fleet.Has(t, r.Stderr, "busy", "h1", "web-1", "hint:")
 	}
-	if r := the.tryOn(t, "h2", "docker", "volume", "rm", "busy"); r.code == 0 {
+	if r := the.TryOn(t, "h2", "docker", "volume", "rm", "busy"); r.Code == 0 {
 		t.Error("h2 removed a volume that h1 uses")
 	}
-	the.on(t, "h1", "docker", "exec", "web-1", "touch", "/data/still-there")
-	the.on(t, "h1", "docker", "rm", "-f", "web-1")
-	eventually(t, 10*time.Second, func() string {
-		r := the.tryOn(t, "h2", "docker", "run", "--rm", "-v", "busy:/data", "--volume-driver=mobyfs", "busybox", "ls", "/data")
-		if r.code != 0 || !strings.Contains(r.stdout, "still-there") {
+	the.On(t, "h1", "docker", "exec", "web-1", "touch", "/data/still-there")
+	the.On(t, "h1", "docker", "rm", "-f", "web-1")
+	fleet.Eventually(t, 10*time.Second, func() string {
+		r := the.TryOn(t, "h2", "docker", "run", "--rm", "-v", "busy:/data", "--volume-driver=mobyfs", "busybox", "ls", "/data")
+		if r.Code != 0 || !strings.Contains(r.Stdout, "still-there") {
 			return r.String()
 		}
 		return ""
@@ -278,69 +239,69 @@ func TestVolumeInUseElsewhereIsRefused(t *testing.T) {
 }
 
 func TestImpossibleVolumeNamesAreRefusedByDocker(t *testing.T) {
-	the.ctl(t, "volume", "create", "twin")
-	defer remove(t, "twin")
-	before := the.ctl(t, "volume", "ls", "-o", "json")
+	the.Ctl(t, "volume", "create", "twin")
+	defer the.Remove(t, "twin")
+	before := the.Ctl(t, "volume", "ls", "-o", "json")
 	for _, name := range []string{"../../etc/passwd", "a/b", "..", "-dash", strings.Repeat("x", 300), "nul\\u0000byte", "TWIN", "Twin", "caf\\u00e9", "line\\nbreak"} {
 		body := `{"Name":"` + name + `","Driver":"mobyfs"}`
-		out := the.on(t, "h1", "hosttool", "post", "/var/run/docker.sock", "/volumes/create", body)
+		out := the.On(t, "h1", "hosttool", "post", "/var/run/docker.sock", "/volumes/create", body)
 		if strings.Contains(out, `"Mountpoint"`) {
 			t.Errorf("Docker made a volume %q: %s", name, out)
 		}
-		has(t, out, "message")
+		fleet.Has(t, out, "message")
 	}
-	if after := the.ctl(t, "volume", "ls", "-o", "json"); after != before {
+	if after := the.Ctl(t, "volume", "ls", "-o", "json"); after != before {
 		t.Errorf("the catalogue changed:\n%s", diffLines(before, after))
 	}
 	for _, name := range []string{"../x", strings.Repeat("x", 300), "TWIN", ""} {
-		r := the.try(t, "volume", "create", name)
-		if r.code == 0 {
+		r := the.Try(t, "volume", "create", name)
+		if r.Code == 0 {
 			t.Errorf("mobyctl made a volume %q", name)
 		}
-		has(t, r.stderr, "hint:")
+		fleet.Has(t, r.Stderr, "hint:")
 	}
 }
 
 func TestWrongOptionsAreRefusedWithTheRightWord(t *testing.T) {
 	for opt, want := range map[string]string{"sise=1G": "size", "size=lots": "lots", "size=-1": "-1"} {
-		r := the.tryOn(t, "h2", "docker", "volume", "create", "-d", "mobyfs", "-o", opt, "optvol")
-		if r.code == 0 {
+		r := the.TryOn(t, "h2", "docker", "volume", "create", "-d", "mobyfs", "-o", opt, "optvol")
+		if r.Code == 0 {
 			t.Errorf("-o %s was accepted", opt)
 		}
-		has(t, r.stderr, want)
+		fleet.Has(t, r.Stderr, want)
 	}
-	if dockerLists(t, "h2", "optvol") {
+	if the.DockerLists(t, "h2", "optvol") {
 		t.Error("a refused volume is listed")
 	}
 }
 
 // TestAgentKilledUnderARunningContainer: nobody notices, and the count of uses is right afterwards.
 func TestAgentKilledUnderARunningContainer(t *testing.T) {
-	defer remove(t, "alive")
-	defer the.tryOn(t, "h2", "docker", "rm", "-f", "writer")
-	the.on(t, "h2", "docker", "run", "-d", "--name", "writer", "-v", "alive:/data", "--volume-driver=mobyfs", "busybox",
+	defer the.Remove(t, "alive")
+	defer the.TryOn(t, "h2", "docker", "rm", "-f", "writer")
+	the.On(t, "h2", "docker", "run", "-d", "--name", "writer", "-v", "alive:/data", "--volume-driver=mobyfs", "busybox",
 		"sh", "-c", "while :; do date +%s.%N >> /data/log || exit 1; sleep 0.05; done")
-	pid := the.sh(t, "h2", "systemctl show -p MainPID --value mobyfs")
-	the.sh(t, "h2", "kill -9 "+pid)
-	eventually(t, 20*time.Second, func() string {
-		now := the.sh(t, "h2", "systemctl show -p MainPID --value mobyfs")
+	pid := the.Sh(t, "h2", "systemctl show -p MainPID --value mobyfs")
+	the.Sh(t, "h2", "kill -9 "+pid)
+	fleet.Eventually(t, 20*time.Second, func() string {
+		now := the.Sh(t, "h2", "systemctl show -p MainPID --value mobyfs")
 		if now == pid || now == "0" {
 			return "the agent is not back"
 		}
 		return ""
 	})
-	if got := the.on(t, "h2", "docker", "exec", "writer", "sh", "-c", "wc -l < /data/log"); got == "0" {
+	if got := the.On(t, "h2", "docker", "exec", "writer", "sh", "-c", "wc -l < /data/log"); got == "0" {
 		t.Error("the container lost its volume")
 	}
-	if !dockerLists(t, "h2", "alive") {
+	if !the.DockerLists(t, "h2", "alive") {
 		t.Error("docker volume ls does not list the volume")
 	}
-	if r := the.tryOn(t, "h1", "docker", "run", "--rm", "-v", "alive:/data", "--volume-driver=mobyfs", "busybox", "true"); r.code == 0 {
+	if r := the.TryOn(t, "h1", "docker", "run", "--rm", "-v", "alive:/data", "--volume-driver=mobyfs", "busybox", "true"); r.Code == 0 {
 		t.Error("after the agent was killed a second host could use the volume")
 	}
-	the.on(t, "h2", "docker", "rm", "-f", "writer")
-	eventually(t, 10*time.Second, func() string {
-		if v := the.volume(t, "alive"); v.Lease != nil {
+	the.On(t, "h2", "docker", "rm", "-f", "writer")
+	fleet.Eventually(t, 10*time.Second, func() string {
+		if v := the.Volume(t, "alive"); v.Lease != nil {
 			return "the lease is still held after the last container ended"
 		}
 		return ""

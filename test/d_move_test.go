@@ -8,15 +8,17 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+
+	"github.com/mobyfs/mobyfs/test/fleet"
 )
 
 // treeVolume makes a volume on h1 with a tree of every kind of file, and returns the sum of its tree.
 func treeVolume(t *testing.T, name string, files, bigBytes int) (mobyfs.Volume, string) {
 	t.Helper()
-	the.ctl(t, "volume", "create", name, "--node", "h1")
-	v := the.volume(t, name)
-	the.on(t, "h1", "hosttool", "make", dataDir(v), fmt.Sprint(files), fmt.Sprint(bigBytes))
-	return v, the.treeOf(t, "h1", v)
+	the.Ctl(t, "volume", "create", name, "--node", "h1")
+	v := the.Volume(t, name)
+	the.On(t, "h1", "hosttool", "make", fleet.DataDir(v), fmt.Sprint(files), fmt.Sprint(bigBytes))
+	return v, the.TreeOf(t, "h1", v)
 }
 
 // holders tells which hosts have the volume's bytes where a container would get them.
@@ -24,7 +26,7 @@ func holders(t *testing.T, v mobyfs.Volume) []string {
 	t.Helper()
 	var have []string
 	for _, h := range []string{"h1", "h2", "h3"} {
-		if the.tryOn(t, h, "ls", dataDir(v)).code == 0 {
+		if the.TryOn(t, h, "ls", fleet.DataDir(v)).Code == 0 {
 			have = append(have, h)
 		}
 	}
@@ -35,8 +37,8 @@ func holders(t *testing.T, v mobyfs.Volume) []string {
 func checkWhole(t *testing.T, name, tree string, nodes ...string) {
 	t.Helper()
 	var v mobyfs.Volume
-	eventually(t, 60*time.Second, func() string {
-		v = the.volume(t, name)
+	fleet.Eventually(t, 60*time.Second, func() string {
+		v = the.Volume(t, name)
 		if v.Migration != nil || v.State != mobyfs.VolumeReady {
 			return fmt.Sprintf("it is %s", v.Condition())
 		}
@@ -48,7 +50,7 @@ func checkWhole(t *testing.T, name, tree string, nodes ...string) {
 	if !slices.Contains(nodes, v.Node) {
 		t.Errorf("the owner is %s, want one of %v", v.Node, nodes)
 	}
-	if got := the.treeOf(t, v.Node, v); got != tree {
+	if got := the.TreeOf(t, v.Node, v); got != tree {
 		t.Errorf("the tree on %s is not the one that was written:\n%.2000s", v.Node, diffLines(tree, got))
 	}
 }
@@ -56,54 +58,54 @@ func checkWhole(t *testing.T, name, tree string, nodes ...string) {
 // TestTenThousandFilesAndABigOneArriveWhole: content and metadata, both ways, old and new hosts.
 func TestTenThousandFilesAndABigOneArriveWhole(t *testing.T) {
 	_, tree := treeVolume(t, "tree", 10_000, 300<<20)
-	defer remove(t, "tree")
+	defer the.Remove(t, "tree")
 	if n := strings.Count(tree, "\n"); n < 10_100 {
 		t.Fatalf("the tree has %d files only", n)
 	}
 	for _, to := range []string{"h3", "h2"} {
-		t.Log(strings.TrimSpace(the.ctl(t, "volume", "move", "tree", "--to", to)))
+		t.Log(strings.TrimSpace(the.Ctl(t, "volume", "move", "tree", "--to", to)))
 		checkWhole(t, "tree", tree, to)
 	}
 }
 
 func TestMoveToANodeThatDoesNotExist(t *testing.T) {
-	the.ctl(t, "volume", "create", "nowhere", "--node", "h1")
-	defer remove(t, "nowhere")
-	r := the.try(t, "volume", "move", "nowhere", "--to", "h9")
-	if r.code == 0 {
+	the.Ctl(t, "volume", "create", "nowhere", "--node", "h1")
+	defer the.Remove(t, "nowhere")
+	r := the.Try(t, "volume", "move", "nowhere", "--to", "h9")
+	if r.Code == 0 {
 		t.Fatal("the volume moved to nowhere")
 	}
-	has(t, r.stderr, "h9", "hint:")
-	if v := the.volume(t, "nowhere"); v.Node != "h1" || v.Migration != nil {
+	fleet.Has(t, r.Stderr, "h9", "hint:")
+	if v := the.Volume(t, "nowhere"); v.Node != "h1" || v.Migration != nil {
 		t.Errorf("after the refusal: %+v", v)
 	}
 }
 
 func TestMoveThatDoesNotFitLeavesTheVolumeWhereItIs(t *testing.T) {
 	_, tree := treeVolume(t, "toobig", 10, 40<<20)
-	defer remove(t, "toobig")
+	defer the.Remove(t, "toobig")
 	// h2 gets a small disk: the agent's state moves there, volumes would have to.
-	defer the.sh(t, "h2", `systemctl stop mobyfs.socket mobyfs; umount /var/lib/mobyfs; umount /mnt/small; systemctl start mobyfs.socket mobyfs`)
-	the.sh(t, "h2", `systemctl stop mobyfs.socket mobyfs && mkdir -p /mnt/small && mount -t tmpfs -o size=24m,mode=700 tmpfs /mnt/small &&
+	defer the.Sh(t, "h2", `systemctl stop mobyfs.socket mobyfs; umount /var/lib/mobyfs; umount /mnt/small; systemctl start mobyfs.socket mobyfs`)
+	the.Sh(t, "h2", `systemctl stop mobyfs.socket mobyfs && mkdir -p /mnt/small && mount -t tmpfs -o size=24m,mode=700 tmpfs /mnt/small &&
 		cp -a /var/lib/mobyfs/pki /var/lib/mobyfs/state /mnt/small/ && mount --bind /mnt/small /var/lib/mobyfs && systemctl start mobyfs.socket mobyfs`)
-	r := the.try(t, "volume", "move", "toobig", "--to", "h2")
-	if r.code == 0 {
+	r := the.Try(t, "volume", "move", "toobig", "--to", "h2")
+	if r.Code == 0 {
 		t.Fatal("40 MiB went into 24 MiB")
 	}
-	has(t, r.stderr, "toobig", "h2", "stays on h1")
+	fleet.Has(t, r.Stderr, "toobig", "h2", "stays on h1")
 	checkWhole(t, "toobig", tree, "h1")
 }
 
 func TestMoveIsCancelled(t *testing.T) {
 	_, tree := treeVolume(t, "cancelled", 2000, 200<<20)
-	defer remove(t, "cancelled")
-	the.ctl(t, "volume", "move", "cancelled", "--to", "h3", "--detach")
-	r := the.try(t, "volume", "move", "cancelled", "--cancel")
-	if r.code != 0 {
+	defer the.Remove(t, "cancelled")
+	the.Ctl(t, "volume", "move", "cancelled", "--to", "h3", "--detach")
+	r := the.Try(t, "volume", "move", "cancelled", "--cancel")
+	if r.Code != 0 {
 		t.Fatalf("cancel: %v", r)
 	}
 	checkWhole(t, "cancelled", tree, "h1")
-	if v := the.volume(t, "cancelled"); v.LastMove == nil || v.LastMove.State != mobyfs.MigrationAborted {
+	if v := the.Volume(t, "cancelled"); v.LastMove == nil || v.LastMove.State != mobyfs.MigrationAborted {
 		t.Errorf("the move does not stand as aborted: %+v", v.LastMove)
 	}
 }

@@ -6,15 +6,17 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+
+	"github.com/mobyfs/mobyfs/test/fleet"
 )
 
 // startMove begins a move of a volume that takes a second or more, and waits until bytes flow.
 func startMove(t *testing.T, name, to string) mobyfs.MigrationID {
 	t.Helper()
-	the.ctl(t, "volume", "move", name, "--to", to, "--detach")
+	the.Ctl(t, "volume", "move", name, "--to", to, "--detach")
 	var id mobyfs.MigrationID
-	eventually(t, 30*time.Second, func() string {
-		v := the.volume(t, name)
+	fleet.Eventually(t, 30*time.Second, func() string {
+		v := the.Volume(t, name)
 		switch {
 		case v.Migration != nil && v.Migration.Progress.Bytes > 0:
 			id = v.Migration.ID
@@ -30,7 +32,7 @@ func startMove(t *testing.T, name, to string) mobyfs.MigrationID {
 // TestKilledInTheMiddleOfAMove: whichever program is killed, there is one owner afterwards and every byte.
 func TestKilledInTheMiddleOfAMove(t *testing.T) {
 	_, tree := treeVolume(t, "victim", 10_000, 300<<20)
-	defer remove(t, "victim")
+	defer the.Remove(t, "victim")
 	for i, kill := range []struct{ what, host, unit string }{
 		{"the destination's agent", "h2", "mobyfs"},
 		{"the source's agent", "h2", "mobyfs"},
@@ -39,14 +41,14 @@ func TestKilledInTheMiddleOfAMove(t *testing.T) {
 	} {
 		from, to := []string{"h1", "h2", "h3", "h2"}[i], []string{"h2", "h3", "h2", "h1"}[i]
 		t.Run(kill.what, func(t *testing.T) {
-			if v := the.volume(t, "victim"); v.Node != from {
+			if v := the.Volume(t, "victim"); v.Node != from {
 				t.Fatalf("the volume is on %s, want %s", v.Node, from)
 			}
 			startMove(t, "victim", to)
-			the.sh(t, kill.host, "systemctl kill -s KILL "+kill.unit)
-			eventually(t, 90*time.Second, func() string {
-				r := the.try(t, "volume", "inspect", "victim", "-o", "json")
-				if r.code != 0 {
+			the.Sh(t, kill.host, "systemctl kill -s KILL "+kill.unit)
+			fleet.Eventually(t, 90*time.Second, func() string {
+				r := the.Try(t, "volume", "inspect", "victim", "-o", "json")
+				if r.Code != 0 {
 					return r.String() // control is coming back
 				}
 				return ""
@@ -79,29 +81,29 @@ var moments = []struct{ where, name string }{
 
 // TestKilledAtEveryMomentOfAMove runs agents that are built to die at a named moment, once.
 func TestKilledAtEveryMomentOfAMove(t *testing.T) {
-	the.useBinaries(t, "bin-failpoints")
-	defer the.useBinaries(t, "bin")
+	the.UseBinaries(t, "bin-failpoints")
+	defer the.UseBinaries(t, "bin")
 	_, tree := treeVolume(t, "momentous", 200, 1<<20)
-	defer remove(t, "momentous")
+	defer the.Remove(t, "momentous")
 	for _, m := range moments {
 		t.Run(fmt.Sprintf("%s on %s", m.name, m.where), func(t *testing.T) {
-			from, to := the.volume(t, "momentous").Node, "h3"
+			from, to := the.Volume(t, "momentous").Node, "h3"
 			if from == to {
 				to = "h1"
 			}
 			host := map[string]string{"from": from, "to": to}[m.where]
-			before := the.sh(t, host, "systemctl show -p NRestarts --value mobyfs")
-			the.sh(t, host, "echo "+m.name+" > /run/mobyfs.kill-at")
-			the.ctl(t, "volume", "move", "momentous", "--to", to)
+			before := the.Sh(t, host, "systemctl show -p NRestarts --value mobyfs")
+			the.Sh(t, host, "echo "+m.name+" > /run/mobyfs.kill-at")
+			the.Ctl(t, "volume", "move", "momentous", "--to", to)
 			checkWhole(t, "momentous", tree, to)
-			eventually(t, 30*time.Second, func() string {
-				if the.tryOn(t, host, "test", "-e", "/run/mobyfs.kill-at").code == 0 {
+			fleet.Eventually(t, 30*time.Second, func() string {
+				if the.TryOn(t, host, "test", "-e", "/run/mobyfs.kill-at").Code == 0 {
 					return "the moment was never reached"
 				}
 				return ""
 			})
-			eventually(t, 30*time.Second, func() string {
-				if after := the.sh(t, host, "systemctl show -p NRestarts --value mobyfs"); after == before {
+			fleet.Eventually(t, 30*time.Second, func() string {
+				if after := the.Sh(t, host, "systemctl show -p NRestarts --value mobyfs"); after == before {
 					return "the agent was not restarted"
 				}
 				return ""
@@ -111,27 +113,18 @@ func TestKilledAtEveryMomentOfAMove(t *testing.T) {
 	}
 }
 
-// useBinaries puts other builds of the programs on all hosts, by the way users upgrade: bootstrap.
-func (f *fleet) useBinaries(t *testing.T, dir string) {
-	t.Helper()
-	r := f.try(t, "bootstrap", "-f", clusterYAML(), "--yes", "--binaries", f.dir+"/"+dir)
-	if r.code != 0 {
-		t.Fatalf("bootstrap with %s: %v", dir, r)
-	}
-}
-
 // TestHostLosesPowerAndComesBack: the volume and its restart=always container are there again.
 func TestHostLosesPowerAndComesBack(t *testing.T) {
-	defer remove(t, "power")
-	defer the.tryOn(t, "h2", "docker", "rm", "-f", "powered")
-	the.on(t, "h2", "docker", "run", "-d", "--name", "powered", "--restart=always", "-v", "power:/data", "--volume-driver=mobyfs",
+	defer the.Remove(t, "power")
+	defer the.TryOn(t, "h2", "docker", "rm", "-f", "powered")
+	the.On(t, "h2", "docker", "run", "-d", "--name", "powered", "--restart=always", "-v", "power:/data", "--volume-driver=mobyfs",
 		"busybox", "sh", "-c", "echo started >> /data/log; sync; exec sleep 100000")
-	eventually(t, 10*time.Second, func() string { return lines(the, t, "h2", "powered", 1) })
-	the.powerCut(t, "h2")
-	eventually(t, 90*time.Second, func() string { return lines(the, t, "h2", "powered", 2) })
-	eventually(t, 60*time.Second, func() string {
+	fleet.Eventually(t, 10*time.Second, func() string { return lines(the, t, "h2", "powered", 1) })
+	the.PowerCut(t, "h2")
+	fleet.Eventually(t, 90*time.Second, func() string { return lines(the, t, "h2", "powered", 2) })
+	fleet.Eventually(t, 60*time.Second, func() string {
 		var nodes []mobyfs.Node
-		the.decode(t, &nodes, "node", "ls", "-o", "json")
+		the.Decode(t, &nodes, "node", "ls", "-o", "json")
 		for _, n := range nodes {
 			if !n.Ready {
 				return n.Name + " is not ready"
@@ -139,14 +132,14 @@ func TestHostLosesPowerAndComesBack(t *testing.T) {
 		}
 		return ""
 	})
-	the.on(t, "h2", "docker", "rm", "-f", "powered")
-	eventually(t, 60*time.Second, func() string {
-		if v := the.volume(t, "power"); v.Lease != nil {
+	the.On(t, "h2", "docker", "rm", "-f", "powered")
+	fleet.Eventually(t, 60*time.Second, func() string {
+		if v := the.Volume(t, "power"); v.Lease != nil {
 			return "the lease is still held"
 		}
 		return ""
 	})
-	if got := the.inVolume(t, "h3", "power", "grep -c started /data/log"); got != "2" {
+	if got := the.InVolume(t, "h3", "power", "grep -c started /data/log"); got != "2" {
 		t.Errorf("h3 reads %s starts, want 2", got)
 	}
 }
