@@ -7,12 +7,16 @@ import "time"
 type Fence uint64
 
 // Lease says that a node uses the volume. Only the volume's home can hold it. It has no expiry: a node that falls
-// silent keeps it, for nobody else has the bytes.
+// silent keeps it, for nobody else has the bytes. A node may keep it for a moment after its last container has ended
+// (it lingers: the next container often starts there again), unless somebody else wants the volume.
 type Lease struct {
 	Node  string    `json:"node"`
 	Fence Fence     `json:"fence"` // the volume's fence when the lease was given
 	Since time.Time `json:"since"`
 	Users []string  `json:"users,omitempty"` // names of the containers, as the node last reported
+	// Wanted is who asked for the volume meanwhile and was refused, "" for nobody. The holder then gives the lease
+	// back as soon as its last container has ended, without lingering.
+	Wanted string `json:"wanted,omitempty"`
 }
 
 // Grant is control's answer to a claim: everything the node needs next, so that it asks no second question.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -13,11 +14,70 @@ func (c *Control) Claim(ctx context.Context, who pki.Identity, id mobyfs.VolumeI
 	if err := c.allow(who, doClaim); err != nil {
 		return mobyfs.Grant{}, err
 	}
-	v, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) { return c.claim(v, who.Name) })
+	v, err := c.decideFreed(ctx, id, who, func(v *mobyfs.Volume) (string, error) { return c.claim(v, who.Name) })
 	if err != nil {
 		return mobyfs.Grant{}, err
 	}
 	return c.grant(v, who.Name)
+}
+
+// recallWait is how long a decision waits for the holder of a lease to give it back. A holder that only lingers does
+// so as soon as its watch tells it.
+const recallWait = time.Second
+
+// decideFreed is decide for a rule that refuses a volume in use: it asks for the lease to be given back, and decides
+// again if it was.
+func (c *Control) decideFreed(ctx context.Context, id mobyfs.VolumeID, who pki.Identity, rule func(v *mobyfs.Volume) (string, error)) (mobyfs.Volume, error) {
+	v, err := c.decide(ctx, id, rule)
+	if mobyfs.CodeOf(err) != mobyfs.CodeInUse || !c.recall(ctx, id, who.Name) {
+		return v, err
+	}
+	return c.decide(ctx, id, rule)
+}
+
+// recall writes into the lease that somebody wants the volume, and reports whether the lease ended before recallWait
+// was over. The mark is no decision: the holder may keep the lease as long as containers use the volume, and the fence
+// stays.
+func (c *Control) recall(ctx context.Context, id mobyfs.VolumeID, by string) (ended bool) {
+	box := c.store.Subscribe()
+	defer box.Close()
+	v, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) {
+		if v.Lease == nil || v.Lease.Wanted != "" {
+			return "", nil
+		}
+		lease := *v.Lease
+		lease.Wanted = by
+		v.Lease = &lease
+		return "volume is wanted by " + by, nil
+	})
+	switch {
+	case err != nil:
+		return false
+	case v.Lease == nil:
+		return true
+	case c.told.silence(v.Lease.Node, c.now()) > mobyfs.NodeSilence:
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, recallWait)
+	defer cancel()
+	for {
+		if _, err := box.Next(ctx); err != nil {
+			return false
+		}
+		if now, ok := c.held(id); !ok || now != v.Lease.Fence {
+			return true
+		}
+	}
+}
+
+// held is the fence of a volume's lease as this process knows it, and whether there is one.
+func (c *Control) held(id mobyfs.VolumeID) (fence mobyfs.Fence, ok bool) {
+	c.store.View(func(view store.View) {
+		if v, there := view.Volume(id); there && v.Lease != nil {
+			fence, ok = v.Lease.Fence, true
+		}
+	})
+	return fence, ok
 }
 
 // claim gives the node the lease if it is the home, and else begins to move the volume to it.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,74 @@ func TestClaimOfAVolumeInUseNamesNodeAndContainers(t *testing.T) {
 		_, err = h2.Claim(ctx, v.ID)
 		wantCode(t, err, mobyfs.CodeInUse)
 	})
+}
+
+// yields makes a node give its lease back as soon as somebody wants the volume, as an agent does that only lingers.
+func (f *fleet) yields(n caller, id mobyfs.VolumeID) {
+	f.t.Helper()
+	ctx, stop := context.WithCancel(f.t.Context())
+	watching, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = n.Watch(ctx, func(ch mobyfs.Change) {
+			switch {
+			case ch.Full != nil:
+				close(watching)
+			case ch.Volume != nil && ch.Volume.ID == id && ch.Volume.Lease != nil && ch.Volume.Lease.Wanted != "":
+				if err := n.Release(ctx, id, ch.Volume.Lease.Fence); err != nil {
+					f.t.Errorf("give the lease back: %v", err)
+				}
+			}
+		})
+	}()
+	f.t.Cleanup(func() { stop(); <-ended })
+	<-watching
+}
+
+func TestWantedVolumeWhoseHolderOnlyLingersIsGivenAtOnce(t *testing.T) {
+	both(t, func(t *testing.T, f *fleet) {
+		ctx, h1, h2, op := t.Context(), f.node("h1"), f.node("h2"), f.operator()
+		for what, want := range map[string]func(v mobyfs.Volume) error{
+			"claim":  func(v mobyfs.Volume) error { _, err := h2.Claim(ctx, v.ID); return err },
+			"move":   func(v mobyfs.Volume) error { _, err := op.MoveVolume(ctx, v.Name, "h2"); return err },
+			"remove": func(v mobyfs.Volume) error { return op.RemoveVolume(ctx, v.Name) },
+		} {
+			v := f.ready("lingers-"+what, "h1")
+			must[mobyfs.Grant](t)(h1.Claim(ctx, v.ID))
+			f.yields(h1, v.ID)
+			start := time.Now()
+			if err := want(v); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			if took := time.Since(start); took > recallWait {
+				t.Errorf("%s took %v", what, took)
+			}
+		}
+	})
+}
+
+func TestWishForAVolumeInUseChangesNothingButIsRemembered(t *testing.T) {
+	f := newFleet(t, false)
+	ctx, h1, h2, h3 := t.Context(), f.node("h1"), f.node("h2"), f.node("h3")
+	v := f.ready("pgdata", "h1")
+	g := must[mobyfs.Grant](t)(h1.Claim(ctx, v.ID))
+	for _, n := range []caller{h2, h3} {
+		_, err := n.Claim(ctx, v.ID)
+		wantCode(t, err, mobyfs.CodeInUse)
+	}
+	now := f.record("pgdata")
+	if now.Fence != g.Fence || now.Lease == nil || now.Lease.Fence != g.Fence || now.Lease.Wanted != "h2" {
+		t.Errorf("after two wishes: %+v, lease %+v", now, now.Lease)
+	}
+	if again := must[mobyfs.Grant](t)(h1.Claim(ctx, v.ID)); again.Fence != g.Fence {
+		t.Errorf("the holder claims again and gets fence %d, want %d", again.Fence, g.Fence)
+	}
+	if err := h1.Release(ctx, v.ID, g.Fence); err != nil {
+		t.Fatal(err)
+	}
+	if next := must[mobyfs.Grant](t)(h1.Claim(ctx, v.ID)); next.Volume.Lease.Wanted != "" {
+		t.Error("a new lease carries the wish of an old one")
+	}
 }
 
 func TestClaimElsewhereBeginsAMigrationThatBringsTheLease(t *testing.T) {

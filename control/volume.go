@@ -149,7 +149,7 @@ func (c *Control) RemoveVolume(ctx context.Context, who pki.Identity, name strin
 	if err != nil {
 		return err
 	}
-	_, err = c.decide(ctx, v.ID, func(v *mobyfs.Volume) (string, error) { return c.remove(v) })
+	_, err = c.decideFreed(ctx, v.ID, who, func(v *mobyfs.Volume) (string, error) { return c.remove(v) })
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
 		return nil // removed since
 	}
