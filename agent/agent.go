@@ -53,8 +53,11 @@ type Config struct {
 	Peer     mobyfs.Peer
 	Files    pki.Files  // to check tickets with
 	Docker   Containers // names the containers that use a volume; may be nil
-	Kernel   Kernel     // nil: the real one
-	Log      *slog.Logger
+	// Linger is how long a lease stays after the last container has ended, unless another node wants the volume: a
+	// container that is restarted, or created and then started, begins where it ended. 0 gives it back at once.
+	Linger time.Duration
+	Kernel Kernel // nil: the real one
+	Log    *slog.Logger
 }
 
 // Agent implements mobyfs.Mounter.

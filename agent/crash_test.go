@@ -18,6 +18,7 @@ import (
 // rigIn is a cluster of h1 and h2 whose control and nodes lie in a directory, so that they outlive the process.
 func rigIn(t *testing.T, path string) *rig {
 	r := newRig(t)
+	r.linger = time.Second
 	r.cluster = newCluster(r.cluster.signer, filepath.Join(path, "cluster.json"))
 	for _, name := range []string{"h1", "h2"} {
 		r.join(name, filepath.Join(path, name))

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"time"
+
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
 )
@@ -21,6 +23,7 @@ type view struct {
 	released mobyfs.Fence       // the last lease that was given back for sure
 	uses     int                // counted
 	waiting  int                // Mounts that wait
+	linger   time.Duration      // how long the lease stays yet although nobody uses the volume
 	exports  int                // migrations that read the volume here
 }
 
@@ -61,11 +64,11 @@ func decide(v view) step {
 		return step{task: release, fence: v.settling, why: "a release has no known outcome yet"}
 	case r == nil && v.waiting > 0:
 		return step{task: refuse, why: "the volume does not exist any more"}
-	case v.lease != 0 && !wanted:
+	case v.lease != 0 && !wanted && !v.lingers():
 		return step{task: release, fence: v.lease, why: "nobody here uses the volume"}
 	case v.doubtsLease():
 		return step{task: confirm, why: "control has decided something since the lease was given"}
-	case v.lease != 0 && (!v.attached || v.waiting > 0):
+	case v.lease != 0 && wanted && (!v.attached || v.waiting > 0):
 		return step{task: attach, fence: v.lease, why: "it is wanted and the lease is here"}
 	case r == nil && v.fresh && len(v.staged) > 0:
 		return step{task: discard, migration: v.staged[0].Migration, why: "its volume does not exist any more"}
@@ -84,12 +87,18 @@ func decide(v view) step {
 		return step{task: claim, why: "a container waits"}
 	case v.uses > 0 && v.lease == 0 && v.told && v.idleHere():
 		return step{task: confirm, why: "containers use the volume and no lease is known"}
-	case !wanted && v.told && r.Lease != nil && r.Lease.Node == v.me && r.Lease.Fence > v.released:
+	case !wanted && v.lease == 0 && v.told && r.Lease != nil && r.Lease.Node == v.me && r.Lease.Fence > v.released:
 		return step{task: release, fence: r.Lease.Fence, why: "control believes the volume in use here and it is not"}
 	case v.lost():
 		return step{task: missing, why: "its home is here and its bytes are not"}
 	}
 	return step{}
+}
+
+// lingers reports whether a lease that nobody here uses is kept for the next container. It is not when somebody else
+// wants the volume, nor when control has decided something since.
+func (v view) lingers() bool {
+	return v.linger > 0 && v.record != nil && (v.record.Lease == nil || v.record.Lease.Wanted == "") && !v.doubtsLease()
 }
 
 // doubtsLease reports whether control made a decision after the lease that is used here which does not contain it.

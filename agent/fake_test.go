@@ -287,7 +287,41 @@ func (s *seat) Volume(ctx context.Context, name string) (mobyfs.Volume, error) {
 	return out, err
 }
 
+// recalled makes a call again for which the volume was in use, once its holder has given the lease back. Like control
+// it writes down who wants the volume, and waits a second.
+func (s *seat) recalled(ctx context.Context, find func() *mobyfs.Volume, call func() error) error {
+	err := call()
+	if mobyfs.CodeOf(err) != mobyfs.CodeInUse {
+		return err
+	}
+	_ = s.change(ctx, s.node, "recall", func() (*mobyfs.Volume, error) {
+		v := find()
+		if v == nil || v.Lease == nil || v.Lease.Wanted != "" {
+			return nil, nil
+		}
+		next, lease := *v, *v.Lease
+		lease.Wanted, next.Lease = s.node, &lease
+		s.volumes[v.ID] = &next
+		return &next, nil
+	})
+	for range 100 {
+		time.Sleep(10 * time.Millisecond)
+		s.mu.Lock()
+		v := find()
+		free := v == nil || v.Lease == nil
+		s.mu.Unlock()
+		if free {
+			return call()
+		}
+	}
+	return err
+}
+
 func (s *seat) RemoveVolume(ctx context.Context, name string) error {
+	return s.recalled(ctx, func() *mobyfs.Volume { return s.find(name) }, func() error { return s.removeVolume(ctx, name) })
+}
+
+func (s *seat) removeVolume(ctx context.Context, name string) error {
 	return s.change(ctx, s.node, "RemoveVolume", func() (*mobyfs.Volume, error) {
 		v := s.find(name)
 		if v == nil {
@@ -338,7 +372,12 @@ func (s *seat) grant(v mobyfs.Volume) mobyfs.Grant {
 	return g
 }
 
-func (s *seat) Claim(ctx context.Context, id mobyfs.VolumeID) (mobyfs.Grant, error) {
+func (s *seat) Claim(ctx context.Context, id mobyfs.VolumeID) (g mobyfs.Grant, err error) {
+	err = s.recalled(ctx, func() *mobyfs.Volume { return s.volumes[id] }, func() error { g, err = s.claim(ctx, id); return err })
+	return g, err
+}
+
+func (s *seat) claim(ctx context.Context, id mobyfs.VolumeID) (mobyfs.Grant, error) {
 	v, err := s.on(ctx, "Claim", id, func(v *mobyfs.Volume) (bool, error) {
 		m := v.Migration
 		switch {
@@ -539,6 +578,7 @@ func (c *containers) Running(_ context.Context, volume string) ([]string, error)
 
 // rig is a cluster with nodes, all in this process.
 type rig struct {
+	linger    time.Duration // of all agents that start from now on
 	t         testing.TB
 	authority *pki.Authority
 	cluster   *cluster
@@ -628,7 +668,7 @@ func (n *node) start() {
 		n.control = n.rig.cluster.as(n.name)
 	}
 	a, err := Open(Config{Node: n.name, Address: n.name + ":8080", Version: "test", Root: n.root, Backends: []backend.Backend{b},
-		Control: n.control, Peer: &peer{n}, Files: n.files, Docker: n.docker, Kernel: n.kernel, Log: log})
+		Control: n.control, Peer: &peer{n}, Files: n.files, Docker: n.docker, Kernel: n.kernel, Linger: n.rig.linger, Log: log})
 	if err != nil {
 		n.rig.t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func (a *Agent) free(ctx context.Context, v mobyfs.Volume) error {
 	}
 	w.mu.Lock()
 	a.ledger.change(v.ID, func(e *entry) { clear(e.Uses); clear(e.doubt) })
-	w.failure = nil
+	w.failure, w.lingers = nil, time.Time{}
 	w.hurry()
 	w.mu.Unlock()
 	if err := a.ledger.flush(); err != nil {
@@ -213,22 +213,20 @@ func (w *worker) whyNot(ctx context.Context, name string) error {
 	return err.WithHint("run it again")
 }
 
-// Unmount takes a use back. The last one gives the lease back; if that takes long it goes on in the background.
+// Unmount takes a use back. The last one gives the lease back, once it has lingered; if that takes long it goes on in
+// the background.
 func (a *Agent) Unmount(ctx context.Context, name, id string) error {
 	volume, ok := a.ledger.holder(name, id)
 	if !ok {
 		return nil
 	}
 	w := a.worker(volume)
-	w.mu.Lock()
-	a.ledger.give(volume, id)
-	w.start()
-	w.mu.Unlock()
+	w.give(id)
 	w.log.Info("unmounted", "name", name, "mount", id)
 	if err := a.ledger.flush(); err != nil {
 		return err
 	}
-	if a.ledger.standing(volume).uses > 0 {
+	if a.ledger.standing(volume).uses > 0 || a.Linger > 0 {
 		a.roster.look(volume, name)
 		return nil
 	}

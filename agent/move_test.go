@@ -350,8 +350,13 @@ func TestBytesInUseAreNotPutAway(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, h1, h2 := twoNodes(t, nil)
 		path := filepath.Join(h1.root, "volumes", "v1", "data")
+		r.cluster.hook(nil, func(_, call string) error {
+			if call == "Commit" { // somebody opens a file in the moment in which the volume has moved
+				h1.kernel.set(path, 0, 1)
+			}
+			return nil
+		})
 		r.cluster.move("pgdata", "h2")
-		h1.kernel.set(path, 0, 1)
 		settled()
 		pass(time.Minute)
 		if _, err := os.Stat(path); err != nil {
@@ -362,7 +367,26 @@ func TestBytesInUseAreNotPutAway(t *testing.T) {
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("they stay for ever")
 		}
-		_ = h2
+		if v := r.cluster.volume("pgdata"); v.Node != h2.name {
+			t.Errorf("the volume is on %s", v.Node)
+		}
+	})
+}
+
+// A process without a mount of its own that has a file open could still write to what has been read.
+func TestC80ProcessWithAnOpenFileStopsAMoveAndARemoval(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, h1, h2 := twoNodes(t, nil)
+		path := filepath.Join(h1.root, "volumes", "v1", "data")
+		h1.kernel.set(path, 0, 1)
+		_, err := h2.agent.Mount(t.Context(), "pgdata", "a")
+		wantCode(t, err, mobyfs.CodeInUse, "h1", "process 4711 (postgres)", "end it")
+		wantCode(t, h1.agent.Remove(t.Context(), "pgdata"), mobyfs.CodeInUse, "h1", "process 4711 (postgres)")
+		if v := r.cluster.volume("pgdata"); v.Node != "h1" || v.Migration != nil || v.State != mobyfs.VolumeReady {
+			t.Errorf("got %+v", v)
+		}
+		h1.kernel.set(path, 0, 0)
+		h2.mount("pgdata", "a")
 	})
 }
 

@@ -91,7 +91,7 @@ func (w *worker) export(ctx context.Context, t mobyfs.Ticket) (string, func(), e
 	if v.lease != 0 || v.uses > 0 {
 		return "", nil, w.inUse(record, "a container")
 	}
-	if err := w.checkUnused(record); err != nil {
+	if err := w.checkUnusedForGood(record); err != nil { // what is open now could be written to later
 		return "", nil, err
 	}
 	b := w.home(record)

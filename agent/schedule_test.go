@@ -15,7 +15,10 @@ import (
 	"github.com/mobyfs/mobyfs"
 )
 
-var rounds = flag.Int("rounds", 150, "how many containers each thread of TestC83 starts")
+var (
+	seeds  = flag.Int("seeds", 4, "how many random schedules TestC83 tries")
+	rounds = flag.Int("rounds", 150, "how many containers each thread of a schedule starts")
+)
 
 // world is what is true in TestC83, whatever agents and control believe.
 type world struct {
@@ -157,13 +160,17 @@ func (h *host) restartDockerd(w *world, keep bool) {
 // C83, C81: whatever comes in whatever order, a volume runs on one node at a time, holds what was written last, and
 // in the end nothing is held or left over.
 func TestC83RandomSchedulesAgreeWithTheModel(t *testing.T) {
-	for seed := range uint64(4) {
-		bubble(t, func(t *testing.T) { randomSchedule(t, seed) })
+	for seed := range *seeds {
+		bubble(t, func(t *testing.T) { randomSchedule(t, uint64(seed)) })
 	}
 }
 
 func randomSchedule(t *testing.T, seed uint64) {
-	r := newRig(t, "h1", "h2", "h3")
+	r := newRig(t)
+	r.linger = time.Duration(seed%3) * 2 * time.Second
+	for _, name := range []string{"h1", "h2", "h3"} {
+		r.join(name, t.TempDir())
+	}
 	w := &world{t: t, r: r, content: map[mobyfs.VolumeID]int{}, running: map[mobyfs.VolumeID]map[string]int{}}
 	volumes := []string{"va", "vb", "vc"} // vc comes and goes
 	for _, v := range volumes {

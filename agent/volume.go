@@ -35,6 +35,7 @@ type worker struct {
 	attached string             // the path, "" if not attached
 	granted  mobyfs.Fence       // a lease that control gave and the ledger may not have yet
 	released mobyfs.Fence       // the last lease that was given back for sure
+	lingers  time.Time          // until then the lease stays although nobody uses the volume
 	over     mobyfs.MigrationID // known to have ended
 	exports  int
 	problem  string // what a person should know, shown by docker volume inspect
@@ -111,7 +112,7 @@ func (w *worker) view() view {
 		me: w.agent.Node, record: record, told: told, fresh: w.agent.catalogue.isFresh(),
 		bytes: w.bytes, staged: w.staged, attached: w.attached != "", over: w.over,
 		lease: max(s.lease, w.granted), settling: s.releasing, released: w.released,
-		uses: s.uses, waiting: len(w.waiters), exports: w.exports,
+		uses: s.uses, waiting: len(w.waiters), exports: w.exports, linger: time.Until(w.lingers),
 	}
 }
 
@@ -143,6 +144,9 @@ func (w *worker) next() bool {
 	switch wait := time.Until(w.retry.next); {
 	case s.task == rest, s.task == missing && v.waiting == 0 && w.problem != "":
 		w.pause()
+		if v.lease != 0 && v.uses == 0 && v.lingers() {
+			w.wakeIn(v.linger)
+		}
 		done := v.record == nil && !v.bytes && len(v.staged) == 0 && v.lease == 0 && v.uses == 0 && v.exports == 0
 		w.mu.Unlock()
 		if done {
@@ -151,10 +155,7 @@ func (w *worker) next() bool {
 		return false
 	case wait > 0:
 		w.pause()
-		if w.timer != nil {
-			w.timer.Stop()
-		}
-		w.timer = time.AfterFunc(wait, w.poke)
+		w.wakeIn(wait)
 		w.mu.Unlock()
 		return false
 	}
@@ -194,6 +195,14 @@ func (w *worker) pause() {
 	w.running = false
 	w.last, w.repeats = step{}, 0
 	w.announce()
+}
+
+// wakeIn makes the worker look again after a while, in place of an earlier such wish. Under mu.
+func (w *worker) wakeIn(wait time.Duration) {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.timer = time.AfterFunc(wait, w.poke)
 }
 
 // announce wakes those who wait for a change, under mu.
@@ -295,13 +304,21 @@ func (w *worker) refuseSince(since time.Time, err error) {
 	}
 }
 
+// give takes a use back. With the last one the lease begins to linger.
+func (w *worker) give(use string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.agent.ledger.give(w.id, use)
+	w.lingers = time.Now().Add(w.agent.Linger)
+	w.start()
+}
+
 // takeBack takes back a use that was counted and whose Mount came to nothing after all.
 func (w *worker) takeBack(use string) {
-	w.agent.ledger.give(w.id, use)
+	w.give(use)
 	if err := w.agent.ledger.flush(); err != nil {
 		w.log.Warn("write down that a mount came to nothing", "mount", use, "err", err)
 	}
-	w.poke()
 }
 
 // path is where the volume is or would be shown on this node.

@@ -186,7 +186,7 @@ func (w *worker) doRelease(ctx context.Context, s step, v view) error {
 	if v.settling == 0 {
 		if v.bytes {
 			if err := w.checkUnused(v.record); err != nil {
-				return err
+				return w.trouble(err) // Docker says that nobody uses it, the kernel that somebody does
 			}
 		}
 		if !w.close() {
@@ -232,7 +232,7 @@ func (w *worker) close() bool {
 	if len(w.waiters) > 0 || w.agent.ledger.standing(w.id).uses > 0 {
 		return false
 	}
-	w.attached = ""
+	w.attached, w.problem = "", ""
 	return true
 }
 

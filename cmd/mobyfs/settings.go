@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -24,15 +25,16 @@ import (
 // the environment, which systemd reads from envFile.
 type settings struct {
 	cluster   string
-	node      string   // as in the certificate
-	control   []string // host:port of the control plane's API, several for several endpoints
-	advertise string   // host:port at which other nodes reach this one
-	port      int      // to listen at for them
-	root      string   // private directory: volumes, state and pki
-	socket    string   // to listen at for Docker, where systemd hands over none
-	docker    string   // dockerd's own socket; empty: dockerd is not asked for the names of containers
-	log       string   // debug | info | warn | error
-	envFile   string   // read again on SIGHUP
+	node      string        // as in the certificate
+	control   []string      // host:port of the control plane's API, several for several endpoints
+	advertise string        // host:port at which other nodes reach this one
+	port      int           // to listen at for them
+	root      string        // private directory: volumes, state and pki
+	socket    string        // to listen at for Docker, where systemd hands over none
+	docker    string        // dockerd's own socket; empty: dockerd is not asked for the names of containers
+	linger    time.Duration // how long a lease stays after the last container
+	log       string        // debug | info | warn | error
+	envFile   string        // read again on SIGHUP
 }
 
 func (s *settings) bind(f *pflag.FlagSet) {
@@ -46,9 +48,17 @@ func (s *settings) bind(f *pflag.FlagSet) {
 	f.StringVar(&s.root, "root", env("MOBYFS_ROOT", "/var/lib/mobyfs"), "directory of volumes, state and keys (MOBYFS_ROOT)")
 	f.StringVar(&s.socket, "socket", "/run/docker/plugins/mobyfs.sock", "where to listen for Docker if systemd holds no socket for it")
 	f.StringVar(&s.docker, "docker", agent.DockerSocket, "socket of dockerd, to learn the names of containers")
+	linger, err := time.ParseDuration(env("MOBYFS_LINGER", "5s"))
+	if err != nil {
+		linger = -1 // which check refuses
+	}
+	f.DurationVar(&s.linger, "linger", linger, "how long a volume stays held here after its last container ended, unless another node wants it (MOBYFS_LINGER)")
 	f.StringVar(&s.log, "log", env("MOBYFS_LOG", "info"), "debug, info, warn or error (MOBYFS_LOG)")
 	f.StringVar(&s.envFile, "env-file", "/etc/mobyfs/mobyfs.env", "where MOBYFS_LOG is read again on SIGHUP")
 }
+
+// maxLinger is a bound that no cluster needs more than: nobody else's mount waits for a lease that lingers.
+const maxLinger = 10 * time.Minute
 
 // check finds what is wrong before anything is started, and fills what follows from other settings.
 func (s *settings) check() error {
@@ -77,6 +87,9 @@ func (s *settings) check() error {
 	}
 	if _, err := parseLevel(s.log); err != nil {
 		return err
+	}
+	if s.linger < 0 || s.linger > maxLinger {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "a lease can't linger for that time").WithHint("set MOBYFS_LINGER to a time from 0s to %v, such as 5s", maxLinger)
 	}
 	if err := mobyfs.CheckNodeName(s.node); err != nil {
 		return err

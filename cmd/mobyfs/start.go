@@ -132,6 +132,7 @@ func openAgent(s settings, log *slog.Logger) (*agent.Agent, error) {
 		Control:  api.NewClient(s.control, toControl),
 		Peer:     transfer.NewClient(s.files()),
 		Files:    s.files(),
+		Linger:   s.linger,
 		Log:      log,
 	}
 	if s.docker != "" {

@@ -376,6 +376,8 @@ func TestSettingsSayWhatIsWrongAndHowToMendIt(t *testing.T) {
 		"bad port":     func(s *settings) { s.port = 0 },
 		"relative":     func(s *settings) { s.root = "var" },
 		"bad log":      func(s *settings) { s.log = "loud" },
+		"bad linger":   func(s *settings) { s.linger = -1 },
+		"long linger":  func(s *settings) { s.linger = time.Hour },
 		"bad address":  func(s *settings) { s.advertise = "h1" },
 		"another node": func(s *settings) { s.node = "h2" },
 		"another shop": func(s *settings) { s.cluster = "mall" },
