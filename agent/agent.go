@@ -34,8 +34,9 @@ const (
 	callTimeout     = 10 * time.Second        // one call to control
 	askTimeout      = 1800 * time.Millisecond // a call that Get waits for
 	settleAfter     = 10 * time.Second        // from a Mount's answer, or dockerd's start, to the container's own mount
-	carriedDoubt    = 5 * time.Minute         // uses counted by an earlier life of the agent are believed without proof
-	settleEvery     = 30 * time.Second        // uses in doubt are compared with the kernel
+	carriedDoubt    = 30 * time.Second        // uses counted by an earlier life of the agent are believed without proof
+	settleEvery     = 10 * time.Second        // uses in doubt are compared with the kernel
+	unseenAfter     = 10 * time.Minute        // a use that neither the kernel nor dockerd shows is believed; a container may wait for its other volumes
 	trashAge        = time.Hour               // what was removed can be brought back by hand
 	purgeEvery      = 10 * time.Minute
 	measureEvery    = time.Minute      // how much space a volume takes
@@ -51,8 +52,8 @@ type Config struct {
 	Backends []backend.Backend // one of them is mobyfs.DefaultBackend
 	Control  mobyfs.Control
 	Peer     mobyfs.Peer
-	Files    pki.Files  // to check tickets with
-	Docker   Containers // names the containers that use a volume; may be nil
+	Files    pki.Files // to check tickets with
+	Docker   Engine    // nil: dockerd is not asked, and containers that use a volume have no names
 	// Linger is how long a lease stays after the last container has ended, unless another node wants the volume: a
 	// container that is restarted, or created and then started, begins where it ended. 0 gives it back at once.
 	Linger time.Duration
@@ -68,6 +69,7 @@ type Agent struct {
 	ledger    *ledger
 	roster    *roster
 	reporter  *reporter
+	engine    *engine
 
 	work context.Context // ends with the agent: what workers do is bounded by it, not by who waits
 	stop context.CancelFunc
@@ -103,6 +105,7 @@ func Open(cfg Config) (*Agent, error) {
 	a.ledger = openLedger(filepath.Join(state, "mounts.json"), cfg.Log, time.Now().Add(carriedDoubt))
 	a.roster = newRoster(a)
 	a.reporter = newReporter(a)
+	a.engine = newEngine()
 	a.work, a.stop = context.WithCancel(context.Background())
 	if err := a.look(); err != nil {
 		a.stop()
@@ -119,6 +122,7 @@ func (a *Agent) Run(ctx context.Context) {
 	a.goDo(func() { a.watch(ctx) })
 	a.goDo(func() { a.reporter.run(ctx) })
 	a.goDo(func() { a.measure(ctx) })
+	a.goDo(func() { a.followEngine(ctx) })
 	a.goDo(func() { every(ctx, settleEvery, a.settle) })
 	a.goDo(func() { every(ctx, purgeEvery, a.purge) })
 	a.goDo(func() { a.catalogue.keep(ctx, a.Log) })

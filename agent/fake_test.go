@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -556,11 +558,83 @@ func (k *kernel) ask(of map[string]int, dir string) ([]mountns.User, error) {
 	return users, nil
 }
 
-// containers is a Containers whose names a test sets.
+// containers is a dockerd whose containers a test sets.
 type containers struct {
-	mu   sync.Mutex
-	of   map[string][]string
-	asks int
+	mu       sync.Mutex
+	of       map[string][]string
+	asks     int
+	stranded []Container
+	refuse   error         // of Start
+	did      []string      // what it was asked for besides Running
+	up       chan struct{} // closed when dockerd ends; nil: it is down
+	ended    func()
+}
+
+func (c *containers) note(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.did = append(c.did, what)
+}
+
+// took returns what dockerd was asked for since the last time.
+func (c *containers) took() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	did := c.did
+	c.did = nil
+	return did
+}
+
+// begin is a new life of dockerd; end ends it.
+func (c *containers) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.up = make(chan struct{})
+}
+
+func (c *containers) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.up)
+	c.up = nil
+}
+
+func (c *containers) Follow(ctx context.Context, began, ended func()) error {
+	c.mu.Lock()
+	up := c.up
+	c.ended = ended
+	c.mu.Unlock()
+	if up == nil {
+		return errors.New("follow dockerd: connection refused")
+	}
+	began()
+	select {
+	case <-up:
+		return io.ErrUnexpectedEOF
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *containers) ListVolumes(context.Context) error {
+	c.note("list volumes")
+	return nil
+}
+
+func (c *containers) Stranded(context.Context) ([]Container, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.stranded), nil
+}
+
+func (c *containers) Start(_ context.Context, id string) error {
+	c.note("start " + id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refuse == nil {
+		c.stranded = slices.DeleteFunc(c.stranded, func(s Container) bool { return s.ID == id })
+	}
+	return c.refuse
 }
 
 func (c *containers) set(volume string, names ...string) {

@@ -96,9 +96,9 @@ func (a *Agent) Activated() {
 }
 
 // settle compares the uses in doubt with the kernel and forgets those that it does not confirm; then their lease
-// goes back. Uses that were counted in this life of dockerd and of the agent are not in doubt: a container that is
-// just starting has no mount yet.
-func (a *Agent) settle(context.Context) {
+// goes back. Uses that were counted in this life of dockerd and of the agent are not in doubt for a long time: a
+// container that is just starting has no mount yet.
+func (a *Agent) settle(ctx context.Context) {
 	now := time.Now()
 	for _, id := range a.ledger.doubtful(now) {
 		w := a.worker(id)
@@ -107,15 +107,43 @@ func (a *Agent) settle(context.Context) {
 			w.log.Debug("uses stay counted", "err", err)
 			continue
 		}
-		w.mu.Lock()
-		n := a.ledger.dropDoubtful(id, now)
-		w.mu.Unlock()
-		if n > 0 {
-			w.log.Info("forgot uses that ended unnoticed", "name", w.name(record), "uses", n)
+		w.forgetUses(record, func() int { return a.ledger.dropDoubtful(id, now) })
+	}
+	since := now.Add(-unseenAfter)
+	for _, id := range a.ledger.unseen(since) {
+		w := a.worker(id)
+		record, _ := a.catalogue.record(id)
+		if w.shown(ctx, record) {
+			a.ledger.see(id, now)
+			continue
 		}
-		w.poke()
+		w.forgetUses(record, func() int { return a.ledger.dropUnseen(id, since) })
 	}
 	if err := a.ledger.flush(); err != nil {
 		a.Log.Warn("write down which uses ended", "err", err)
+	}
+}
+
+// shown reports whether the kernel or dockerd shows a user of the volume. Who can't be asked is taken to show one,
+// except a dockerd that is away: what it ran, the kernel knows.
+func (w *worker) shown(ctx context.Context, r *mobyfs.Volume) bool {
+	if w.checkUnusedForGood(r) != nil {
+		return true
+	}
+	if w.agent.Docker == nil {
+		return false
+	}
+	names, err := w.agent.Docker.Running(ctx, w.name(r))
+	return err == nil && len(names) > 0
+}
+
+// forgetUses drops uses that ended unnoticed. The worker sees to what follows.
+func (w *worker) forgetUses(r *mobyfs.Volume, drop func() int) {
+	w.mu.Lock()
+	n := drop()
+	w.start()
+	w.mu.Unlock()
+	if n > 0 {
+		w.log.Info("forgot uses that ended unnoticed", "name", w.name(r), "uses", n)
 	}
 }

@@ -37,6 +37,7 @@ type entry struct {
 
 	doubt map[string]time.Time // uses that the kernel has to confirm from then on
 	last  time.Time            // when a use was counted last, in this life
+	seen  time.Time            // when a use was counted, or the kernel or dockerd showed one, last
 }
 
 // openLedger loads the ledger. Of the uses in it only the kernel can say, after the time given, whether they live.
@@ -112,6 +113,7 @@ func (l *ledger) change(id mobyfs.VolumeID, f func(*entry)) {
 func (l *ledger) take(id mobyfs.VolumeID, name, use string, lease mobyfs.Fence) {
 	l.change(id, func(e *entry) {
 		e.Name, e.Lease, e.last = name, lease, time.Now()
+		e.seen = e.last
 		if _, doubtful := e.doubt[use]; doubtful {
 			delete(e.doubt, use)
 			e.Uses[use] = 1
@@ -207,6 +209,40 @@ func (l *ledger) dropDoubtful(id mobyfs.VolumeID, now time.Time) (dropped int) {
 				delete(e.doubt, use)
 				dropped++
 			}
+		}
+	})
+	return dropped
+}
+
+// unseen lists the volumes with uses of which neither the kernel nor dockerd has shown one since a time.
+func (l *ledger) unseen(since time.Time) []mobyfs.VolumeID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ids []mobyfs.VolumeID
+	for id, e := range l.entries {
+		if len(e.Uses) > len(e.doubt) && e.seen.Before(since) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// see notes that a use of the volume was shown.
+func (l *ledger) see(id mobyfs.VolumeID, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.entries[id]; e != nil {
+		e.seen = now
+	}
+}
+
+// dropUnseen forgets all uses of a volume if none was counted or shown since a time, and tells how many there were.
+func (l *ledger) dropUnseen(id mobyfs.VolumeID, since time.Time) (dropped int) {
+	l.change(id, func(e *entry) {
+		if e.seen.Before(since) {
+			dropped = len(e.Uses)
+			clear(e.Uses)
+			clear(e.doubt)
 		}
 	})
 	return dropped

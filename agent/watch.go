@@ -47,6 +47,7 @@ func (a *Agent) apply(c mobyfs.Change) {
 		a.pokeAll()
 		a.warnOfStrays()
 		a.reporter.repeat()
+		signal(a.engine.revived)
 	case c.Volume != nil:
 		a.learn(*c.Volume)
 	case c.Gone != "":
