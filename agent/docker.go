@@ -42,9 +42,15 @@ const driverName = "mobyfs"
 // Docker is the Engine that listens at a unix socket.
 type Docker struct{ client *http.Client }
 
-// NewDocker returns the Docker that listens at the socket.
-func NewDocker(socket string) *Docker {
+// NewDocker returns the Docker that listens at the socket. mayAsk, if not nil, is called before each connection, which
+// is not made if it is an error; see DockerIsUp.
+func NewDocker(socket string, mayAsk func(context.Context) error) *Docker {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if mayAsk != nil {
+			if err := mayAsk(ctx); err != nil {
+				return nil, err
+			}
+		}
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
 	return &Docker{&http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}

@@ -57,8 +57,14 @@ func (a *Agent) followEngine(ctx context.Context) {
 	}
 }
 
-// engineBegan makes dockerd know the driver, and notes whom it could not start.
+// engineBegan makes dockerd know the driver, learns the names of those who use volumes here, and notes whom dockerd
+// could not start.
 func (a *Agent) engineBegan(ctx context.Context) {
+	for _, id := range a.ledger.volumes() {
+		if record, _ := a.catalogue.record(id); record != nil && a.ledger.standing(id).uses > 0 {
+			a.roster.look(id, record.Name)
+		}
+	}
 	if err := a.Docker.ListVolumes(ctx); err != nil {
 		a.Log.Warn("make dockerd list its volumes, so that it knows the driver", "err", err)
 	}

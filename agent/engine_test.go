@@ -188,7 +188,7 @@ func serveDockerd(t *testing.T) (*dockerd, *Docker) {
 	s := &http.Server{Handler: d}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
-	return d, NewDocker(socket)
+	return d, NewDocker(socket, nil)
 }
 
 func TestStrandedContainersAreThoseThatFailedOnOurVolumesAndShallRun(t *testing.T) {
@@ -241,7 +241,7 @@ func TestFollowTellsOfEachEndUntilDockerdEnds(t *testing.T) {
 	if err := <-result; err == nil {
 		t.Error("that dockerd ended is no error")
 	}
-	if err := NewDocker(filepath.Join(t.TempDir(), "none.sock")).Follow(t.Context(), func() { t.Error("it began") }, nil); err == nil {
+	if err := NewDocker(filepath.Join(t.TempDir(), "none.sock"), nil).Follow(t.Context(), func() { t.Error("it began") }, nil); err == nil {
 		t.Error("a dockerd that is not there can be followed")
 	}
 }

@@ -167,7 +167,7 @@ func TestDockerNamesTheContainersThatRun(t *testing.T) {
 	s := &http.Server{Handler: http.HandlerFunc(answer)}
 	go func() { _ = s.Serve(l) }()
 	defer func() { _ = s.Close() }()
-	names, err := NewDocker(socket).Running(t.Context(), "pgdata")
+	names, err := NewDocker(socket, nil).Running(t.Context(), "pgdata")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestDockerNamesTheContainersThatRun(t *testing.T) {
 	if want := "/containers/json?all=1&filters=%7B%22volume%22%3A%5B%22pgdata%22%5D%7D"; asked != want {
 		t.Errorf("asked %s, want %s", asked, want)
 	}
-	if _, err := NewDocker(filepath.Join(t.TempDir(), "none.sock")).Running(t.Context(), "pgdata"); err == nil {
+	if _, err := NewDocker(filepath.Join(t.TempDir(), "none.sock"), nil).Running(t.Context(), "pgdata"); err == nil {
 		t.Error("a dockerd that is not there has no containers")
 	}
 }

@@ -156,6 +156,18 @@ func lines(f *fleet.Fleet, t *testing.T, host, container string, n int) string {
 	return ""
 }
 
+// TestDockerThatIsStoppedStaysStopped: systemd holds dockerd's socket, and whoever asks there starts dockerd again.
+func TestDockerThatIsStoppedStaysStopped(t *testing.T) {
+	defer the.Remove(t, "quiet")
+	for _, host := range []string{"h1", "h3"} {
+		the.On(t, host, "docker", "run", "-d", "--name", "quietc", "-v", "quiet:/data", "--volume-driver=mobyfs", "busybox", "sleep", "100000")
+		the.Sh(t, host, "systemctl stop docker 2>/dev/null")
+		// Everything that the agent asks dockerd after an Unmount, it asks within nine seconds.
+		the.Sh(t, host, "for i in $(seq 24); do sleep 0.5; [ $(systemctl is-active docker) = inactive ] || exit 1; done")
+		the.Sh(t, host, "systemctl start docker; docker rm -f quietc")
+	}
+}
+
 func TestScenario13ContainerRunsWithNewAndWithGivenVolume(t *testing.T) {
 	defer the.Remove(t, "s13new", "s13api")
 	if got := the.InVolume(t, "h3", "s13new", "echo new > /data/x; cat /data/x"); got != "new" {

@@ -136,7 +136,7 @@ func openAgent(s settings, log *slog.Logger) (*agent.Agent, error) {
 		Log:      log,
 	}
 	if s.docker != "" {
-		cfg.Docker = agent.NewDocker(s.docker)
+		cfg.Docker = agent.NewDocker(s.docker, agent.DockerIsUp)
 	}
 	return agent.Open(cfg)
 }
