@@ -1,7 +1,9 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,6 +113,70 @@ func TestKilledAtEveryMomentOfAMove(t *testing.T) {
 			checkWhole(t, "momentous", tree, to)
 		})
 	}
+}
+
+// TestKilledAtEveryDurableWriteOfAMount: a container is started on a new volume, and the agent dies before or after
+// each file that it writes for that. Afterwards its books say what the kernel says, and nothing is left over.
+func TestC17KilledAtEveryDurableWriteOfAMount(t *testing.T) {
+	the.UseBinaries(t, "bin-failpoints")
+	defer the.UseBinaries(t, "bin")
+	moments := []string{"agent.mounts", "agent.catalogue", "dir.create.record", "dir.create", "dir.attach"}
+	for k, engine := range []string{"20.10", "26.1"} {
+		host := []string{"h1", "h3"}[k]
+		t.Run(engine, func(t *testing.T) {
+			for i, m := range moments {
+				m += []string{".before", ".after"}[(i+k)%2] // each moment on one of the two
+				t.Run(m, func(t *testing.T) { killInAMount(t, host, m) })
+			}
+		})
+	}
+}
+
+func killInAMount(t *testing.T, host, moment string) {
+	volume := strings.ReplaceAll("killed-"+moment, ".", "-")
+	before := the.Sh(t, host, "systemctl show -p NRestarts --value mobyfs")
+	the.Sh(t, host, "echo "+moment+" > /run/mobyfs.kill-at")
+	started := the.TryOn(t, host, "docker", "run", "-d", "--name", volume, "-v", volume+":/data", "--volume-driver=mobyfs",
+		"busybox", "sh", "-c", "echo started > /data/x; exec sleep 100000")
+	fleet.Eventually(t, 30*time.Second, func() string {
+		switch after := the.Sh(t, host, "systemctl show -p NRestarts --value mobyfs"); {
+		case the.TryOn(t, host, "test", "-e", "/run/mobyfs.kill-at").Code == 0:
+			return "the moment was never reached"
+		case after == before:
+			return "the agent was not restarted"
+		}
+		return ""
+	})
+	if started.Code == 0 {
+		if got := the.On(t, host, "docker", "exec", volume, "cat", "/data/x"); got != "started" {
+			t.Errorf("the container reads %q", got)
+		}
+		fleet.Eventually(t, 20*time.Second, func() string { return booksDiffer(t, host, volume, 1) })
+	}
+	the.TryOn(t, host, "docker", "rm", "-f", volume)
+	fleet.Eventually(t, 60*time.Second, func() string { return booksDiffer(t, host, volume, 0) })
+	the.Remove(t, volume)
+}
+
+// booksDiffer says in what the agent's counts and control's record differ from so many mounts, which the kernel shows.
+func booksDiffer(t *testing.T, host, volume string, mounts int) string {
+	r := the.Try(t, "volume", "inspect", volume, "-o", "json")
+	if r.Code != 0 {
+		if mounts == 0 && strings.Contains(r.Stderr, "there is no volume") {
+			return "" // it was never made
+		}
+		return r.String()
+	}
+	var v mobyfs.Volume
+	if err := json.Unmarshal([]byte(r.Stdout), &v); err != nil {
+		t.Fatal(err)
+	}
+	shown := the.Sh(t, host, "cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -F "+string(v.ID)+"/data | sort -u | wc -l")
+	uses := the.Sh(t, host, "hosttool uses /var/lib/mobyfs/state/mounts.json "+string(v.ID))
+	if want := fmt.Sprint(mounts); shown != want || uses != want || (v.Lease != nil) != (mounts > 0) {
+		return fmt.Sprintf("the kernel shows %s mounts, the agent counts %s, the lease is %+v; want %d", shown, uses, v.Lease, mounts)
+	}
+	return ""
 }
 
 // TestHostLosesPowerAndComesBack: the volume and its restart=always container are there again.

@@ -4,6 +4,7 @@
 //	hosttool make DIR FILES BYTES    a tree with every kind of file, FILES small ones and one of BYTES
 //	hosttool sum DIR                 a line for each file (all that lstat, listxattr and its content tell), sorted
 //	hosttool post SOCKET PATH JSON   POSTs to an HTTP server on a unix socket and prints the answer
+//	hosttool uses FILE VOLUME        how many mounts of a volume the agent's file counts
 //
 // It shares no code with the product, so that a mistake there can't hide here.
 package main
@@ -13,6 +14,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -55,8 +57,14 @@ func main() {
 		if err := post(os.Args[2], os.Args[3], os.Args[4]); err != nil {
 			log.Fatal(err)
 		}
+	case len(os.Args) == 4 && os.Args[1] == "uses":
+		n, err := uses(os.Args[2], os.Args[3])
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(n)
 	default:
-		log.Fatal("usage: hosttool make DIR FILES BYTES | sum DIR | post SOCKET PATH JSON")
+		log.Fatal("usage: hosttool make DIR FILES BYTES | sum DIR | post SOCKET PATH JSON | uses FILE VOLUME")
 	}
 }
 
@@ -265,4 +273,22 @@ func xattrs(path string) (string, error) {
 		line += s
 	}
 	return line, nil
+}
+
+// uses reads the agent's file of counts.
+func uses(file, volume string) (n int, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	var entries map[string]struct {
+		Uses map[string]int `json:"uses"`
+	}
+	if err := json.Unmarshal(data, &entries); err != nil {
+		return 0, err
+	}
+	for _, count := range entries[volume].Uses {
+		n += count
+	}
+	return n, nil
 }
