@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -81,22 +82,43 @@ func TestMigrationEndsOnce(t *testing.T) {
 	}
 }
 
-func TestSpecsThatAskForTheSameAreEqual(t *testing.T) {
-	a := VolumeSpec{SizeBytes: 1 << 30, Labels: map[string]string{"app": "shop"}}
+func TestSpecMeetsWhatIsAskedFor(t *testing.T) {
+	has := VolumeSpec{Class: "fast", SizeBytes: 1 << 30, Labels: map[string]string{"app": "shop", "tier": "gold"}}
 	for _, tc := range []struct {
-		b    VolumeSpec
-		want bool
+		asked VolumeSpec
+		want  bool
 	}{
+		{VolumeSpec{}, true},
+		{VolumeSpec{Class: "fast"}, true},
+		{VolumeSpec{Class: "slow"}, false},
 		{VolumeSpec{Backend: "dir", SizeBytes: 1 << 30, Labels: map[string]string{"app": "shop"}}, true},
-		{VolumeSpec{Backend: "btrfs", SizeBytes: 1 << 30, Labels: map[string]string{"app": "shop"}}, false},
-		{VolumeSpec{SizeBytes: 1, Labels: map[string]string{"app": "shop"}}, false},
-		{VolumeSpec{SizeBytes: 1 << 30}, false},
-		{VolumeSpec{SizeBytes: 1 << 30, Labels: map[string]string{"app": "blog"}}, false},
-		{VolumeSpec{SizeBytes: 1 << 30, Labels: map[string]string{"App": "shop"}}, false},
+		{VolumeSpec{Backend: "btrfs"}, false},
+		{VolumeSpec{SizeBytes: 1}, false},
+		{VolumeSpec{Labels: map[string]string{"app": "blog"}}, false},
+		{VolumeSpec{Labels: map[string]string{"App": "shop"}}, false},
 	} {
-		if got := a.Equal(tc.b); got != tc.want {
-			t.Errorf("%+v equal to %+v: got %v, want %v", a, tc.b, got, tc.want)
+		if got := has.Meets(tc.asked); got != tc.want {
+			t.Errorf("%+v meets %+v: got %v, want %v", has, tc.asked, got, tc.want)
 		}
+	}
+}
+
+func TestClassFillsWhatASpecLeavesOpen(t *testing.T) {
+	fast := VolumeClass{Name: "fast", Backend: "btrfs", SizeBytes: 5, Labels: map[string]string{"tier": "gold", "app": "any"}}
+	for _, tc := range []struct{ asked, want VolumeSpec }{
+		{VolumeSpec{Class: "fast"}, VolumeSpec{Class: "fast", Backend: "btrfs", SizeBytes: 5, Labels: map[string]string{"tier": "gold", "app": "any"}}},
+		{VolumeSpec{Class: "fast", Backend: "dir", SizeBytes: 7, Labels: map[string]string{"app": "shop"}},
+			VolumeSpec{Class: "fast", Backend: "dir", SizeBytes: 7, Labels: map[string]string{"tier": "gold", "app": "shop"}}},
+	} {
+		if got := fast.Fill(tc.asked); !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%+v filled: got %+v, want %+v", tc.asked, got, tc.want)
+		}
+	}
+	if got := (VolumeClass{Name: "bare"}).Fill(VolumeSpec{Labels: map[string]string{"a": "b"}}); got.Labels["a"] != "b" {
+		t.Errorf("a class without labels took those of the spec away: %+v", got)
+	}
+	if fast.Labels["app"] != "any" {
+		t.Error("filling changed the class")
 	}
 }
 

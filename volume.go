@@ -1,7 +1,9 @@
 package mobyfs
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"regexp"
 	"strings"
 	"time"
@@ -29,21 +31,23 @@ type Volume struct {
 	Revision  int64       `json:"revision"`            // of the record in the store; grows with each change
 }
 
-// VolumeSpec is what a user asks for. Two specs that are Equal ask for the same volume.
+// VolumeSpec is what a user asks for, and in a record what the volume was given.
 type VolumeSpec struct {
+	Class     string            `json:"class,omitempty"`      // the VolumeClass that filled what the user left open
 	Backend   string            `json:"backend,omitempty"`    // "dir" if empty
 	SizeBytes int64             `json:"size_bytes,omitempty"` // space to count on for placement; 0 = no promise
 	Labels    map[string]string `json:"labels,omitempty"`
 }
 
-// Equal reports whether two specs ask for the same thing. An empty backend equals DefaultBackend.
-func (s VolumeSpec) Equal(o VolumeSpec) bool {
-	s, o = s.WithDefaults(), o.WithDefaults()
-	if s.Backend != o.Backend || s.SizeBytes != o.SizeBytes || len(s.Labels) != len(o.Labels) {
+// Meets reports whether a volume of this spec is what is asked for. What is left open is met by anything.
+func (s VolumeSpec) Meets(asked VolumeSpec) bool {
+	s = s.WithDefaults()
+	if asked.Class != "" && asked.Class != s.Class || asked.Backend != "" && asked.Backend != s.Backend ||
+		asked.SizeBytes != 0 && asked.SizeBytes != s.SizeBytes {
 		return false
 	}
-	for k, v := range s.Labels {
-		if w, ok := o.Labels[k]; !ok || v != w {
+	for k, v := range asked.Labels {
+		if has, ok := s.Labels[k]; !ok || has != v {
 			return false
 		}
 	}
@@ -58,6 +62,28 @@ func (s VolumeSpec) WithDefaults() VolumeSpec {
 	if s.Backend == "" {
 		s.Backend = DefaultBackend
 	}
+	return s
+}
+
+// VolumeClass is a name for what volumes of one kind have in common, such as fast or archive. The operator defines the
+// classes of a cluster once, in cluster.yaml. A class is read when a volume is created: what it says later does not
+// change that volume.
+type VolumeClass struct {
+	Name      string            `json:"name"`
+	Backend   string            `json:"backend,omitempty"`
+	SizeBytes int64             `json:"size_bytes,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+// Fill gives a spec what it leaves open.
+func (c VolumeClass) Fill(s VolumeSpec) VolumeSpec {
+	s.Class, s.Backend, s.SizeBytes = c.Name, cmp.Or(s.Backend, c.Backend), cmp.Or(s.SizeBytes, c.SizeBytes)
+	labels := maps.Clone(c.Labels)
+	if labels == nil && s.Labels != nil {
+		labels = map[string]string{}
+	}
+	maps.Copy(labels, s.Labels)
+	s.Labels = labels
 	return s
 }
 

@@ -151,12 +151,31 @@ func TestC28CreateAgainAgreesOrNamesTheDifference(t *testing.T) {
 	})
 }
 
+func TestC28WhatAClassFilledInIsNoDifference(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, "h1")
+		h1 := r.nodes["h1"]
+		h1.create("pgdata", map[string]string{"class": "fast"})
+		settled()
+		r.cluster.edit("pgdata", func(v *mobyfs.Volume) { v.Spec.SizeBytes = 1 << 30 }) // as control fills it from the class
+		settled()
+		h1.create("pgdata", map[string]string{"class": "fast"})
+		h1.create("pgdata", nil)
+		err := h1.agent.Create(t.Context(), "pgdata", map[string]string{"class": "slow", "size": "2G"})
+		wantCode(t, err, mobyfs.CodeExists, "class=fast", "class=slow", "size=1G", "size=2G")
+		v, err := h1.agent.Get(t.Context(), "pgdata")
+		if err != nil || v.Status["class"] != "fast" || v.Status["size"] != "1.0 GiB" {
+			t.Errorf("Status is %v, %v", v.Status, err)
+		}
+	})
+}
+
 func TestC29CreateWithABadOptionLeavesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, "h1")
 		h1 := r.nodes["h1"]
 		r.cluster.took()
-		for _, opts := range []map[string]string{{"siez": "1G"}, {"size": "big"}, {"size": "-1"}, {"size": "0"}, {"backend": "drr"}, {"password": "x"}, {"size": ""}} {
+		for _, opts := range []map[string]string{{"siez": "1G"}, {"size": "big"}, {"size": "-1"}, {"size": "0"}, {"backend": "drr"}, {"password": "x"}, {"size": ""}, {"class": ""}} {
 			wantCode(t, h1.agent.Create(t.Context(), "pgdata", opts), mobyfs.CodeInvalid)
 		}
 		wantCode(t, h1.agent.Create(t.Context(), "pgdata", map[string]string{"siez": "1G"}), mobyfs.CodeInvalid, `"siez"`, "did you mean size?")

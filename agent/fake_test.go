@@ -212,7 +212,7 @@ func (s *seat) CreateVolume(ctx context.Context, name string, spec mobyfs.Volume
 			if v.State == mobyfs.VolumeRemoving || mobyfs.FoldName(v.Name) != mobyfs.FoldName(name) {
 				continue
 			}
-			if v.Name != name || !v.Spec.Equal(spec) {
+			if v.Name != name || !v.Spec.Meets(spec) {
 				return nil, mobyfs.Errorf(mobyfs.CodeExists, "volume %q exists already", v.Name).WithHint("choose another name")
 			}
 			out = *v

@@ -307,6 +307,9 @@ func (a *Agent) describe(v mobyfs.Volume, stale bool) mobyfs.DockerVolume {
 	status := map[string]any{
 		"node": v.Node, "state": v.Condition(), "fence": uint64(v.Fence), "backend": v.Spec.WithDefaults().Backend,
 	}
+	if v.Spec.Class != "" {
+		status["class"] = v.Spec.Class
+	}
 	if v.Spec.SizeBytes > 0 {
 		status["size"] = humanize.IBytes(uint64(v.Spec.SizeBytes))
 	}

@@ -6,13 +6,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/agext/levenshtein"
-
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/nearest"
 )
 
 // optionNames are the options that docker volume create -o may give.
-var optionNames = []string{"backend", "size"}
+var optionNames = []string{"backend", "class", "size"}
 
 // parseOptions makes a spec of Docker's options. An error names the option and never shows the value of one that is
 // not known: it may be a secret.
@@ -33,6 +32,11 @@ func parseOptions(opts map[string]string, backends []string) (mobyfs.VolumeSpec,
 					WithHint("%s", suggest(value, backends))
 			}
 			spec.Backend = value
+		case "class": // control knows which there are
+			if value == "" {
+				return spec, mobyfs.Errorf(mobyfs.CodeInvalid, "class= names no class").WithHint("leave it out, or name one of those that mobyctl class ls lists")
+			}
+			spec.Class = value
 		default:
 			return spec, mobyfs.Errorf(mobyfs.CodeInvalid, "there is no option %.40q", key).
 				WithHint("%s", suggest(key, optionNames))
@@ -45,24 +49,25 @@ func parseOptions(opts map[string]string, backends []string) (mobyfs.VolumeSpec,
 func suggest(typed string, known []string) string {
 	known = slices.Sorted(slices.Values(known))
 	all := "known: " + strings.Join(known, ", ")
-	for _, k := range known {
-		if levenshtein.Distance(strings.ToLower(typed), k, nil) <= 2 {
-			return fmt.Sprintf("did you mean %s? (%s)", k, all)
-		}
+	if meant := nearest.Word(typed, known); meant != "" {
+		return fmt.Sprintf("did you mean %s? (%s)", meant, all)
 	}
 	return all
 }
 
-// difference tells in what a volume that exists differs from what is asked for, or "". Labels can't be given
-// through Docker, so they are not asked for.
+// difference tells in what a volume that exists differs from what is asked for, or "". What is left open does not
+// differ. Labels can't be given through Docker, so they are not asked for.
 func difference(has, asked mobyfs.VolumeSpec) string {
-	has, asked = has.WithDefaults(), asked.WithDefaults()
+	has = has.WithDefaults()
 	var parts []string
-	if has.SizeBytes != asked.SizeBytes {
+	if asked.SizeBytes != 0 && has.SizeBytes != asked.SizeBytes {
 		parts = append(parts, fmt.Sprintf("it has %s, asked for was %s", shownSize(has.SizeBytes), shownSize(asked.SizeBytes)))
 	}
-	if has.Backend != asked.Backend {
+	if asked.Backend != "" && has.Backend != asked.Backend {
 		parts = append(parts, fmt.Sprintf("it has backend=%s, asked for was backend=%s", has.Backend, asked.Backend))
+	}
+	if asked.Class != "" && has.Class != asked.Class {
+		parts = append(parts, fmt.Sprintf("it has %s, asked for was class=%s", shownClass(has.Class), asked.Class))
 	}
 	return strings.Join(parts, "; ")
 }
@@ -73,4 +78,12 @@ func shownSize(bytes int64) string {
 		return "no size"
 	}
 	return "size=" + mobyfs.FormatSize(bytes)
+}
+
+// shownClass likewise.
+func shownClass(name string) string {
+	if name == "" {
+		return "no class"
+	}
+	return "class=" + name
 }

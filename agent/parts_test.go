@@ -21,14 +21,14 @@ import (
 
 func TestOptionsOfUnknownNamesShowNoValue(t *testing.T) {
 	_, err := parseOptions(map[string]string{"token": "hunter2"}, []string{"dir"})
-	wantCode(t, err, mobyfs.CodeInvalid, `"token"`, "known: backend, size")
+	wantCode(t, err, mobyfs.CodeInvalid, `"token"`, "known: backend, class, size")
 	if strings.Contains(err.Error()+mobyfs.HintOf(err), "hunter2") {
 		t.Errorf("the secret is in %v", err)
 	}
 	_, err = parseOptions(map[string]string{"backend": "Dri"}, []string{"dir", "btrfs"})
 	wantCode(t, err, mobyfs.CodeInvalid, "did you mean dir?")
 	spec, err := parseOptions(nil, []string{"dir"})
-	if err != nil || !spec.Equal(mobyfs.VolumeSpec{}) {
+	if err != nil || !cmp.Equal(spec, mobyfs.VolumeSpec{}) {
 		t.Errorf("no options: got %+v, %v", spec, err)
 	}
 }

@@ -48,15 +48,16 @@ type Service interface {
 
 // Cluster is the cluster in a few numbers.
 type Cluster struct {
-	Cluster    string       `json:"cluster"`
-	Version    string       `json:"version"`  // of mobyfs-control
-	Revision   int64        `json:"revision"` // of the newest change in the store
-	Nodes      int          `json:"nodes"`
-	ReadyNodes int          `json:"ready_nodes"`
-	Volumes    int          `json:"volumes"`
-	InUse      int          `json:"in_use"`
-	Moving     int          `json:"moving"`
-	Unreadable []Unreadable `json:"unreadable,omitempty"` // records in the store that this version can't read
+	Cluster    string               `json:"cluster"`
+	Version    string               `json:"version"`  // of mobyfs-control
+	Revision   int64                `json:"revision"` // of the newest change in the store
+	Nodes      int                  `json:"nodes"`
+	ReadyNodes int                  `json:"ready_nodes"`
+	Volumes    int                  `json:"volumes"`
+	InUse      int                  `json:"in_use"`
+	Moving     int                  `json:"moving"`
+	Classes    []mobyfs.VolumeClass `json:"classes,omitempty"`    // from which volumes may be made
+	Unreadable []Unreadable         `json:"unreadable,omitempty"` // records in the store that this version can't read
 }
 
 // Unreadable is a record that can't be read. What it describes exists all the same.

@@ -28,12 +28,13 @@ import (
 
 // Config is what a control plane needs to start.
 type Config struct {
-	Cluster  string           // name of the cluster, as in all its certificates
-	Root     string           // an existing private directory; the store goes to Root/etcd
-	Identity pki.Files        // control's own, which signs tickets
-	Version  string           // of this program, for status
-	Log      *slog.Logger     // not nil
-	Now      func() time.Time // time.Now if nil
+	Cluster  string               // name of the cluster, as in all its certificates
+	Root     string               // an existing private directory; the store goes to Root/etcd
+	Identity pki.Files            // control's own, which signs tickets
+	Version  string               // of this program, for status
+	Classes  []mobyfs.VolumeClass // from which volumes may be made; see ReadClasses
+	Log      *slog.Logger         // not nil
+	Now      func() time.Time     // time.Now if nil
 }
 
 // Control is a running control plane. All methods may be called at once.

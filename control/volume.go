@@ -27,8 +27,8 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 	if err := mobyfs.CheckVolumeName(name); err != nil {
 		return mobyfs.Volume{}, err
 	}
-	spec = spec.WithDefaults()
-	if err := checkSpec(name, spec); err != nil {
+	full, err := c.fill(name, spec)
+	if err != nil {
 		return mobyfs.Volume{}, err
 	}
 	here := ""
@@ -39,7 +39,7 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 	defer c.placing.Unlock()
 	var v mobyfs.Volume
 	var isNew bool
-	err := c.store.Update(ctx, func(tx *store.Tx) (err error) {
+	err = c.store.Update(ctx, func(tx *store.Tx) (err error) {
 		v, err = tx.VolumeNamed(name)
 		if isNew = mobyfs.CodeOf(err) == mobyfs.CodeNotFound; !isNew {
 			if err == nil {
@@ -47,12 +47,12 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 			}
 			return err
 		}
-		home, err := c.place(name, spec.SizeBytes, node, here)
+		home, err := c.place(name, full.SizeBytes, node, here)
 		if err != nil {
 			return err
 		}
 		v = mobyfs.Volume{
-			ID: mobyfs.VolumeID(c.newID()), Name: name, Spec: spec, State: mobyfs.VolumeCreating,
+			ID: mobyfs.VolumeID(c.newID()), Name: name, Spec: full, State: mobyfs.VolumeCreating,
 			CreatedAt: c.now().UTC(), Node: home, Fence: 1,
 		}
 		return tx.PutVolume(&v)
@@ -72,7 +72,7 @@ func sameVolume(v mobyfs.Volume, name string, spec mobyfs.VolumeSpec) error {
 		return mobyfs.Errorf(mobyfs.CodeExists, "volume %q can't be made beside %q: names must differ by more than case", name, v.Name).
 			WithHint("use %s, or choose another name", v.Name)
 	}
-	if !v.Spec.Equal(spec) {
+	if !v.Spec.Meets(spec) {
 		return mobyfs.Errorf(mobyfs.CodeExists, "volume %q exists on %s with other options", name, v.Node).
 			WithHint("leave the options out to use it, or choose another name")
 	}

@@ -91,6 +91,7 @@ func (c *Control) Cluster(_ context.Context, who pki.Identity) (api.Cluster, err
 	}
 	now := c.snapshot()
 	s := api.Cluster{
+		Classes: c.cfg.Classes,
 		Cluster: c.cfg.Cluster, Version: c.cfg.Version, Revision: now.Revision,
 		Nodes: len(now.Full.Nodes), Volumes: len(now.Full.Volumes),
 	}

@@ -10,11 +10,12 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/agext/levenshtein"
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/mobyfs/mobyfs/internal/nearest"
 )
 
 // ConfigError is everything that is wrong in a file, each with its place.
@@ -214,14 +215,9 @@ func itoa(i int) string { return strconv.Itoa(i) }
 
 // didYouMean suggests the word that differs least, if one differs little.
 func didYouMean(got string, words []string) string {
-	best, least := "", 3
-	for _, w := range words {
-		if n := levenshtein.Distance(strings.ToLower(got), strings.ToLower(w), nil); n < least && n < len(w) {
-			best, least = w, n
-		}
-	}
-	if best == "" {
+	meant := nearest.Word(got, words)
+	if meant == "" {
 		return ""
 	}
-	return fmt.Sprintf(" — did you mean %q?", best)
+	return fmt.Sprintf(" — did you mean %q?", meant)
 }

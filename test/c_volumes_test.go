@@ -3,6 +3,7 @@ package test
 import (
 	"crypto/tls"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +54,7 @@ func TestScenario04MoveKeepsAllAttributes(t *testing.T) {
 	if after.Node != "h3" || after.Migration != nil || after.Fence <= before.Fence {
 		t.Errorf("after the move: %+v", after)
 	}
-	if after.ID != before.ID || !after.Spec.Equal(before.Spec) || !after.CreatedAt.Equal(before.CreatedAt) || after.Name != before.Name {
+	if after.ID != before.ID || !reflect.DeepEqual(after.Spec, before.Spec) || !after.CreatedAt.Equal(before.CreatedAt) || after.Name != before.Name {
 		t.Errorf("attributes changed: %+v, were %+v", after, before)
 	}
 	if got := the.TreeOf(t, "h3", after); got != tree {

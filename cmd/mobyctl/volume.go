@@ -23,7 +23,7 @@ func newVolumeCommand(a *app) *cobra.Command {
 }
 
 func newVolumeCreateCommand(a *app) *cobra.Command {
-	var node, size string
+	var node, size, class string
 	var labels map[string]string
 	cmd := &cobra.Command{
 		Use:   "create NAME",
@@ -33,7 +33,7 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 			if err := mobyfs.CheckVolumeName(args[0]); err != nil {
 				return err
 			}
-			spec := mobyfs.VolumeSpec{Labels: labels}
+			spec := mobyfs.VolumeSpec{Class: class, Labels: labels}
 			if size != "" {
 				bytes, err := mobyfs.ParseSize(size)
 				if err != nil {
@@ -57,6 +57,7 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&node, "node", "", "the node to create it on (default: the ready one with most room)")
+	cmd.Flags().StringVar(&class, "class", "", "what it has in common with others: one of those that mobyctl class ls lists")
 	cmd.Flags().StringVar(&size, "size", "", "space to count on: 10G or 10GiB (powers of 1024), 10GB (powers of 1000), or bytes")
 	cmd.Flags().StringToStringVar(&labels, "label", nil, "labels, key=value")
 	return cmd
@@ -123,6 +124,9 @@ func printVolume(w io.Writer, v mobyfs.Volume) {
 	row("node", "%s", v.Node)
 	if by, used := v.InUse(); used {
 		row("in use", "%s since %s", by, v.Lease.Since.Local().Format(time.DateTime))
+	}
+	if v.Spec.Class != "" {
+		row("class", "%s", v.Spec.Class)
 	}
 	row("backend", "%s", v.Spec.WithDefaults().Backend)
 	if v.Spec.SizeBytes > 0 {

@@ -47,6 +47,7 @@ type settings struct {
 	cluster string
 	listen  string // host:port of the API
 	root    string // private directory: pki/ and etcd/
+	classes string // file of the classes of volumes
 }
 
 func (s settings) pkiDir() string { return filepath.Join(s.root, "pki") }

@@ -39,6 +39,8 @@ func newStartCommand(s *settings) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&debug, "debug", false, "log all that etcd says, too")
+	cmd.Flags().StringVar(&s.classes, "classes", cmp.Or(os.Getenv("MOBYFS_CLASSES"), "/etc/mobyfs/classes.json"),
+		"file of the classes of volumes (MOBYFS_CLASSES)")
 	cmd.Flags().StringVar(&s.listen, "listen", cmp.Or(os.Getenv("MOBYFS_CONTROL_LISTEN"), ":7946"),
 		"host:port of the API (MOBYFS_CONTROL_LISTEN)")
 	return cmd
@@ -57,6 +59,10 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	classes, err := control.ReadClasses(s.classes)
+	if err != nil {
+		return err
+	}
 	warnOfExpiry(s.identity(), log)
 	listener, err := net.Listen("tcp", s.listen) // first of all: it tells at once if another control runs
 	if err != nil {
@@ -64,7 +70,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 			WithHint("another mobyfs-control may run here, or set MOBYFS_CONTROL_LISTEN to another port")
 	}
 	ctl, err := control.Open(ctx, control.Config{
-		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Log: log,
+		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Classes: classes, Log: log,
 	})
 	if err != nil {
 		listener.Close()
