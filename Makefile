@@ -12,6 +12,12 @@ build: $(addprefix bin/,$(PROGRAMS)) ## the three programs, into bin/
 bin/%: FORCE
 	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o $@ ./cmd/$*
 
+.PHONY: plugin
+plugin: ## the managed plugin, into bin/plugin/: docker plugin create mobyfs-managed bin/plugin
+	rm -rf bin/plugin
+	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/plugin/rootfs/mobyfs-plugin ./cmd/mobyfs-plugin
+	cp cmd/mobyfs-plugin/config.json bin/plugin/
+
 .PHONY: prepare
 prepare: ## installs what demo and test need, saying so first; starts dockerd where none runs
 	tools/prepare.sh

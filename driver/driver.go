@@ -107,7 +107,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		req.docker = docker
 		log = log.With("volume", req.Name, "mount", req.ID)
-		ans, err = h.carryOut(r.Context(), c, req)
+		ans, err = h.carryOut(r.Context(), c, req, patience(r, c, docker))
 	}
 	if err != nil && docker && c.cutUnsure && mobyfs.CodeOf(err) != mobyfs.CodeNotFound && mobyfs.CodeOf(err) != mobyfs.CodeInvalid {
 		log.Warn("cut a call whose answer is not known", "err", err)
@@ -130,14 +130,26 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // carryOut makes the call with the time that its client gives it.
-func (h *handler) carryOut(ctx context.Context, c call, req request) (answer, error) {
-	wait := c.wait
-	if !req.docker {
-		wait = min(wait, briefWait)
-	}
+func (h *handler) carryOut(ctx context.Context, c call, req request, wait time.Duration) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	return c.run(h, ctx, req)
+}
+
+// patience is how long the client waits for an answer. One that waits for less than Docker does may say so as RFC 7240
+// has it: "Prefer: wait=22", in seconds. So it hears why the call takes longer, instead of having to hang up.
+func patience(r *http.Request, c call, docker bool) time.Duration {
+	wait := c.wait
+	if !docker {
+		wait = min(wait, briefWait)
+	}
+	for preference := range strings.SplitSeq(strings.Join(r.Header.Values("Prefer"), ","), ",") {
+		value, is := strings.CutPrefix(strings.TrimSpace(preference), "wait=")
+		if seconds, err := strconv.ParseUint(value, 10, 16); is && err == nil && seconds > 0 {
+			wait = min(wait, time.Duration(seconds)*time.Second)
+		}
+	}
+	return wait
 }
 
 // takeBack undoes a Mount whose caller did not wait for the answer: no Unmount will come for it.

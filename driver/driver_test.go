@@ -751,6 +751,29 @@ func TestC88TheTimeOfACallIsThatOfItsClient(t *testing.T) {
 	}
 }
 
+func TestClientSaysForHowLongItWaits(t *testing.T) {
+	given := make(chan time.Duration, 1)
+	f := &fake{mount: func(ctx context.Context, _, _ string) (string, error) {
+		until, _ := ctx.Deadline()
+		given <- time.Until(until)
+		return "/vol/pgdata", nil
+	}}
+	socket := serve(t, f)
+	for prefer, want := range map[string]time.Duration{
+		"wait=22":                   22 * time.Second,
+		"respond-async, wait=22":    22 * time.Second,
+		"wait=9000":                 110 * time.Second, // longer than Docker itself waits
+		"wait=0":                    110 * time.Second,
+		"wait=-1, wait=x, weight=3": 110 * time.Second,
+	} {
+		raw := strings.Replace(asDocker("VolumeDriver.Mount", `{"Name":"pgdata","ID":"x"}`), dockerAccept, dockerAccept+"Prefer: "+prefer+"\r\n", 1)
+		ask(t, socket, raw)
+		if left := <-given; left > want || left < want-5*time.Second {
+			t.Errorf("with Prefer: %s the Mount has %v, want %v", prefer, left, want)
+		}
+	}
+}
+
 // eventually polls until ok, for at most five seconds.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
