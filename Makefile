@@ -3,6 +3,7 @@ SHELL   := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
 PROGRAMS := mobyctl mobyfs mobyfs-control
+PLUGIN := bin/plugin
 LINT := bin/lint
 
 .PHONY: build
@@ -14,9 +15,9 @@ bin/%: FORCE
 
 .PHONY: plugin
 plugin: ## the managed plugin, into bin/plugin/: docker plugin create mobyfs-managed bin/plugin
-	rm -rf bin/plugin
-	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/plugin/rootfs/mobyfs-plugin ./cmd/mobyfs-plugin
-	cp cmd/mobyfs-plugin/config.json bin/plugin/
+	rm -rf $(PLUGIN)
+	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o $(PLUGIN)/rootfs/mobyfs-plugin ./cmd/mobyfs-plugin
+	cp cmd/mobyfs-plugin/config.json $(PLUGIN)/
 
 .PHONY: prepare
 prepare: ## installs what demo and test need, saying so first; starts dockerd where none runs
