@@ -73,21 +73,39 @@ func TestRootUsesTheStandardLibraryOnly(t *testing.T) {
 
 // The agent runs on every host: it stays small, and what it does not link can't be attacked in it.
 func TestAgentLinksNeitherEtcdNorACloudSDK(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", module+"/cmd/mobyfs").Output()
-	if err != nil {
-		t.Fatalf("go list: %v", err)
-	}
-	deps := strings.Fields(string(out))
-	if len(deps) < 100 {
-		t.Fatalf("cmd/mobyfs has %d dependencies only; the test looks in the wrong place", len(deps))
-	}
-	for _, d := range deps {
+	for _, d := range links(t, "cmd/mobyfs") {
 		for _, bad := range []string{"go.etcd.io/", "github.com/aws/", "google.golang.org/grpc", "github.com/hashicorp/terraform", module + "/control"} {
 			if strings.HasPrefix(d, bad) {
 				t.Errorf("cmd/mobyfs links %s", d)
 			}
 		}
 	}
+}
+
+// The managed plugin passes calls on, and that is all it can do.
+func TestManagedPluginLinksTheDriverAndTheStandardLibraryOnly(t *testing.T) {
+	for _, d := range links(t, "cmd/mobyfs-plugin") {
+		switch {
+		case !strings.Contains(strings.Split(d, "/")[0], "."), strings.HasPrefix(d, "vendor/"): // the standard library
+		case d == module, d == module+"/driver", d == module+"/cmd/mobyfs-plugin":
+		default:
+			t.Errorf("cmd/mobyfs-plugin links %s", d)
+		}
+	}
+}
+
+// links lists all packages that a program is made of.
+func links(t *testing.T, program string) []string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-deps", module+"/"+program).Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	deps := strings.Fields(string(out))
+	if len(deps) < 100 {
+		t.Fatalf("%s has %d dependencies only; the test looks in the wrong place", program, len(deps))
+	}
+	return deps
 }
 
 func TestJudge(t *testing.T) {
