@@ -98,7 +98,7 @@ func (m managedHost) remove() {
 		m.t.Errorf("disable: %v", r)
 	}
 	the.TryOn(m.t, m.host, "docker", "plugin", "rm", "-f", managedName)
-	if out := m.sh("docker plugin ls -q; pidof mobyfs-plugin; grep -h /plugins/ /proc/[0-9]*/mountinfo 2>/dev/null; rm -r /root/plugin"); out != "" {
+	if out := m.sh("docker plugin ls -q; pidof mobyfs-plugin; ls /run/docker/plugins | grep -vx mobyfs.sock; grep -h /plugins/ /proc/[0-9]*/mountinfo 2>/dev/null; rm -r /root/plugin"); out != "" {
 		m.t.Errorf("the plugin left: %s", out)
 	}
 }
