@@ -120,8 +120,11 @@ func (a *agent) List() []mobyfs.DockerVolume {
 	r, err := a.call(ctx, "List", question{})
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err != nil || r.Err != "" {
-		a.log.Warn("list the volumes that were known before", "err", errors.Join(err, errors.New(r.Err)))
+	if err == nil && r.Err != "" {
+		err = errors.New(r.Err)
+	}
+	if err != nil {
+		a.log.Warn("list the volumes that were known before", "err", err)
 		return a.listed
 	}
 	a.listed = make([]mobyfs.DockerVolume, len(r.Volumes))
