@@ -56,7 +56,7 @@ func (h host) orders(t *testing.T, post ...string) (rows string) {
 	if len(post) > 0 {
 		args = append(args, "--post-data", post[0])
 	}
-	args = append(args, "http://127.0.0.1:8080/cgi-bin/orders")
+	args = append(args, "http://127.0.0.1:8000/cgi-bin/orders")
 	fleet.Eventually(t, time.Minute, func() string {
 		r := the.TryOn(t, h.name, args...)
 		rows = strings.TrimSpace(r.Stdout)
