@@ -48,7 +48,7 @@ func running(volume string, args ...string) []string {
 // inUse waits until control knows that a volume is used on a host, or that it is not used at all where host is "".
 func inUse(t *testing.T, volume, host string) {
 	t.Helper()
-	fleet.Eventually(t, 20*time.Second, func() string {
+	fleet.Eventually(t, time.Minute, func() string {
 		switch v := the.Volume(t, volume); {
 		case v.Lease == nil && host != "":
 			return "nobody uses the volume"

@@ -114,12 +114,12 @@ func upElsewhere(t *testing.T, service, from string) (up task) {
 }
 
 // diary is what services here do: write into a log where they were started, unless what is in the volume is damaged.
-const diary = `cd /data
+const diary = `trap 'exit 0' TERM
+cd /data
 [ -e blob ] || { head -c 4194304 /dev/urandom >blob; sha256sum blob >sum; }
 sha256sum -c sum || exit 1
 echo "$(($(wc -l <log 2>/dev/null || echo 0) + 1)) $NODE" >>log
 sync
-trap 'exit 0' TERM
 while :; do sleep 1 & wait $!; done`
 
 // serve makes a service of one task that keeps a diary in a volume, and returns once it runs.
@@ -127,6 +127,7 @@ func serve(t *testing.T, service, volume string, options ...string) task {
 	t.Helper()
 	t.Cleanup(func() {
 		the.On(t, manager, "docker", "service", "rm", service)
+		inUse(t, volume, "")
 		the.Remove(t, volume)
 	})
 	args := []string{"docker", "service", "create", "--detach", "--name", service, "--no-resolve-image", "--restart-delay", "1s",

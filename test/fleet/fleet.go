@@ -227,10 +227,11 @@ func (f *Fleet) TreeOf(t *testing.T, host string, v mobyfs.Volume) string {
 	return f.On(t, host, "hosttool", "sum", DataDir(v))
 }
 
-// Eventually waits until ok says nothing more is missing, and fails with what it said last after the time given.
+// Eventually waits until ok says nothing more is missing, and fails with what it said last after the time given. It
+// also serves a clean-up.
 func Eventually(t *testing.T, within time.Duration, ok func() (missing string)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), within)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), within)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
