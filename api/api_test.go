@@ -508,3 +508,19 @@ func TestCallThatHangsEnds(t *testing.T) {
 		}
 	})
 }
+
+// TestWhoeverStopsWaitingIsToldSoInPlainWords: the text ends up before a user of Docker.
+func TestWhoeverStopsWaitingIsToldSoInPlainWords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := piped(t, &fake{claim: func(ctx context.Context, _ pki.Identity) (mobyfs.Grant, error) {
+			<-ctx.Done()
+			return mobyfs.Grant{}, ctx.Err()
+		}})
+		ctx, cancel := context.WithTimeout(t.Context(), answerTimeout/2)
+		defer cancel()
+		_, err := c.Claim(ctx, "v")
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no answer in time") || strings.Contains(err.Error(), "context") {
+			t.Errorf("got %v", err)
+		}
+	})
+}

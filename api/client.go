@@ -151,6 +151,11 @@ func unreachable(verb string, endpoints []string, err error) error {
 	if errors.As(err, &u) {
 		err = u.Err
 	}
-	return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s control at %s: %w", verb, strings.Join(endpoints, ", "), err).
-		WithHint("check that mobyfs-control runs there: systemctl status mobyfs-control")
+	why := err.Error()
+	if errors.Is(err, context.DeadlineExceeded) {
+		why = "no answer in time"
+	}
+	e := mobyfs.Errorf(mobyfs.CodeUnavailable, "%s control at %s: %s", verb, strings.Join(endpoints, ", "), why)
+	e.Err = err
+	return e.WithHint("check that mobyfs-control runs there: systemctl status mobyfs-control")
 }
