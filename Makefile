@@ -33,8 +33,12 @@ demo-down: build ## takes the demo off again
 
 .PHONY: test
 test: prepare build ## all tests, those on sandbox hosts included
-	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /cloud/sandbox$$)
+	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/clients$$ -e /cloud/sandbox$$)
 	go test -count=1 -timeout 20m -v ./provision/cloud/sandbox ./test
+
+.PHONY: test-clients
+test-clients: prepare build ## Swarm, Compose and Podman on sandbox hosts, which fetch them with apt-get (10 min)
+	go test -count=1 -timeout 40m -v ./test/clients
 
 .PHONY: check
 check: $(LINT)/staticcheck $(LINT)/errcheck ## everything that can be said about the code without running it

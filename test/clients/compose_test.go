@@ -136,3 +136,21 @@ func TestComposeElsewhereWhileTheShopIsUpIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// TestComposeTakesAVolumeOfASizeThatWasMadeBeforehand: Compose 1.29 would refuse driver_opts on the second host.
+func TestComposeTakesAVolumeOfASizeThatWasMadeBeforehand(t *testing.T) {
+	onEach(t, func(t *testing.T, on, away host) {
+		the.Ctl(t, "volume", "create", "sized", "--size", "10MiB")
+		t.Cleanup(func() { the.Remove(t, "sized") })
+		want := ""
+		for _, h := range []host{on, away} {
+			install(t, h.name, "docker-compose")
+			give(t, h.name, "shop", "/root")
+			the.Sh(t, h.name, "cd /root/shop && export NODE="+h.name+" && docker-compose --file sized.yaml up && docker-compose --file sized.yaml down")
+			want += "done on " + h.name + "\n"
+		}
+		if got := the.InVolume(t, third, "sized", "cat /data/log"); got+"\n" != want {
+			t.Errorf("the volume has %q, want %q", got, want)
+		}
+	})
+}

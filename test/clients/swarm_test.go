@@ -196,7 +196,8 @@ func TestC98UpdateOfAServiceWithOneWriter(t *testing.T) {
 	})
 }
 
-// TestSwarmTaskOfADrainedNodeComesUpElsewhereWithItsData: -rounds times in a row.
+// TestSwarmTaskOfADrainedNodeComesUpElsewhereWithItsData: -rounds times in a row, and no task is refused its volume in
+// between.
 func TestSwarmTaskOfADrainedNodeComesUpElsewhereWithItsData(t *testing.T) {
 	made.Do(func() { the.Bootstrap(t) })
 	theSwarm(t)
@@ -225,5 +226,8 @@ func TestSwarmTaskOfADrainedNodeComesUpElsewhereWithItsData(t *testing.T) {
 		len(took), took[len(took)/2].Seconds(), took[len(took)-1].Seconds(), len(failed))
 	for _, now := range failed {
 		t.Logf("failed on %s: %s: %s", now.node, now.state, now.problem)
+		if strings.Contains(now.problem, "dbdata") {
+			t.Errorf("a task on %s was refused its volume: %s", now.node, now.problem)
+		}
 	}
 }
