@@ -637,6 +637,24 @@ func TestMountWithControlAwaySaysSoInSeconds(t *testing.T) {
 	})
 }
 
+func TestMountOfAnImpatientClientSaysThatControlHangs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, "h1")
+		h1 := r.nodes["h1"]
+		h1.create("pgdata", nil)
+		r.cluster.hook(func(_, call string) error {
+			if call == "Claim" {
+				time.Sleep(time.Minute)
+			}
+			return nil
+		}, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 4500*time.Millisecond)
+		defer cancel()
+		_, err := h1.agent.Mount(ctx, "pgdata", "a")
+		wantCode(t, err, mobyfs.CodeUnavailable, `"pgdata"`, "control has not answered", "run it again")
+	})
+}
+
 func TestC79LeaseStaysWhileTheKernelShowsAUser(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, "h1", "h2")

@@ -204,6 +204,8 @@ func (w *worker) whyNot(ctx context.Context, name string) error {
 	switch {
 	case w.move.migration != "":
 		err = mobyfs.Errorf(mobyfs.CodeMoving, "still moving %q from %s (%s)", name, w.move.source, w.move.share())
+	case w.doing == claim || w.doing == confirm || w.doing == release:
+		err = mobyfs.Errorf(mobyfs.CodeUnavailable, "volume %q can't be mounted yet: control has not answered", name)
 	default:
 		err = mobyfs.Errorf(mobyfs.CodeUnavailable, "volume %q is not ready yet", name)
 	}

@@ -25,6 +25,7 @@ type worker struct {
 	retry    backoff
 	retrying step        // what failed last, while it is to be tried again
 	failure  error       // why it failed
+	doing    task        // what is being done now
 	last     step        // what was done last without an error,
 	repeats  int         // and how often in a row: a step that changes nothing must not spin
 	timer    *time.Timer // pokes at retry.next
@@ -159,12 +160,14 @@ func (w *worker) next() bool {
 		w.mu.Unlock()
 		return false
 	}
+	w.doing = s.task
 	w.mu.Unlock()
 
 	err := w.do(ctx, s, v)
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.doing = rest
 	if err == nil {
 		err = w.checkProgress(s)
 	}
