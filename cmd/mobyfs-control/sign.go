@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +16,7 @@ const maxRequest = 64 << 10 // bytes of a certificate request
 func newSignCommand(s *settings) *cobra.Command {
 	var role, name string
 	cmd := &cobra.Command{
-		Use:   "sign --role node|operator --name NAME",
+		Use:   "sign --role node|docker|operator --name NAME",
 		Short: "Sign a certificate request from stdin",
 		Long: "Sign a certificate request (PEM, on stdin) with the cluster's authority. The certificate and then that of\n" +
 			"the authority go to stdout. Of the request only the key counts; who it is for say the flags.",
@@ -24,15 +25,15 @@ func newSignCommand(s *settings) *cobra.Command {
 			return sign(*s, role, name, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVar(&role, "role", "", "node or operator")
-	cmd.Flags().StringVar(&name, "name", "", "the node's or the operator's name")
+	cmd.Flags().StringVar(&role, "role", "", "node, docker or operator")
+	cmd.Flags().StringVar(&name, "name", "", "the name of the node, of the node whose dockerd it is for, or of the operator")
 	return cmd
 }
 
 func sign(s settings, role, name string, csr io.Reader, out io.Writer) error {
-	if role != pki.RoleNode && role != pki.RoleOperator {
+	if !slices.Contains([]string{pki.RoleNode, pki.RoleDocker, pki.RoleOperator}, role) {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "no certificate is signed for the role %q", role).
-			WithHint("--role is node or operator; control's own comes from mobyfs-control init")
+			WithHint("--role is node, docker or operator; control's own comes from mobyfs-control init")
 	}
 	if mobyfs.CheckNodeName(name) != nil {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q can't be the name of a %s", name, role).

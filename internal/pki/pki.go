@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -34,15 +35,24 @@ const (
 	RoleControl  = "control"
 	RoleNode     = "node"
 	RoleOperator = "operator"
+	RoleDocker   = "docker" // the dockerd of the node of that name; it may call that node's driver and nobody else
 )
 
 // Lifetimes of certificates. Leaves are renewed by running bootstrap again, which plans it from RenewBefore on.
+//
+// dockerd reads its certificate once in its life, so that one must outlive any dockerd that began with it: it lasts
+// as long as the authority lets it, and is renewed while it still has years.
 const (
-	AuthorityLife = 10 * 365 * 24 * time.Hour
-	LeafLife      = 90 * 24 * time.Hour
-	RenewBefore   = 30 * 24 * time.Hour
-	backdate      = time.Hour // for clocks that are behind
+	AuthorityLife     = 10 * 365 * 24 * time.Hour
+	LeafLife          = 90 * 24 * time.Hour
+	RenewBefore       = 30 * 24 * time.Hour
+	DockerLife        = AuthorityLife
+	RenewDockerBefore = 5 * 365 * 24 * time.Hour
+	backdate          = time.Hour // for clocks that are behind
 )
+
+// Loopback is the address at which a node's certificate is good for dockerd, which checks the address it calls.
+const Loopback = "127.0.0.1"
 
 // Identity is who holds a certificate.
 type Identity struct {
@@ -100,23 +110,46 @@ func FilesIn(dir, name string) Files {
 // ServerTLS serves with the identity and demands a certificate of the same authority. Files are read again at
 // each handshake, so a renewed certificate needs no restart.
 func (f Files) ServerTLS() (*tls.Config, error) {
+	return f.serverTLS(func() *tls.Config {
+		return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}}
+	})
+}
+
+// DockerTLS is ServerTLS for the one client that only is. Anybody else's handshake is refused, whoever signed for
+// them. It takes TLS 1.2 as well, which is what Docker promises to speak, and HTTP/1.1 alone.
+func (f Files) DockerTLS(only Identity) (*tls.Config, error) {
+	return f.serverTLS(func() *tls.Config {
+		return &tls.Config{
+			MinVersion:             tls.VersionTLS12,
+			NextProtos:             []string{"http/1.1"},
+			SessionTicketsDisabled: true, // each connection shows its certificate
+			VerifyConnection: func(state tls.ConnectionState) error {
+				who, err := PeerIdentity(&state)
+				if err == nil && who != only {
+					err = fmt.Errorf("%s of cluster %s is not %s of cluster %s", who, who.Cluster, only, only.Cluster)
+				}
+				return err
+			},
+		}
+	})
+}
+
+// serverTLS fills in the identity and what it demands of clients, anew for each connection.
+func (f Files) serverTLS(config func() *tls.Config) (*tls.Config, error) {
 	if _, err := f.load(); err != nil {
 		return nil, err
 	}
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13,
+		MinVersion: config().MinVersion,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			id, err := f.load()
 			if err != nil {
 				return nil, err
 			}
-			return &tls.Config{
-				MinVersion:   tls.VersionTLS13,
-				Certificates: []tls.Certificate{id.cert},
-				ClientAuth:   tls.RequireAndVerifyClientCert,
-				ClientCAs:    id.roots,
-				NextProtos:   []string{"h2", "http/1.1"},
-			}, nil
+			c := config()
+			c.Certificates = []tls.Certificate{id.cert}
+			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, id.roots
+			return c, nil
 		},
 	}, nil
 }
@@ -289,10 +322,6 @@ func (a *Authority) Sign(csrPEM []byte, id Identity) (certPEM []byte, err error)
 	if err := csr.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("check the certificate request: %w", err)
 	}
-	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	if id.Role != RoleOperator {
-		usage = append(usage, x509.ExtKeyUsageServerAuth)
-	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
 		SerialNumber: serial(),
@@ -300,9 +329,21 @@ func (a *Authority) Sign(csrPEM []byte, id Identity) (certPEM []byte, err error)
 		NotBefore:    now.Add(-backdate),
 		NotAfter:     now.Add(LeafLife),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  usage,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		URIs:         []*url.URL{id.URI()},
 		DNSNames:     []string{ServerName(id.Role, id.Name)},
+	}
+	if id.Role == RoleControl || id.Role == RoleNode {
+		tmpl.ExtKeyUsage = append(tmpl.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+	}
+	if id.Role == RoleNode {
+		tmpl.IPAddresses = []net.IP{net.ParseIP(Loopback)}
+	}
+	if id.Role == RoleDocker {
+		tmpl.NotAfter = now.Add(DockerLife)
+		if tmpl.NotAfter.After(a.cert.NotAfter) {
+			tmpl.NotAfter = a.cert.NotAfter
+		}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, csr.PublicKey, a.key)
 	if err != nil {
