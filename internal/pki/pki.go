@@ -174,6 +174,16 @@ func (f Files) ClientTLS(role, name string) (*tls.Config, error) {
 	}, nil
 }
 
+// AddressTLS connects with the identity as dockerd does: it believes a server of the authority that is certified for
+// the address it calls.
+func (f Files) AddressTLS() (*tls.Config, error) {
+	id, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: id.roots, Certificates: []tls.Certificate{id.cert}}, nil
+}
+
 // Identity tells whose certificate the files hold, and until when it is valid.
 func (f Files) Identity() (Identity, time.Time, error) {
 	id, err := f.load()
