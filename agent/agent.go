@@ -46,7 +46,7 @@ const (
 // Config is what an agent is made of.
 type Config struct {
 	Node     string            // as its certificate says
-	Address  string            // host:port at which other nodes pull from here
+	Address  string            // host:port at which other nodes pull from here, until Advertise
 	Version  string            // of this program
 	Root     string            // catalogue and ledger lie in Root/state
 	Backends []backend.Backend // one of them is mobyfs.DefaultBackend

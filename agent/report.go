@@ -14,9 +14,10 @@ type reporter struct {
 	agent *Agent
 	wake  chan struct{}
 
-	mu    sync.Mutex
-	used  map[mobyfs.VolumeID]measurement
-	again bool // control may have lost what it was told
+	mu      sync.Mutex
+	address string // at which other nodes pull from here
+	used    map[mobyfs.VolumeID]measurement
+	again   bool // control may have lost what it was told
 }
 
 // measurement is the space that a volume takes.
@@ -29,7 +30,7 @@ type measurement struct {
 const reportPause = 500 * time.Millisecond // between two reports
 
 func newReporter(a *Agent) *reporter {
-	return &reporter{agent: a, wake: make(chan struct{}, 1), used: map[mobyfs.VolumeID]measurement{}}
+	return &reporter{agent: a, wake: make(chan struct{}, 1), address: a.Address, used: map[mobyfs.VolumeID]measurement{}}
 }
 
 // kick asks for a report soon.
@@ -38,6 +39,14 @@ func (r *reporter) kick() {
 	case r.wake <- struct{}{}:
 	default:
 	}
+}
+
+// Advertise tells control from now on that other nodes reach this one at address.
+func (a *Agent) Advertise(address string) {
+	a.reporter.mu.Lock()
+	a.reporter.address = address
+	a.reporter.mu.Unlock()
+	a.reporter.kick()
 }
 
 // repeat makes the next report tell all that is known, for control may have begun anew.
@@ -79,7 +88,10 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	if err != nil {
 		a.Log.Warn("measure the space for volumes", "err", err)
 	}
-	report := mobyfs.Report{Address: a.Address, Version: a.Version, Capacity: capacity, Progress: map[mobyfs.MigrationID]mobyfs.Progress{}}
+	r.mu.Lock()
+	address := r.address
+	r.mu.Unlock()
+	report := mobyfs.Report{Address: address, Version: a.Version, Capacity: capacity, Progress: map[mobyfs.MigrationID]mobyfs.Progress{}}
 	for _, w := range a.all() {
 		w.mu.Lock()
 		if w.bytes {

@@ -251,7 +251,7 @@ func TestClientGoesToTheNextEndpointAndStaysThere(t *testing.T) {
 			t.Fatalf("got %v, %v", g, err)
 		}
 	}
-	if c.last.Load() != 1 {
+	if c.way.Load().last.Load() != 1 {
 		t.Error("it does not remember who answered")
 	}
 }
@@ -358,7 +358,7 @@ func piped(t *testing.T, service Service) *Client {
 	})}
 	go func() { _ = server.Serve(l) }()
 	c := NewClient([]string{"control:7946"}, &tls.Config{})
-	c.transport.DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
+	c.way.Load().transport.DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
 		near, far := net.Pipe()
 		conns <- far
 		return near, nil
@@ -417,7 +417,7 @@ func TestDeadConnectionIsNoticedInFifteenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conns := make(chan net.Conn, 1)
 		c := NewClient([]string{"control:7946"}, &tls.Config{})
-		c.transport.DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
+		c.way.Load().transport.DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
 			near, far := net.Pipe()
 			conns <- far
 			return near, nil

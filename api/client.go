@@ -34,6 +34,11 @@ const (
 //
 // Every call may be repeated, so one that breaks is tried again once on each endpoint before it fails.
 type Client struct {
+	way atomic.Pointer[way]
+}
+
+// way is how control is reached. It does not change; a Client gets another one.
+type way struct {
 	endpoints []string
 	http      *http.Client
 	transport *http.Transport
@@ -45,6 +50,17 @@ var _ mobyfs.Control = (*Client)(nil)
 // NewClient makes a client of the control plane that answers at any of the endpoints (host:port). tlsConfig says
 // who the client is and whom it takes for control. Nothing is sent until the first call.
 func NewClient(endpoints []string, tlsConfig *tls.Config) *Client {
+	c := &Client{}
+	c.way.Store(newWay(endpoints, tlsConfig))
+	return c
+}
+
+// Redirect makes calls from now on as a client that was made with these would. Calls under way end where they began.
+func (c *Client) Redirect(endpoints []string, tlsConfig *tls.Config) {
+	c.way.Swap(newWay(endpoints, tlsConfig)).transport.CloseIdleConnections()
+}
+
+func newWay(endpoints []string, tlsConfig *tls.Config) *way {
 	transport := &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: tcpKeepAlive}).DialContext,
 		TLSClientConfig:       tlsConfig.Clone(),
@@ -56,7 +72,7 @@ func NewClient(endpoints []string, tlsConfig *tls.Config) *Client {
 		HTTP2:                 &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		DisableCompression:    true,
 	}
-	return &Client{
+	return &way{
 		endpoints: endpoints,
 		transport: transport,
 		http: &http.Client{
@@ -67,7 +83,7 @@ func NewClient(endpoints []string, tlsConfig *tls.Config) *Client {
 }
 
 // Close drops the connections that are not in use.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
+func (c *Client) Close() { c.way.Load().transport.CloseIdleConnections() }
 
 // ask makes a call and decodes the answer into out, if that is not nil. name fills the path's {name}.
 func (c *Client) ask(ctx context.Context, what call, name string, in, out any) error {
@@ -105,32 +121,33 @@ func (c *Client) send(ctx context.Context, what call, path string, in any) (*htt
 			return nil, "", fmt.Errorf("encode the request: %w", err)
 		}
 	}
-	if len(c.endpoints) == 0 {
+	w := c.way.Load()
+	if len(w.endpoints) == 0 {
 		return nil, "", mobyfs.Errorf(mobyfs.CodeInvalid, "no address of the control plane is known")
 	}
-	first := int(c.last.Load())
+	first := int(w.last.Load())
 	var err error
-	for try := range len(c.endpoints) + 1 { // one more: a kept connection may have died unnoticed
-		i := (first + try) % len(c.endpoints)
+	for try := range len(w.endpoints) + 1 { // one more: a kept connection may have died unnoticed
+		i := (first + try) % len(w.endpoints)
 		var resp *http.Response
-		resp, err = c.sendTo(ctx, c.endpoints[i], what.method, path, body)
+		resp, err = w.sendTo(ctx, w.endpoints[i], what.method, path, body)
 		if err != nil && ctx.Err() == nil {
 			continue
 		}
 		if err != nil {
 			break
 		}
-		c.last.Store(int32(i))
+		w.last.Store(int32(i))
 		if resp.StatusCode/100 != 2 {
 			defer resp.Body.Close()
-			return nil, "", errorFrom(resp, c.endpoints[i])
+			return nil, "", errorFrom(resp, w.endpoints[i])
 		}
-		return resp, c.endpoints[i], nil
+		return resp, w.endpoints[i], nil
 	}
-	return nil, "", unreachable("ask", c.endpoints, err)
+	return nil, "", unreachable("ask", w.endpoints, err)
 }
 
-func (c *Client) sendTo(ctx context.Context, endpoint, method, path string, body []byte) (*http.Response, error) {
+func (w *way) sendTo(ctx context.Context, endpoint, method, path string, body []byte) (*http.Response, error) {
 	var content io.Reader
 	if body != nil {
 		content = bytes.NewReader(body)
@@ -142,7 +159,7 @@ func (c *Client) sendTo(ctx context.Context, endpoint, method, path string, body
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	return c.http.Do(req)
+	return w.http.Do(req)
 }
 
 // unreachable says that nobody answered. Of the error only what lies under the request's own words is told.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/provision/host"
 	"github.com/mobyfs/mobyfs/provision/step"
 )
@@ -104,20 +105,26 @@ func checkOwner(name string, f step.Facts, d step.Desired) *host.Problem {
 			return host.ControlLost.Problem(name, "the control plane ran on %s, and %s is empty now; a new one would know of no volume", name, step.ControlRoot).
 				WithFix("bring %s back from a backup; or take the cluster down with mobyctl reset and make it anew", step.ControlRoot)
 		}
-		return nil
 	}
 	for _, p := range d.Programs {
 		link := path.Join(step.BinDir, p.Name)
+		if f.Owns(link) {
+			continue
+		}
 		if target, there := f.Links[link]; there {
 			return host.NotOurs.Problem(name, "%s is there already%s, and bootstrap did not put it there", link, pointsTo(target)).
 				WithFix("on %s: rm %s (or remove the package that has it)", name, link)
 		}
 	}
 	for _, file := range d.Files {
-		if _, there := f.Files[file.Path]; there {
+		if _, there := f.Files[file.Path]; there && !f.Owns(file.Path) {
 			return host.NotOurs.Problem(name, "%s is there already, and bootstrap did not put it there", file.Path).
 				WithFix("on %s: rm %s (or remove the package that has it)", name, file.Path)
 		}
+	}
+	if p := discovery.SockPath; f.Exists[p] && !f.Owns(p) && d.Endpoint.Way() != discovery.Sock {
+		return host.NotOurs.Problem(name, "%s is there already, and Docker takes it for the driver before it reads a file", p).
+			WithFix("on %s: stop what listens there, rm %s, then restart dockerd", name, p)
 	}
 	return nil
 }
@@ -135,6 +142,8 @@ func checkPort(name string, f step.Facts, port int, unit string) *host.Problem {
 	u := f.Units[unit]
 	switch {
 	case !taken, l.PID != 0 && l.PID == u.PID, l.PID == 0 && u.Active == "active":
+		return nil
+	case unit == step.SocketUnit && f.Serves(port): // systemd holds it, and the agent has it too
 		return nil
 	case l.Name == "":
 		return host.PortTaken.Problem(name, "something listens on TCP port %d, which %s needs", port, unit)

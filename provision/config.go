@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/provision/cloud"
 	"github.com/mobyfs/mobyfs/provision/host"
 )
@@ -22,6 +23,7 @@ type Config struct {
 	SSH        SSHConfig     `yaml:"ssh"`
 	Control    ControlConfig `yaml:"control"`
 	Ports      PortsConfig   `yaml:"ports"`
+	Docker     DockerConfig  `yaml:"docker"`
 	Hosts      []HostConfig  `yaml:"hosts"`
 	Sandbox    SandboxConfig `yaml:"sandbox"`
 }
@@ -45,6 +47,12 @@ type ControlConfig struct {
 type PortsConfig struct {
 	Control int `yaml:"control"`
 	Agent   int `yaml:"agent"`
+}
+
+// DockerConfig says how Docker is told where the driver is.
+type DockerConfig struct {
+	Discovery discovery.Way      `yaml:"discovery"`
+	Address   discovery.Endpoint `yaml:"address"`
 }
 
 // HostConfig is one host.
@@ -105,6 +113,12 @@ func (c *Config) setDefaults() {
 	if c.Ports.Agent == 0 {
 		c.Ports.Agent = DefaultAgentPort
 	}
+	if c.Docker.Discovery == "" {
+		c.Docker.Discovery = discovery.Sock
+	}
+	if c.Docker.Address == "" {
+		c.Docker.Address = c.Docker.Discovery.Default()
+	}
 }
 
 // check finds everything that is wrong, not only the first thing.
@@ -126,7 +140,22 @@ func (c *Config) check(d *document) {
 		d.wrong("$.ports.agent", "the control plane and the agents can't have the same port %d", c.Ports.Agent)
 	}
 	d.word("$.ssh.user", "user", c.SSH.User)
+	c.checkDocker(d)
 	c.checkHosts(d)
+}
+
+func (c *Config) checkDocker(d *document) {
+	way, address := c.Docker.Discovery, c.Docker.Address
+	if !choose(d, "$.docker.discovery", way, discovery.Ways()...) {
+		return
+	}
+	if err := way.Check(address); err != nil {
+		d.wrong("$.docker.address", "%v", err)
+		return
+	}
+	if port := address.Port(); port != 0 && (port == c.Ports.Agent || port == c.Ports.Control) {
+		d.wrong("$.docker.address", "port %d is taken by the agents or the control plane, as ports says: give Docker another one", port)
+	}
 }
 
 func (c *Config) checkHosts(d *document) {
@@ -187,16 +216,17 @@ func notInAddress(r rune) bool {
 	return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:_-", r)
 }
 
-// choose demands one of a few words.
-func choose[T ~string](d *document, at string, got T, may ...T) {
+// choose demands one of a few words, and reports whether it is.
+func choose[T ~string](d *document, at string, got T, may ...T) bool {
 	if slices.Contains(may, got) {
-		return
+		return true
 	}
 	words := make([]string, len(may))
 	for i, m := range may {
 		words[i] = string(m)
 	}
 	d.wrong(at, "%q is none of %s%s", string(got), strings.Join(words, ", "), didYouMean(string(got), words))
+	return false
 }
 
 // Specs are the hosts that the file lists.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/provision/host"
 	"github.com/mobyfs/mobyfs/templates"
 )
@@ -77,6 +78,18 @@ func TestConfigMistakes(t *testing.T) {
 		{"same ports", head + "ports: {control: 8080, agent: 8080}\n" + hosts},
 		{"control on no host", head + "control: {host: vol-2}\n" + hosts},
 		{"hosts and a sandbox", head + "sandbox: {name: demo}\n" + hosts},
+		{"unknown field in docker", head + "docker: {discover: spec}\n" + hosts},
+		{"unknown way of discovery", head + "docker: {discovery: socket}\n" + hosts},
+		{"socket elsewhere", head + "docker: {address: \"unix:///run/mobyfs.sock\"}\n" + hosts},
+		{"https in a .spec", head + "docker: {discovery: spec, address: \"https://127.0.0.1:8081\"}\n" + hosts},
+		{"another machine in a .spec", head + "docker: {discovery: spec, address: \"tcp://10.0.1.11:8081\"}\n" + hosts},
+		{"a name that may lead anywhere", head + "docker: {discovery: spec, address: \"tcp://localhost:8081\"}\n" + hosts},
+		{"another socket in a .spec", head + "docker: {discovery: spec, address: \"unix:///tmp/x.sock\"}\n" + hosts},
+		{"no port", head + "docker: {discovery: json, address: \"https://127.0.0.1\"}\n" + hosts},
+		{"no TLS in a .json", head + "docker: {discovery: json, address: \"tcp://127.0.0.1:8081\"}\n" + hosts},
+		{"a path that Docker ignores", head + "docker: {discovery: json, address: \"https://127.0.0.1:8081/mobyfs\"}\n" + hosts},
+		{"Docker's port is an agent's", head + "docker: {discovery: json, address: \"https://127.0.0.1:8080\"}\n" + hosts},
+		{"no URL", head + "docker: {discovery: spec, address: 127.0.0.1}\n" + hosts},
 		{"three at once", "apiVersion: mobyfs.dev/v1\ncluster: shop\nssh: {hostKeys: never}\nhosts:\n  - name: A\n    address: 10.0.1.11\n  - name: b\n"},
 	} {
 		_, err := ParseConfig("cluster.yaml", []byte(tc.text))
@@ -97,9 +110,10 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	want := &Config{
 		APIVersion: APIVersion, Cluster: "shop",
-		SSH:   SSHConfig{HostKeys: host.HostKeysAsk, Sudo: host.SudoAuto},
-		Ports: PortsConfig{Control: 7946, Agent: 8080},
-		Hosts: []HostConfig{{Name: "vol-1", Address: "10.0.1.11"}},
+		SSH:    SSHConfig{HostKeys: host.HostKeysAsk, Sudo: host.SudoAuto},
+		Ports:  PortsConfig{Control: 7946, Agent: 8080},
+		Docker: DockerConfig{Discovery: discovery.Sock, Address: discovery.SockEndpoint},
+		Hosts:  []HostConfig{{Name: "vol-1", Address: "10.0.1.11"}},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -128,7 +142,7 @@ func TestSampleIsValidAndNamesEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"$", "$.ssh", "$.control", "$.ports", "$.hosts[0]"} {
+	for _, path := range []string{"$", "$.ssh", "$.control", "$.ports", "$.docker", "$.hosts[0]"} {
 		for _, key := range keysAt(path) {
 			if !strings.Contains(text, key+":") {
 				t.Errorf("the sample does not mention %s.%s", path, key)

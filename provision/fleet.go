@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/provision/cloud"
 	"github.com/mobyfs/mobyfs/provision/host"
 )
@@ -17,6 +18,7 @@ type Fleet struct {
 	Control     string // name of the host that has the control plane
 	ControlPort int
 	AgentPort   int
+	Endpoint    discovery.Endpoint // where Docker calls the driver, on each host
 	// PasswordNeeded tells that cluster.yaml wants a sudo password asked for.
 	PasswordNeeded bool
 }
@@ -26,6 +28,7 @@ func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 	f := Fleet{
 		Cluster: c.Cluster, Control: c.Control.Host,
 		ControlPort: c.Ports.Control, AgentPort: c.Ports.Agent,
+		Endpoint:       c.Docker.Address,
 		PasswordNeeded: c.SSH.Sudo == host.SudoWithPassword,
 	}
 	if len(specs) == 0 {

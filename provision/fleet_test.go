@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/provision/cloud"
 	"github.com/mobyfs/mobyfs/provision/host"
@@ -55,7 +56,7 @@ func newFleet(t *testing.T, names ...string) *fleet {
 	}
 	dialer.Home, dialer.ConfigFile, dialer.Pause = home, "none", time.Millisecond
 	dialer.KnownHosts = []string{filepath.Join(home, ".ssh", "known_hosts")}
-	c := &Config{Cluster: "shop", Ports: PortsConfig{Control: 7946, Agent: 8080}, SSH: SSHConfig{HostKeys: host.HostKeysAsk, Sudo: host.SudoAuto}}
+	c := &Config{Cluster: "shop", Ports: PortsConfig{Control: 7946, Agent: 8080}, Docker: DockerConfig{discovery.Sock, discovery.SockEndpoint}, SSH: SSHConfig{HostKeys: host.HostKeysAsk, Sudo: host.SudoAuto}}
 	var specs []cloud.HostSpec
 	for _, name := range names {
 		h, s := steptest.NewHost(t), hosttest.Start(t, pub)
@@ -240,6 +241,9 @@ func TestPlanReads(t *testing.T) {
 	}
 	f.in.Fleet.AgentPort = 8080
 	show("a lost certificate")
+	f.in.Fleet.Endpoint = discovery.JSONEndpoint
+	show("another way for Docker")
+	f.in.Fleet.Endpoint = discovery.SockEndpoint
 	if err := os.RemoveAll(f.hosts["vol-1"].Root + step.ControlRoot); err != nil {
 		t.Fatal(err)
 	}

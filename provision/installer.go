@@ -135,7 +135,11 @@ func (in *Installer) lookAt(ctx context.Context, t host.Target) (*seen, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, factsLimit, fmt.Errorf("the host told nothing for %v", factsLimit))
 	defer cancel()
-	out, err := conn.Script(ctx, step.FactsScript, itoa(in.Fleet.AgentPort), itoa(in.Fleet.ControlPort))
+	var ports []string
+	for _, p := range in.ports() {
+		ports = append(ports, itoa(p))
+	}
+	out, err := conn.Script(ctx, step.FactsScript, ports...)
 	if err == nil {
 		var facts step.Facts
 		if facts, err = step.ParseFacts(out); err == nil {

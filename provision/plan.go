@@ -6,6 +6,7 @@ import (
 	"path"
 	"time"
 
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/provision/host"
 	"github.com/mobyfs/mobyfs/provision/step"
@@ -102,6 +103,9 @@ func (in *Installer) planInstall(hosts []*seen) (*Plan, error) {
 		if h.desired.Control {
 			ports[in.Fleet.ControlPort] = step.ControlUnit
 		}
+		if port := in.Fleet.Endpoint.Port(); port != 0 {
+			ports[port] = step.SocketUnit
+		}
 		problems = append(problems, h.check(time.Now(), ports)...)
 	}
 	if len(problems) > 0 {
@@ -111,10 +115,20 @@ func (in *Installer) planInstall(hosts []*seen) (*Plan, error) {
 	return p, nil
 }
 
+// ports lists the TCP ports that are looked at on hosts.
+func (in *Installer) ports() []int {
+	all := []int{in.Fleet.AgentPort, in.Fleet.ControlPort}
+	if port := in.Fleet.Endpoint.Port(); port != 0 {
+		all = append(all, port)
+	}
+	return all
+}
+
 // desire fills what the host shall be like, and what it takes.
 func (in *Installer) desire(h *HostPlan, isControl bool, control *seen, endpoint string) error {
 	d := step.Desired{
-		By: in.By, Cluster: in.Fleet.Cluster, Node: h.Name, Control: isControl, Ports: []int{in.Fleet.AgentPort, in.Fleet.ControlPort},
+		By: in.By, Cluster: in.Fleet.Cluster, Node: h.Name, Control: isControl,
+		Endpoint: in.Fleet.Endpoint, Ports: in.ports(),
 		Authority: control.facts.ControlCA, NewAuthority: !control.facts.HasControl(),
 	}
 	names := []string{step.Agent}
@@ -162,9 +176,21 @@ func (in *Installer) files(d step.Desired, advertise, endpoint string) ([]step.F
 	}
 	env, err := templates.Node{
 		Cluster: d.Cluster, Node: d.Node, Control: endpoint, Advertise: advertise, AgentPort: in.Fleet.AgentPort,
+		Endpoint: string(d.Endpoint),
 	}.Environment()
 	err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs.env"), env, nil))
-	units := []string{step.SocketUnit, step.AgentUnit}
+	_, listen := d.Endpoint.Listen()
+	socket, socketErr := templates.Socket(d.Endpoint.Scheme(), listen)
+	err = errors.Join(err, add(path.Join(step.UnitDir, step.SocketUnit), socket, socketErr))
+	switch d.Endpoint.Way() {
+	case discovery.Spec:
+		spec, specErr := templates.Spec(string(d.Endpoint))
+		err = errors.Join(err, add(discovery.SpecPath, spec, specErr))
+	case discovery.JSON:
+		file, jsonErr := templates.JSON(string(d.Endpoint), step.PKIDir)
+		err = errors.Join(err, add(discovery.JSONPath, file, jsonErr))
+	}
+	units := []string{step.AgentUnit}
 	if d.Control {
 		env, envErr := templates.Control{Cluster: d.Cluster, ControlPort: in.Fleet.ControlPort}.Environment()
 		err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs-control.env"), env, envErr))

@@ -166,7 +166,7 @@ func (t *talk) event(ctx context.Context, e step.Event) {
 	t.begun = true
 	switch e.State {
 	case step.StateAsks:
-		t.answer(ctx, []byte(e.CSR))
+		t.answer(ctx, e.Role, []byte(e.CSR))
 		return
 	case step.StateFailed:
 		t.failed, t.inStep = e.Error, e.Step
@@ -178,10 +178,15 @@ func (t *talk) event(ctx context.Context, e step.Event) {
 	t.each(e)
 }
 
-// answer has a request signed. The name in the certificate is the one that the plan gives the host, whatever it asks.
-func (t *talk) answer(ctx context.Context, csr []byte) {
+// answer has a request signed. The name in the certificate is the one that the plan gives the host, whatever it asks;
+// of roles it gets those of a node alone.
+func (t *talk) answer(ctx context.Context, role string, csr []byte) {
 	var a step.Answer
-	cert, ca, err := t.plan.sign(ctx, pki.RoleNode, t.host.Name, csr)
+	var cert, ca []byte
+	err := fmt.Errorf("a host can't have a certificate as %q", role)
+	if role == pki.RoleNode || role == pki.RoleDocker {
+		cert, ca, err = t.plan.sign(ctx, role, t.host.Name, csr)
+	}
 	if err != nil {
 		t.refused = host.NotSigned.Problem(t.host.Name, "%w", err)
 		a.Error = err.Error()

@@ -1,5 +1,5 @@
-// Package templates holds the texts that an installation consists of: systemd units, environment files and the
-// sample of cluster.yaml.
+// Package templates holds the texts that an installation consists of: systemd units, environment files, what tells
+// Docker of the driver, and the sample of cluster.yaml.
 package templates
 
 import (
@@ -8,7 +8,7 @@ import (
 	"text/template"
 )
 
-//go:embed *.socket *.service *.env cluster.yaml
+//go:embed *.socket *.service *.env *.spec *.json cluster.yaml
 var files embed.FS
 
 // Node fills mobyfs.env.
@@ -18,6 +18,7 @@ type Node struct {
 	Control   string // host:port of each control process, with commas between
 	Advertise string // host:port at which other agents reach this one
 	AgentPort int
+	Endpoint  string // where Docker calls: unix:///path, tcp://127.0.0.1:port or https://127.0.0.1:port
 }
 
 // Control fills mobyfs-control.env.
@@ -50,10 +51,28 @@ func (c Control) Environment() (string, error) { return render("mobyfs-control.e
 // File renders a commented cluster.yaml.
 func (c Cluster) File() (string, error) { return render("cluster.yaml", c) }
 
-// Unit returns a systemd unit. Units are the same on every host; what differs stands in the environment files.
+// Unit returns a systemd service. Services are the same on every host; what differs stands in the environment files.
 func Unit(name string) (string, error) {
 	text, err := files.ReadFile(name)
 	return string(text), err
+}
+
+// Socket returns mobyfs.socket for an address as systemd takes it (a path or 127.0.0.1:port). The agent gets to know
+// the socket by the scheme of its endpoint: unix, tcp or https.
+func Socket(scheme, listen string) (string, error) {
+	return render("mobyfs.socket", struct{ Name, Listen string }{scheme, listen})
+}
+
+// KeptSocket returns the unit that holds the addresses of before until dockerd ends.
+func KeptSocket(listen []string) (string, error) { return render("mobyfs-kept.socket", listen) }
+
+// Spec returns the file that leads Docker to an endpoint without TLS.
+func Spec(endpoint string) (string, error) { return render("mobyfs.spec", endpoint) }
+
+// JSON returns the file that leads Docker to an endpoint with TLS, and names the authority's certificate and Docker's
+// own in a directory. Without the authority Docker would verify nobody.
+func JSON(endpoint, pki string) (string, error) {
+	return render("mobyfs.json", struct{ Addr, PKI string }{endpoint, pki})
 }
 
 func render(name string, data any) (string, error) {

@@ -41,8 +41,17 @@ func rendered(t *testing.T) func(string, error) string {
 
 func TestEnvironments(t *testing.T) {
 	must := rendered(t)
-	golden(t, "mobyfs.env", must(Node{Cluster: "shop", Node: "vol-1", Control: "10.0.1.11:7946", Advertise: "10.0.1.11:8080", AgentPort: 8080}.Environment()))
+	golden(t, "mobyfs.env", must(Node{Cluster: "shop", Node: "vol-1", Control: "10.0.1.11:7946", Advertise: "10.0.1.11:8080", AgentPort: 8080,
+		Endpoint: "unix:///run/docker/plugins/mobyfs.sock"}.Environment()))
 	golden(t, "mobyfs-control.env", must(Control{Cluster: "shop", ControlPort: 7946}.Environment()))
+}
+
+func TestRegistrations(t *testing.T) {
+	must := rendered(t)
+	golden(t, "mobyfs.socket", must(Socket("https", "127.0.0.1:8081")))
+	golden(t, "mobyfs-kept.socket", must(KeptSocket([]string{"/run/docker/plugins/mobyfs.sock", "127.0.0.1:8081"})))
+	golden(t, "mobyfs.spec", must(Spec("unix:///run/mobyfs/driver.sock")))
+	golden(t, "mobyfs.json", must(JSON("https://127.0.0.1:8081", "/var/lib/mobyfs/pki")))
 }
 
 func TestClusterFiles(t *testing.T) {
@@ -57,8 +66,9 @@ func TestClusterFiles(t *testing.T) {
 // Docker's start must never hang on ours, and ours never on Docker's or on the control plane's.
 func TestAgentUnitsKeepBootSafe(t *testing.T) {
 	must := rendered(t)
-	for _, name := range []string{"mobyfs.socket", "mobyfs.service"} {
-		unit := must(Unit(name))
+	for name, unit := range map[string]string{
+		"mobyfs.socket": must(Socket("unix", "/run/docker/plugins/mobyfs.sock")), "mobyfs.service": must(Unit("mobyfs.service")),
+	} {
 		if !strings.Contains(unit, "\nBefore=docker.service\n") {
 			t.Errorf("%s does not come before docker.service", name)
 		}

@@ -102,7 +102,7 @@ func newRootCommand(a *app) *cobra.Command {
 		&cobra.Group{ID: "fleet", Title: "Set up hosts:"},
 		&cobra.Group{ID: "use", Title: "Use the cluster:"})
 	for _, c := range []*cobra.Command{
-		newInitCommand(a), newPlanCommand(a), newBootstrapCommand(a), newResetCommand(a), newSandboxCommand(a),
+		newInitCommand(a), newPlanCommand(a), newBootstrapCommand(a), newResetCommand(a), newPluginCommand(a), newSandboxCommand(a),
 	} {
 		c.GroupID = "fleet"
 		root.AddCommand(c)

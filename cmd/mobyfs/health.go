@@ -2,54 +2,52 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
+	"crypto/tls"
 	"log/slog"
-	"net"
-	"net/http"
-	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/mobyfs/mobyfs/agent"
+	"github.com/mobyfs/mobyfs/internal/discovery"
+	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
 // health finds out whether Docker is really answered.
 type health struct {
-	socket string
-	agent  *agent.Agent
+	endpoint discovery.Endpoint
+	docker   pki.Files // dockerd's certificate, to call as it would
+	agent    *agent.Agent
+	log      *slog.Logger
 }
 
-// check makes a call on the driver's own socket, as Docker would, and sees whether the agent behind it can move.
+// check makes a call at the driver's own endpoint, as Docker would, and sees whether the agent behind it can move.
+// That dockerd's certificate is of no use is said, but is no reason for systemd to end an agent that answers.
 func (h health) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", h.socket)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://mobyfs/VolumeDriver.Capabilities", strings.NewReader("{}"))
+	var config *tls.Config
+	if h.endpoint.TLS() {
+		var err error
+		if config, err = h.docker.AddressTLS(); err != nil {
+			h.log.Warn("dockerd could not show its certificate; mobyctl bootstrap makes another", "err", err)
+			return h.agent.Alive(ctx)
+		}
+	}
+	err := discovery.Ask(ctx, h.endpoint, config)
+	if discovery.Refused(err) {
+		h.log.Warn("the driver and dockerd do not believe each other's certificates; mobyctl bootstrap renews them", "err", err)
+		err = nil
+	}
 	if err != nil {
 		return err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
-	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), "global") {
-		return fmt.Errorf("it answered %s %q", resp.Status, body)
 	}
 	return h.agent.Alive(ctx)
 }
 
 // feedWatchdog tells systemd that all is well, as long as it is. A driver that hangs would hang dockerd: systemd
 // then ends it and starts another.
-func (h health) feedWatchdog(ctx context.Context, log *slog.Logger) {
+func (h health) feedWatchdog(ctx context.Context) {
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || limit == 0 {
 		return
@@ -62,9 +60,9 @@ func (h health) feedWatchdog(ctx context.Context, log *slog.Logger) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			log.Error("the driver does not answer on its own socket", "err", err)
+			h.log.Error("the driver does not answer at its own endpoint", "err", err)
 		default:
-			tellSystemd(daemon.SdNotifyWatchdog, log)
+			tellSystemd(daemon.SdNotifyWatchdog, h.log)
 		}
 		select {
 		case <-ctx.Done():

@@ -28,6 +28,7 @@ func newHostCommand() *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), facts)
 			},
 		},
+		newPluginsCommand(),
 		&cobra.Command{
 			Use:   "plan",
 			Short: "Print what apply would change, as JSON; reads what is desired as one line of JSON",

@@ -18,27 +18,31 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/agent"
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/provision/step"
 )
 
 // settings say which node this is and whom it speaks to. They come from flags, and where those are not given from
 // the environment, which systemd reads from envFile.
 type settings struct {
 	cluster   string
-	node      string        // as in the certificate
-	control   []string      // host:port of the control plane's API, several for several endpoints
-	advertise string        // host:port at which other nodes reach this one
-	port      int           // to listen at for them
-	root      string        // private directory: volumes, state and pki
-	socket    string        // to listen at for Docker, where systemd hands over none
-	docker    string        // dockerd's own socket; empty: dockerd is not asked for the names of containers
-	linger    time.Duration // how long a lease stays after the last container
-	log       string        // debug | info | warn | error
-	envFile   string        // read again on SIGHUP
+	node      string             // as in the certificate
+	control   []string           // host:port of the control plane's API, several for several endpoints
+	advertise string             // host:port at which other nodes reach this one
+	port      int                // to listen at for them
+	root      string             // private directory: volumes, state and pki
+	endpoint  discovery.Endpoint // to serve Docker at, where systemd hands over no socket
+	kept      string             // file of the endpoints that are served until dockerd ends
+	docker    string             // dockerd's own socket; empty: dockerd is not asked for the names of containers
+	linger    time.Duration      // how long a lease stays after the last container
+	log       string             // debug | info | warn | error
+	envFile   string             // read again on SIGHUP
 }
 
-func (s *settings) bind(f *pflag.FlagSet) {
-	env := func(key, otherwise string) string { return cmp.Or(os.Getenv(key), otherwise) }
+// bind makes flags of the settings. What no flag sets comes from the environment that lookup knows.
+func (s *settings) bind(f *pflag.FlagSet, lookup func(key string) string) {
+	env := func(key, otherwise string) string { return cmp.Or(lookup(key), otherwise) }
 	port, _ := strconv.Atoi(env("MOBYFS_PORT", "8080")) // one that is no number becomes 0, which check refuses
 	f.StringVar(&s.cluster, "cluster", env("MOBYFS_CLUSTER", ""), "the cluster's name (MOBYFS_CLUSTER)")
 	f.StringVar(&s.node, "node", env("MOBYFS_NODE", ""), "this node's name (MOBYFS_NODE)")
@@ -46,7 +50,8 @@ func (s *settings) bind(f *pflag.FlagSet) {
 	f.StringVar(&s.advertise, "advertise", env("MOBYFS_ADVERTISE", ""), "host:port at which other nodes reach this one (MOBYFS_ADVERTISE)")
 	f.IntVarP(&s.port, "port", "p", port, "port to listen at for other nodes (MOBYFS_PORT)")
 	f.StringVar(&s.root, "root", env("MOBYFS_ROOT", "/var/lib/mobyfs"), "directory of volumes, state and keys (MOBYFS_ROOT)")
-	f.StringVar(&s.socket, "socket", "/run/docker/plugins/mobyfs.sock", "where to listen for Docker if systemd holds no socket for it")
+	f.StringVar((*string)(&s.endpoint), "endpoint", env("MOBYFS_ENDPOINT", string(discovery.SockEndpoint)), "where Docker calls, if systemd holds no socket for it (MOBYFS_ENDPOINT)")
+	f.StringVar(&s.kept, "kept", step.KeptPath, "file of the endpoints that are served until dockerd ends")
 	f.StringVar(&s.docker, "docker", agent.DockerSocket, "socket of dockerd, to learn the names of containers")
 	linger, err := time.ParseDuration(env("MOBYFS_LINGER", "5s"))
 	if err != nil {
@@ -54,7 +59,7 @@ func (s *settings) bind(f *pflag.FlagSet) {
 	}
 	f.DurationVar(&s.linger, "linger", linger, "how long a volume stays held here after its last container ended, unless another node wants it (MOBYFS_LINGER)")
 	f.StringVar(&s.log, "log", env("MOBYFS_LOG", "info"), "debug, info, warn or error (MOBYFS_LOG)")
-	f.StringVar(&s.envFile, "env-file", "/etc/mobyfs/mobyfs.env", "where MOBYFS_LOG is read again on SIGHUP")
+	f.StringVar(&s.envFile, "env-file", "/etc/mobyfs/mobyfs.env", "where settings are read again on SIGHUP")
 }
 
 // maxLinger is a bound that no cluster needs more than: nobody else's mount waits for a lease that lingers.
@@ -76,6 +81,11 @@ func (s *settings) check() error {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "there is no port %d", s.port).WithHint("give the one that other nodes connect to, such as -p 8080")
 	case !filepath.IsAbs(s.root):
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no absolute path", s.root).WithHint("look at MOBYFS_ROOT")
+	}
+	if p := s.endpoint.Path(); p != "" && !filepath.IsAbs(p) {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no absolute path", p).WithHint("look at MOBYFS_ENDPOINT")
+	} else if err := s.endpoint.Way().Check(s.endpoint); p == "" && err != nil {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "serve Docker: %w", err).WithHint("look at MOBYFS_ENDPOINT")
 	}
 	if s.advertise == "" {
 		s.advertise = net.JoinHostPort(s.node, strconv.Itoa(s.port))
@@ -100,6 +110,15 @@ func (s *settings) check() error {
 // files is where the node's certificate lies.
 func (s *settings) files() pki.Files { return pki.FilesIn(filepath.Join(s.root, "pki"), "node") }
 
+// dockerd is who may call where certificates are shown, and dockerFiles where its certificate lies.
+func (s *settings) dockerd() pki.Identity {
+	return pki.Identity{Cluster: s.cluster, Role: pki.RoleDocker, Name: s.node}
+}
+
+func (s *settings) dockerFiles() pki.Files {
+	return pki.FilesIn(filepath.Join(s.root, "pki"), "docker")
+}
+
 // checkIdentity checks that the certificate is that of this node in this cluster.
 func (s *settings) checkIdentity() error {
 	who, _, err := s.files().Identity()
@@ -123,24 +142,25 @@ func parseLevel(name string) (slog.Level, error) {
 	return l, nil
 }
 
-// levelIn reads MOBYFS_LOG in an environment file; info if it is not there.
-func levelIn(path string) (slog.Level, error) {
+// readEnv reads an environment file as systemd does.
+func readEnv(path string) (map[string]string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer f.Close()
-	name := "info"
+	env := map[string]string{}
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		if value, ok := strings.CutPrefix(strings.TrimSpace(lines.Text()), "MOBYFS_LOG="); ok {
-			name = strings.Trim(value, `"'`)
+		line := strings.TrimSpace(lines.Text())
+		if key, value, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, "#") {
+			env[key] = strings.Trim(value, `"'`)
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return 0, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	return parseLevel(name)
+	return env, nil
 }
 
 func split(list string) []string {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,24 +15,99 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/discovery"
 )
 
-// pluginSocket is where Docker calls: the socket that systemd holds, so that calls wait there while mobyfs restarts,
-// or one made at path. Its name is never taken away: Docker would look for 15 s for a driver whose socket is gone, and
-// an old process that ends must not take it from a new one.
-func pluginSocket(path string) (l net.Listener, at string, err error) {
-	held, err := activation.Listeners()
+// door is a socket at which Docker calls.
+type door struct {
+	net.Listener
+	endpoint discovery.Endpoint
+}
+
+// kept is the name that systemd gives the sockets of mobyfs-kept.socket. Those of mobyfs.socket have the scheme of
+// their endpoint for a name.
+const kept = "kept"
+
+// openDoors opens where Docker calls: the sockets that systemd holds, so that calls wait there while mobyfs restarts,
+// or one made for the endpoint. Their names are never taken away: Docker would look for 15 s for a driver whose socket
+// is gone, and an old process that ends must not take it from a new one. The first is not a kept one.
+func openDoors(s settings) ([]door, error) {
+	held, err := activation.ListenersWithNames()
 	if err != nil {
-		return nil, "", fmt.Errorf("take over the socket from systemd: %w", err)
+		return nil, fmt.Errorf("take over the sockets from systemd: %w", err)
 	}
-	for _, l := range held {
-		if u, ok := l.(*net.UnixListener); ok {
-			u.SetUnlinkOnClose(false)
-			return u, u.Addr().String(), nil
+	if len(held) == 0 {
+		l, err := listen(s.endpoint)
+		if err != nil {
+			return nil, err
+		}
+		d, err := doorFor(s.endpoint.Scheme(), l, s)
+		d.endpoint = s.endpoint
+		return []door{d}, err
+	}
+	var doors []door
+	for name, listeners := range held {
+		for _, l := range listeners {
+			d, err := doorFor(name, l, s)
+			if err != nil {
+				return nil, err
+			}
+			if name == kept {
+				doors = append(doors, d)
+			} else {
+				doors = append([]door{d}, doors...)
+			}
 		}
 	}
-	l, err = listenUnix(path)
-	return l, path, err
+	return doors, nil
+}
+
+// doorFor lets in at a socket whom its endpoint lets in. Whether callers show certificates is never guessed: a TCP
+// socket of which that is not known is an error.
+func doorFor(name string, l net.Listener, s settings) (door, error) {
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+		return door{u, discovery.Endpoint("unix://" + u.Addr().String())}, nil
+	}
+	at := func(scheme string) discovery.Endpoint { return discovery.Endpoint(scheme + "://" + l.Addr().String()) }
+	secret := name == "https" || name == kept && slices.Contains(keptEndpoints(s.kept), at("https"))
+	plain := name == "tcp" || name == kept && slices.Contains(keptEndpoints(s.kept), at("tcp"))
+	switch {
+	case secret:
+		config, err := s.files().DockerTLS(s.dockerd())
+		return door{tls.NewListener(l, config), at("https")}, err
+	case plain:
+		return door{l, at("tcp")}, nil
+	default:
+		return door{}, mobyfs.Errorf(mobyfs.CodeInvalid, "systemd holds %s under the name %q, which tells not whom to let in", l.Addr(), name).
+			WithHint("run mobyctl bootstrap again")
+	}
+}
+
+// keptEndpoints reads which endpoints of before are served until dockerd ends; none if the file is not there.
+func keptEndpoints(path string) []discovery.Endpoint {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var all []discovery.Endpoint
+	for line := range strings.FieldsSeq(string(text)) {
+		all = append(all, discovery.Endpoint(line))
+	}
+	return all
+}
+
+// listen opens the endpoint where systemd holds no socket for it.
+func listen(e discovery.Endpoint) (net.Listener, error) {
+	if p := e.Path(); p != "" {
+		return listenUnix(p)
+	}
+	_, address := e.Listen()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for Docker at %s: %w", e, err)
+	}
+	return l, nil
 }
 
 // listenUnix listens at path, for root only, in place of a socket that nobody answers at any more.

@@ -15,22 +15,17 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/agent"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/backend/dir"
-	"github.com/mobyfs/mobyfs/driver"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/migrate/transfer"
 )
 
-const (
-	// finishTime is how long calls of Docker that are being answered may take after SIGTERM. Those that come later
-	// wait in systemd's socket for the next start.
-	finishTime = 20 * time.Second
-	// portRetry is how long to wait for the port for other nodes when another program has it.
-	portRetry = 5 * time.Second
-)
+// portRetry is how long to wait for the port for other nodes when another program has it.
+const portRetry = 5 * time.Second
 
 func newStartCommand() *cobra.Command {
 	var s settings
@@ -39,7 +34,8 @@ func newStartCommand() *cobra.Command {
 		Short: "Serve Docker and the other nodes until SIGTERM; containers and their volumes stay as they are then",
 		Long: `Serve Docker's volume calls, and the other nodes that pull volumes from here, until SIGTERM.
 Docker is answered whether or not the control plane can be reached. Stopping unmounts nothing: containers
-go on. SIGHUP reads the log level again; certificates are read anew by each connection.`,
+go on. SIGHUP reads the environment file again and takes over the log level, the addresses of control, the
+address that is told to other nodes, and the certificates; no call is dropped.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.check(); err != nil {
@@ -55,33 +51,35 @@ go on. SIGHUP reads the log level again; certificates are read anew by each conn
 			hangup := make(chan os.Signal, 1)
 			signal.Notify(hangup, syscall.SIGHUP)
 			defer signal.Stop(hangup)
-			go rereadOn(cmd.Context(), hangup, s.envFile, shown, log)
-			return start(cmd.Context(), s, log)
+			return start(cmd.Context(), s, reload{hangup: hangup, flags: cmd.Flags(), shown: shown}, log)
 		},
 	}
-	s.bind(cmd.Flags())
+	s.bind(cmd.Flags(), os.Getenv)
 	return cmd
 }
 
 // start serves until ctx ends, which is success, or until Docker can't be served.
-func start(ctx context.Context, s settings, log *slog.Logger) error {
+func start(ctx context.Context, s settings, again reload, log *slog.Logger) error {
 	lock, err := lockRoot(s.root)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	a, err := openAgent(s, log)
+	toControl, err := s.files().ClientTLS(pki.RoleControl, "control")
+	if err != nil {
+		return err
+	}
+	again.control = api.NewClient(s.control, toControl)
+	a, err := openAgent(s, again.control, log)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	plugin, at, err := pluginSocket(s.socket)
+	doors, err := openDoors(s)
 	if err != nil {
 		return err
 	}
-	docker := driver.Server(driver.New(a, log))
-	served := make(chan error, 1)
-	go func() { served <- docker.Serve(plugin) }()
+	docker := serveDocker(doors, a, log)
 
 	// The agent works on while the last calls of Docker are answered, for they wait for it.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -90,38 +88,32 @@ func start(ctx context.Context, s settings, log *slog.Logger) error {
 	defer stop()
 	parts.Go(func() { a.Run(work) })
 	parts.Go(func() { servePeers(work, s, a, log) })
+	again.agent = a
+	parts.Go(func() { again.run(work, s, log) })
 
-	self := health{socket: at, agent: a}
+	self := health{endpoint: doors[0].endpoint, docker: s.dockerFiles(), agent: a, log: log}
 	if err := self.check(ctx); err != nil && ctx.Err() == nil {
-		_ = docker.Close()
-		return fmt.Errorf("try the driver's own socket: %w", err)
+		docker.close()
+		return fmt.Errorf("try the driver's own endpoint: %w", err)
 	}
-	log.Info("mobyfs is ready", "node", s.node, "address", s.advertise, "socket", at, "version", version)
+	log.Info("mobyfs is ready", "node", s.node, "address", s.advertise, "endpoint", string(doors[0].endpoint), "version", version)
 	tellSystemd(daemon.SdNotifyReady, log)
-	parts.Go(func() { self.feedWatchdog(work, log) })
+	parts.Go(func() { self.feedWatchdog(work) })
 
 	select {
-	case err := <-served:
+	case err := <-docker.failed:
+		docker.close()
 		return fmt.Errorf("serve Docker: %w", err)
 	case <-ctx.Done():
 	}
 	tellSystemd(daemon.SdNotifyStopping, log)
-	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTime)
-	defer cancel()
-	if err := docker.Shutdown(patience); err != nil {
-		log.Warn("calls of Docker were cut off", "err", err)
-		_ = docker.Close()
-	}
+	docker.finish(log)
 	log.Info("mobyfs stops; containers go on")
 	return nil
 }
 
 // openAgent introduces the agent to its backend, to control and to the other nodes. None of them is called yet.
-func openAgent(s settings, log *slog.Logger) (*agent.Agent, error) {
-	toControl, err := s.files().ClientTLS(pki.RoleControl, "control")
-	if err != nil {
-		return nil, err
-	}
+func openAgent(s settings, toControl mobyfs.Control, log *slog.Logger) (*agent.Agent, error) {
 	dirs, err := dir.Open(s.root)
 	if err != nil {
 		return nil, err
@@ -129,7 +121,7 @@ func openAgent(s settings, log *slog.Logger) (*agent.Agent, error) {
 	cfg := agent.Config{
 		Node: s.node, Address: s.advertise, Version: version, Root: s.root,
 		Backends: []backend.Backend{dirs},
-		Control:  api.NewClient(s.control, toControl),
+		Control:  toControl,
 		Peer:     transfer.NewClient(s.files()),
 		Files:    s.files(),
 		Linger:   s.linger,
@@ -168,24 +160,6 @@ func servePeersOnce(ctx context.Context, s settings, a *agent.Agent, log *slog.L
 	}
 	peers := &transfer.Server{TLS: tls, Offer: a.Offer, Log: log}
 	return peers.Serve(ctx, l)
-}
-
-// rereadOn takes the log level over again at each signal, until ctx ends.
-func rereadOn(ctx context.Context, hangup <-chan os.Signal, envFile string, shown *slog.LevelVar, log *slog.Logger) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hangup:
-		}
-		level, err := levelIn(envFile)
-		if err != nil {
-			log.Warn("read the settings again; they stay as they are", "err", err)
-			continue
-		}
-		shown.Set(level)
-		log.Info("settings were read again", "level", level.String())
-	}
 }
 
 // tellSystemd does nothing where systemd did not start the program.

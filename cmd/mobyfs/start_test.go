@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +22,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control"
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -76,7 +77,7 @@ func (s *shop) control() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	tls, err := files.ServerTLS()
+	config, err := files.ServerTLS()
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -86,7 +87,7 @@ func (s *shop) control() {
 	}
 	server := api.NewServer(ctl, quiet(s.t, "api"))
 	done := make(chan struct{})
-	go func() { defer close(done); _ = server.Serve(l, tls) }()
+	go func() { defer close(done); _ = server.Serve(l, config) }()
 	s.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -105,13 +106,29 @@ func quiet(t *testing.T, who string) *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
+// still is a reload that no signal reaches.
+func still() reload {
+	return reload{flags: pflag.NewFlagSet("start", pflag.ContinueOnError), shown: new(slog.LevelVar)}
+}
+
+// operator is a client of the control plane.
+func (s *shop) operator() *api.Client {
+	s.t.Helper()
+	files := s.certify(pki.FilesIn(s.t.TempDir(), "operator"), pki.RoleOperator, "ana")
+	config, err := files.ClientTLS(pki.RoleControl, "control")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return api.NewClient([]string{s.address}, config)
+}
+
 // settingsOf makes a node with a certificate.
 func (s *shop) settingsOf(name string) settings {
 	s.t.Helper()
 	root := s.t.TempDir()
 	port := freePort(s.t)
 	set := settings{cluster: "shop", node: name, control: []string{s.address}, advertise: fmt.Sprint("127.0.0.1:", port), port: port,
-		root: root, socket: filepath.Join(root, "plugins", "mobyfs.sock"), log: "debug", envFile: filepath.Join(root, "mobyfs.env")}
+		root: root, endpoint: discovery.Endpoint("unix://" + filepath.Join(root, "plugins", "mobyfs.sock")), log: "debug", envFile: filepath.Join(root, "mobyfs.env")}
 	s.certify(set.files(), pki.RoleNode, name)
 	if err := set.check(); err != nil {
 		s.t.Fatal(err)
@@ -122,9 +139,14 @@ func (s *shop) settingsOf(name string) settings {
 // run starts a node and returns once its socket answers. stop stops it and waits.
 func (s *shop) run(set settings) (stop func()) {
 	s.t.Helper()
+	return s.runWith(set, still(), quiet(s.t, set.node))
+}
+
+func (s *shop) runWith(set settings, again reload, log *slog.Logger) (stop func()) {
+	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- start(ctx, set, quiet(s.t, set.node)) }()
+	go func() { done <- start(ctx, set, again, log) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -132,8 +154,9 @@ func (s *shop) run(set settings) (stop func()) {
 		}
 	})
 	s.t.Cleanup(stop)
-	s.eventually("the socket of "+set.node+" answers", func() bool {
-		c, err := net.Dial("unix", set.socket)
+	s.eventually("the endpoint of "+set.node+" answers", func() bool {
+		network, address := set.endpoint.Listen()
+		c, err := net.Dial(network, address)
 		if err == nil {
 			c.Close()
 		}
@@ -154,22 +177,40 @@ func (s *shop) eventually(what string, ok func() bool) {
 // call makes a call as Docker does and returns the answer.
 func call(t *testing.T, set settings, method string, body map[string]any) map[string]any {
 	t.Helper()
-	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", set.socket)
-	}}}
-	data, _ := json.Marshal(body)
-	req, _ := http.NewRequest(http.MethodPost, "http://plugin.moby.localhost/"+method, bytes.NewReader(data))
-	req.Header.Set("Accept", "application/vnd.docker.plugins.v1.2+json")
-	resp, err := client.Do(req)
+	ans, err := callWith(set, nil, method, body)
 	if err != nil {
 		t.Fatalf("%s on %s: %v", method, set.node, err)
 	}
-	defer resp.Body.Close()
-	var ans map[string]any
-	if err := json.NewDecoder(resp.Body).Decode(&ans); err != nil {
-		t.Fatalf("%s on %s: %v", method, set.node, err)
-	}
 	return ans
+}
+
+// callWith is call with what Docker would show and believe at an endpoint that takes TLS.
+func callWith(set settings, config *tls.Config, method string, body map[string]any) (ans map[string]any, err error) {
+	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			network, address := set.endpoint.Listen()
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}}}
+	base := "http://plugin.moby.localhost/"
+	if _, address := set.endpoint.Listen(); set.endpoint.TLS() {
+		base = "https://" + address + "/"
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequest(http.MethodPost, base+method, bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/vnd.docker.plugins.v1.2+json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	err = json.NewDecoder(resp.Body).Decode(&ans)
+	return ans, err
 }
 
 // must is call of something that has to succeed.
@@ -321,7 +362,7 @@ func TestC21SecondInstanceNamesTheFirst(t *testing.T) {
 	s := newShop(t)
 	h1 := s.settingsOf("h1")
 	s.run(h1)
-	err := start(t.Context(), h1, quiet(t, "second"))
+	err := start(t.Context(), h1, still(), quiet(t, "second"))
 	if mobyfs.CodeOf(err) != mobyfs.CodeExists || !strings.Contains(err.Error(), fmt.Sprint("process ", os.Getpid())) {
 		t.Errorf("got %v", err)
 	}
@@ -344,7 +385,7 @@ func TestStopFinishesCallsUnderWay(t *testing.T) {
 	s := newShop(t)
 	h1 := s.settingsOf("h1")
 	stop := s.run(h1)
-	c, err := net.Dial("unix", h1.socket)
+	c, err := net.Dial("unix", h1.endpoint.Path())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,7 +400,7 @@ func TestStopFinishesCallsUnderWay(t *testing.T) {
 		t.Errorf("got %q, %v", answer[:n], err)
 	}
 	stop()
-	if _, err := os.Stat(h1.socket); err != nil {
+	if _, err := os.Stat(h1.endpoint.Path()); err != nil {
 		t.Errorf("the socket's name is gone: %v", err)
 	}
 }
@@ -401,43 +442,11 @@ func TestFlagsOverrideTheEnvironment(t *testing.T) {
 	t.Setenv("MOBYFS_PORT", "9090")
 	var s settings
 	flags := pflag.NewFlagSet("start", pflag.ContinueOnError)
-	s.bind(flags)
+	s.bind(flags, os.Getenv)
 	if err := flags.Parse([]string{"-p", "8080"}); err != nil {
 		t.Fatal(err)
 	}
 	if s.node != "h1" || s.port != 8080 || strings.Join(s.control, " ") != "a:1 b:2" || s.root != "/var/lib/mobyfs" {
 		t.Errorf("got %+v", s)
-	}
-}
-
-func TestHangupReadsTheLogLevelAgain(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "mobyfs.env")
-	var lvl slog.LevelVar
-	hup := make(chan os.Signal)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); rereadOn(ctx, hup, path, &lvl, quiet(t, "h1")) }()
-	for content, want := range map[string]slog.Level{"# x\nMOBYFS_LOG=debug\n": slog.LevelDebug, "MOBYFS_LOG=\"warn\"": slog.LevelWarn, "MOBYFS_NODE=h1": slog.LevelInfo} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		before := lvl.Level()
-		hup <- syscall.SIGHUP
-		for deadline := time.Now().Add(5 * time.Second); lvl.Level() == before && before != want && time.Now().Before(deadline); {
-			time.Sleep(time.Millisecond)
-		}
-		if got := lvl.Level(); got != want {
-			t.Errorf("%q: got %v, want %v", content, got, want)
-		}
-	}
-	if err := os.WriteFile(path, []byte("MOBYFS_LOG=loud"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	before := lvl.Level()
-	hup <- syscall.SIGHUP
-	cancel()
-	<-done
-	if lvl.Level() != before {
-		t.Error("a bad level was taken")
 	}
 }

@@ -47,6 +47,7 @@ var (
 	ControlLost  = Kind{"MFS-P045", "state of the control plane is gone", "bring it back from a backup"}
 	ClockWrong   = Kind{"MFS-P050", "clock is wrong", "set the clock; timedatectl set-ntp true keeps it right"}
 	Facts        = Kind{"MFS-P060", "host could not be looked at", "run the same command again; the text tells what went wrong there"}
+	NotInstalled = Kind{"MFS-P061", "mobyfs is not installed", "run mobyctl bootstrap"}
 	HasVolumes   = Kind{"MFS-P070", "volumes are on the host", "move them away with mobyctl volume move, or remove their bytes too with --purge-data"}
 	VolumesInUse = Kind{"MFS-P071", "containers use volumes on the host", "stop those containers first"}
 	ControlLast  = Kind{"MFS-P072", "other hosts need the control plane on this one", "reset those hosts first or together with this one"}

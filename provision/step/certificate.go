@@ -12,29 +12,65 @@ import (
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
-// certificate gives the node its identity. The key is made on the host and never leaves it: the host asks with a
-// request, and whoever runs the step has it signed.
+// certificate gives the node its identity, and dockerd one of its own where it shows one to the driver. Keys are made
+// on the host and never leave it: the host asks with a request, and whoever runs the step has it signed.
 type certificate struct{}
 
 func (certificate) Name() string { return "certificate" }
 
 func (certificate) Check(f Facts, d Desired) []Change {
-	switch why := certificateTrouble(f, d); {
-	case why == "":
-		return nil
-	case f.NodeCert == "":
-		return []Change{{Add, "certificate of node " + d.Node, ""}}
-	default:
-		return []Change{{Modify, "certificate of node " + d.Node, why}}
+	var changes []Change
+	for _, c := range certified(f, d) {
+		why := c.trouble(f, d)
+		switch {
+		case why == "":
+		case c.cert == "":
+			changes = append(changes, Change{Add, c.what, ""})
+		default:
+			changes = append(changes, Change{Modify, c.what, why})
+		}
 	}
+	return changes
 }
 
-// certificateTrouble tells why the node needs a certificate, or "".
-func certificateTrouble(f Facts, d Desired) string {
-	if !f.NodeKey || f.NodeCert == "" || f.NodeCA == "" {
+// credential is one certificate that a host has or shall have.
+type credential struct {
+	role  string
+	what  string // for people
+	file  string // its name in PKIDir, without the ending
+	key   bool   // there is one
+	cert  string // PEM; empty if there is none
+	renew func(cert, authority *x509.Certificate, now time.Time) string
+}
+
+// certified lists the certificates that the host shall have.
+func certified(f Facts, d Desired) []credential {
+	tls := d.endpoint().TLS()
+	all := []credential{{pki.RoleNode, "certificate of node " + d.Node, "node", f.NodeKey, f.NodeCert,
+		func(cert, _ *x509.Certificate, now time.Time) string {
+			if tls && cert.VerifyHostname(pki.Loopback) != nil {
+				return "it is not good for " + pki.Loopback + ", where Docker calls"
+			}
+			return ending(cert, now, pki.RenewBefore)
+		}}}
+	if tls {
+		all = append(all, credential{pki.RoleDocker, "certificate of dockerd on " + d.Node, "docker", f.DockerKey, f.DockerCert,
+			func(cert, authority *x509.Certificate, now time.Time) string {
+				if !cert.NotAfter.Before(authority.NotAfter) && cert.NotAfter.After(now) {
+					return "" // no other would last longer
+				}
+				return ending(cert, now, pki.RenewDockerBefore)
+			}})
+	}
+	return all
+}
+
+// trouble tells why a new certificate is needed, or "".
+func (c credential) trouble(f Facts, d Desired) string {
+	if !c.key || c.cert == "" || f.NodeCA == "" {
 		return "there is none"
 	}
-	cert, err := parseCert(f.NodeCert)
+	cert, err := parseCert(c.cert)
 	if err != nil {
 		return err.Error()
 	}
@@ -42,30 +78,37 @@ func certificateTrouble(f Facts, d Desired) string {
 	if err != nil {
 		return err.Error()
 	}
-	if want := (pki.Identity{Cluster: d.Cluster, Role: pki.RoleNode, Name: d.Node}); who != want {
+	if want := (pki.Identity{Cluster: d.Cluster, Role: c.role, Name: d.Node}); who != want {
 		return fmt.Sprintf("it is that of %s in cluster %s", who, who.Cluster)
 	}
 	if d.NewAuthority {
 		return "the cluster gets a new authority"
 	}
-	if authority, err := parseCert(d.Authority); err != nil || cert.CheckSignatureFrom(authority) != nil {
+	authority, err := parseCert(d.Authority)
+	if err != nil || cert.CheckSignatureFrom(authority) != nil {
 		return "another authority signed it"
 	}
 	if mine, err := parseCert(f.NodeCA); err != nil || cert.CheckSignatureFrom(mine) != nil {
 		return "it does not belong to the authority beside it"
 	}
-	return expiring(f.NodeCert, f.Clock)
+	return c.renew(cert, authority, f.Clock)
 }
 
 // expiring tells that a certificate ends soon or can't be read, or "".
 func expiring(certPEM string, now time.Time) string {
 	cert, err := parseCert(certPEM)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err.Error()
+	}
+	return ending(cert, now, pki.RenewBefore)
+}
+
+// ending tells that a certificate ends within a time, or "".
+func ending(cert *x509.Certificate, now time.Time, within time.Duration) string {
+	switch {
 	case cert.NotAfter.Before(now):
 		return "it expired on " + cert.NotAfter.UTC().Format(time.DateOnly)
-	case cert.NotAfter.Before(now.Add(pki.RenewBefore)):
+	case cert.NotAfter.Before(now.Add(within)):
 		return "it expires on " + cert.NotAfter.UTC().Format(time.DateOnly)
 	default:
 		return ""
@@ -85,28 +128,39 @@ func parseCert(text string) (*x509.Certificate, error) {
 }
 
 func (certificate) Apply(ctx context.Context, r *Run) error {
-	if err := r.mkdirAll(AgentRoot+"/pki", 0o700); err != nil {
+	if err := r.mkdirAll(PKIDir, 0o700); err != nil {
 		return err
 	}
-	f := pki.FilesIn(r.path(AgentRoot+"/pki"), "node")
+	for _, c := range certified(r.Facts, r.Desired) {
+		if c.trouble(r.Facts, r.Desired) == "" {
+			continue
+		}
+		if err := r.certify(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Run) certify(ctx context.Context, c credential) error {
+	f := pki.FilesIn(r.path(PKIDir), c.file)
 	csr, err := f.NewRequest()
 	if err != nil {
 		return fmt.Errorf("make a certificate request: %w", err)
 	}
-	cert, ca, err := r.Sign(ctx, csr)
+	cert, ca, err := r.Sign(ctx, c.role, csr)
 	if err != nil {
-		return fmt.Errorf("have the certificate of node %s signed: %w", r.Desired.Node, err)
+		return fmt.Errorf("have the %s signed: %w", c.what, err)
 	}
 	if err := f.Install(cert, ca); err != nil {
 		return err
 	}
 	r.Desired.Authority, r.Desired.NewAuthority = string(ca), false // from now on this is the one
-	return r.readCertificate()
+	return r.readCertificate(c.role, f)
 }
 
-// readCertificate takes the node's certificate into the facts.
-func (r *Run) readCertificate() error {
-	f := pki.FilesIn(r.path(AgentRoot+"/pki"), "node")
+// readCertificate takes a certificate of the host into the facts.
+func (r *Run) readCertificate(role string, f pki.Files) error {
 	if _, _, err := f.Identity(); err != nil {
 		return err
 	}
@@ -118,6 +172,11 @@ func (r *Run) readCertificate() error {
 	if err != nil {
 		return err
 	}
-	r.Facts.NodeKey, r.Facts.NodeCert, r.Facts.NodeCA = true, string(cert), string(ca)
+	r.Facts.NodeCA = string(ca)
+	if role == pki.RoleDocker {
+		r.Facts.DockerKey, r.Facts.DockerCert = true, string(cert)
+	} else {
+		r.Facts.NodeKey, r.Facts.NodeCert = true, string(cert)
+	}
 	return nil
 }

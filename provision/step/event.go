@@ -14,6 +14,7 @@ type Event struct {
 	Total  int64     `json:"total,omitempty"`
 	TookMS int64     `json:"took_ms,omitempty"`
 	CSR    string    `json:"csr,omitempty"`   // with StateAsks: sign this, and send an Answer
+	Role   string    `json:"role,omitempty"`  // and the role to sign it for
 	Error  *Failure  `json:"error,omitempty"` // with StateFailed
 }
 

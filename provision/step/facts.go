@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/mobyfs/mobyfs/internal/discovery"
 )
 
 // FactsScript is a POSIX shell script that prints what Facts holds and changes nothing. It must run as root; its
@@ -48,9 +50,13 @@ type Facts struct {
 	NodeKey     bool   `json:"node_key"`
 	NodeCert    string `json:"node_cert,omitempty"` // PEM
 	NodeCA      string `json:"node_ca,omitempty"`
+	DockerKey   bool   `json:"docker_key"`
+	DockerCert  string `json:"docker_cert,omitempty"` // its authority is NodeCA
 	ControlKey  bool   `json:"control_key"`
 	ControlCert string `json:"control_cert,omitempty"`
 	ControlCA   string `json:"control_ca,omitempty"`
+
+	Kept []discovery.Endpoint `json:"kept,omitempty"` // that are served until dockerd ends
 
 	Volumes      int `json:"volumes"`        // whose bytes are here
 	VolumesInUse int `json:"volumes_in_use"` // of them, those mounted into a container
@@ -199,8 +205,14 @@ func (p *factsParser) line(line string) (err error) {
 		f.ControlCert += value + "\n"
 	case "control_ca":
 		f.ControlCA += value + "\n"
+	case "docker_crt":
+		f.DockerCert += value + "\n"
+	case "kept":
+		f.Kept = append(f.Kept, discovery.Endpoint(value))
 	case "node_key":
 		f.NodeKey = true
+	case "docker_key":
+		f.DockerKey = true
 	case "control_key":
 		f.ControlKey = true
 	case "volumes":

@@ -27,7 +27,7 @@ if [ -r "$R/etc/os-release" ]; then sed -n 's/^PRETTY_NAME="\{0,1\}\([^"]*\).*/d
 if [ -d "$R/run/systemd/system" ] && has systemctl; then
 	say systemd yes
 	systemctl show -p Id -p LoadState -p ActiveState -p UnitFileState -p NeedDaemonReload -p MainPID \
-		mobyfs.socket mobyfs.service mobyfs-control.service 2>/dev/null | sed 's/^/unit:/'
+		mobyfs.socket mobyfs-kept.socket mobyfs.service mobyfs-control.service 2>/dev/null | sed 's/^/unit:/'
 fi
 
 # Docker is asked only where it runs already: asking through its socket could start it.
@@ -58,7 +58,8 @@ else
 fi
 
 # What bootstrap installed here, by content.
-set -- "$R"/usr/lib/mobyfs/dist/*/* "$R"/etc/mobyfs/*.env "$R"/etc/systemd/system/mobyfs*.service "$R"/etc/systemd/system/mobyfs.socket
+set -- "$R"/usr/lib/mobyfs/dist/*/* "$R"/etc/mobyfs/*.env "$R"/etc/systemd/system/mobyfs*.service "$R"/etc/systemd/system/mobyfs.socket \
+	"$R"/etc/docker/plugins/mobyfs.spec "$R"/etc/docker/plugins/mobyfs.json
 here=
 for f in "$@"; do if [ -f "$f" ]; then here=yes; fi; done
 if [ -n "$here" ]; then
@@ -72,7 +73,8 @@ for name in mobyfs mobyfs-control; do
 		say "link:/usr/bin/$name" ""
 	fi
 done
-for d in /usr/lib/mobyfs /etc/mobyfs /var/lib/mobyfs /var/lib/mobyfs-control /run/docker/plugins/mobyfs.sock; do
+for d in /usr/lib/mobyfs /etc/mobyfs /var/lib/mobyfs /var/lib/mobyfs-control /etc/docker /etc/docker/plugins \
+	/run/docker/plugins/mobyfs.sock /run/mobyfs/driver.sock /run/mobyfs/kept /run/systemd/system/mobyfs-kept.socket; do
 	if [ -e "$R$d" ]; then say exists "$d"; fi
 done
 for unit in mobyfs.socket mobyfs.service mobyfs-control.service; do
@@ -84,9 +86,12 @@ text installed /var/lib/mobyfs/installed.json
 text env /etc/mobyfs/mobyfs.env
 text node_crt /var/lib/mobyfs/pki/node.crt
 text node_ca /var/lib/mobyfs/pki/ca.crt
+text docker_crt /var/lib/mobyfs/pki/docker.crt
+text kept /run/mobyfs/kept
 text control_crt /var/lib/mobyfs-control/pki/control.crt
 text control_ca /var/lib/mobyfs-control/pki/ca.crt
 if [ -s "$R/var/lib/mobyfs/pki/node.key" ]; then say node_key yes; fi
+if [ -s "$R/var/lib/mobyfs/pki/docker.key" ]; then say docker_key yes; fi
 if [ -s "$R/var/lib/mobyfs-control/pki/control.key" ]; then say control_key yes; fi
 
 # Volumes whose bytes are here, and bind mounts of them into containers.

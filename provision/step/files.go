@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/durable"
 )
 
-// files writes the environment files and the units.
+// files writes the environment files, the units and what tells Docker of the driver.
 type files struct{}
 
 func (files) Name() string { return "files" }
@@ -28,7 +30,22 @@ func (files) Check(f Facts, d Desired) []Change {
 			changes = append(changes, Change{Modify, want.Path, fmt.Sprintf("its mode is %s, not %s", now.Mode, want.octal())})
 		}
 	}
+	for _, p := range registered(f, d) {
+		changes = append(changes, Change{Delete, p, "Docker is told in another way"})
+	}
 	return changes
+}
+
+// registered lists files of ours that lead Docker elsewhere than is desired. A dockerd that read one already does not
+// need it any more.
+func registered(f Facts, d Desired) []string {
+	var old []string
+	for _, p := range []string{discovery.SpecPath, discovery.JSONPath} {
+		if _, there := f.Files[p]; there && f.Owns(p) && !slices.Contains(d.plugins(), p) {
+			old = append(old, p)
+		}
+	}
+	return old
 }
 
 func (f File) octal() string { return fmt.Sprintf("%o", f.Mode) }
@@ -51,6 +68,12 @@ func (files) Apply(_ context.Context, r *Run) error {
 			u.NeedReload = true
 			r.Facts.Units[path.Base(want.Path)] = u
 		}
+	}
+	for _, p := range registered(r.Facts, r.Desired) {
+		if err := durable.Remove("step.unregister", r.path(p)); err != nil {
+			return err
+		}
+		delete(r.Facts.Files, p)
 	}
 	return nil
 }

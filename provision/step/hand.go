@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/mobyfs/mobyfs/internal/discovery"
 )
 
 // Hand is the installer's end on the host: it reads what is desired as a line of JSON, prints events as lines of
@@ -15,7 +17,7 @@ type Hand struct {
 	Root    string // stands in front of every path; "" but in tests
 	Systemd Systemd
 	Command func(ctx context.Context, name string, args ...string) error
-	Probe   func(ctx context.Context) error
+	Probe   func(ctx context.Context, e discovery.Endpoint) error
 }
 
 // ErrAlone ends the work when nobody hears of it any more.
@@ -95,8 +97,8 @@ func (h Hand) applyLocked(ctx context.Context, desired Desired, in *json.Decoder
 	}
 	run := &Run{
 		Desired: desired, Facts: facts, Root: h.Root, Systemd: h.Systemd, Say: say, Command: h.Command, Probe: h.Probe,
-		Sign: func(ctx context.Context, csr []byte) (cert, ca []byte, err error) {
-			say(Event{Step: "certificate", State: StateAsks, CSR: string(csr)})
+		Sign: func(ctx context.Context, role string, csr []byte) (cert, ca []byte, err error) {
+			say(Event{Step: "certificate", State: StateAsks, Role: role, CSR: string(csr)})
 			select {
 			case a := <-answers:
 				if a.Error != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/durable"
 )
 
@@ -14,6 +15,9 @@ type Journal struct {
 	Control bool              `json:"control"`
 	Paths   []string          `json:"paths"`             // what was or is about to be put here
 	Running map[string]string `json:"running,omitempty"` // the digest that each unit was last started with
+	// Endpoint is where a dockerd that runs may call, for the driver was proven to answer there. Empty: the socket
+	// that Docker finds by itself, if mobyfs.socket ever ran.
+	Endpoint discovery.Endpoint `json:"endpoint,omitempty"`
 }
 
 // running tells the digest that a unit was last started with, "" if it never was.
@@ -28,12 +32,15 @@ func (f Facts) running(unit string) string {
 func (f Facts) merge(d Desired) Journal {
 	j := Journal{Cluster: d.Cluster, Node: d.Node, Control: d.Control, Running: map[string]string{}}
 	if f.Installed != nil {
-		j.Paths = slices.Clone(f.Installed.Paths)
+		j.Paths, j.Endpoint = slices.Clone(f.Installed.Paths), f.Installed.Endpoint
 		for unit, digest := range f.Installed.Running {
 			j.Running[unit] = digest
 		}
 	}
 	for _, p := range d.paths() {
+		if isPluginDir(p) && f.Exists[p] {
+			continue // somebody else's, or ours and in the list already
+		}
 		if !slices.Contains(j.Paths, p) {
 			j.Paths = append(j.Paths, p)
 		}

@@ -15,14 +15,15 @@ import (
 	"github.com/moby/sys/mountinfo"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/durable"
 )
 
 // Here reports whether anything of ours is on the host.
 func (f Facts) Here() bool { return f.Installed != nil || f.Exists[path.Dir(DistDir)] }
 
-// owns reports whether bootstrap put the path there.
-func (f Facts) owns(p string) bool {
+// Owns reports whether bootstrap put the path there.
+func (f Facts) Owns(p string) bool {
 	return f.Installed != nil && slices.Contains(f.Installed.Paths, p)
 }
 
@@ -30,11 +31,19 @@ func (f Facts) owns(p string) bool {
 func (f Facts) ownUnits() []string {
 	var units []string
 	for _, u := range []string{SocketUnit, AgentUnit, ControlUnit} {
-		if f.owns(path.Join(UnitDir, u)) {
+		if f.Owns(path.Join(UnitDir, u)) {
 			units = append(units, u)
 		}
 	}
 	return units
+}
+
+// runtimeUnits lists those of ours that are not part of the boot. They stop before all others.
+func (f Facts) runtimeUnits() []string {
+	if f.Units[KeptUnit].Active == "active" {
+		return []string{KeptUnit}
+	}
+	return nil
 }
 
 // stop stops the units and takes them out of the boot.
@@ -44,7 +53,7 @@ func (stop) Name() string { return "stop" }
 
 func (stop) Check(f Facts, _ Desired) []Change {
 	var changes []Change
-	for _, u := range f.ownUnits() {
+	for _, u := range append(f.runtimeUnits(), f.ownUnits()...) {
 		if a := f.Units[u].Active; a != "" && a != "inactive" {
 			changes = append(changes, Change{Delete, "stop " + u, ""})
 		}
@@ -63,7 +72,7 @@ func (stop) Apply(ctx context.Context, r *Run) error {
 	if err := r.Systemd.Disable(ctx, units); err != nil {
 		return err
 	}
-	for _, u := range units {
+	for _, u := range append(r.Facts.runtimeUnits(), units...) {
 		if err := r.stopUnit(ctx, u); err != nil {
 			return err
 		}
@@ -83,7 +92,7 @@ func mayGo(f Facts, d Desired) error {
 	return nil
 }
 
-// filesGone removes units, environment files, links and the plugin's socket.
+// filesGone removes units, environment files, links, and what Docker finds the driver by.
 type filesGone struct{}
 
 func (filesGone) Name() string { return "files" }
@@ -98,12 +107,14 @@ func (filesGone) left(f Facts) []string {
 		_, file := f.Files[p]
 		target, link := f.Links[p]
 		ours := link && (target == "" || strings.HasPrefix(target, DistDir+"/"))
-		if file || ours || p == PluginSock && f.Exists[p] {
+		if file || ours || slices.Contains(sockets(), p) && f.Exists[p] {
 			left = append(left, p)
 		}
 	}
-	if f.owns(EnvDir) && f.Exists[EnvDir] {
-		left = append(left, EnvDir)
+	for _, dir := range []string{discovery.EtcDir, path.Dir(discovery.EtcDir), EnvDir} {
+		if f.Owns(dir) && f.Exists[dir] {
+			left = append(left, dir)
+		}
 	}
 	return left
 }
@@ -119,14 +130,14 @@ func (s filesGone) Check(f Facts, _ Desired) []Change {
 func (s filesGone) Apply(ctx context.Context, r *Run) error {
 	units := false
 	for _, p := range s.left(r.Facts) {
-		if p == EnvDir {
+		if p == EnvDir || isPluginDir(p) {
 			if err := removeEmpty(r.path(p)); err != nil {
 				return err
 			}
 		} else if err := durable.Remove("step.remove", r.path(p)); err != nil {
 			return err
 		}
-		units = units || path.Dir(p) == UnitDir
+		units = units || path.Dir(p) == UnitDir || p == KeptUnitPath
 		delete(r.Facts.Files, p)
 		delete(r.Facts.Links, p)
 		delete(r.Facts.Exists, p)
@@ -175,7 +186,7 @@ func (stateGone) Name() string { return "state" }
 func (stateGone) left(f Facts) []string {
 	var left []string
 	for _, dir := range []string{ControlRoot, AgentRoot} {
-		if f.Exists[dir] && f.owns(dir) {
+		if f.Exists[dir] && f.Owns(dir) {
 			left = append(left, dir)
 		}
 	}

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/durable"
 )
 
@@ -28,12 +27,12 @@ type Run struct {
 	Systemd Systemd
 	// Say is told what goes on. Whoever can't hear it any more ends ctx.
 	Say func(Event)
-	// Sign has a certificate request signed.
-	Sign func(ctx context.Context, csr []byte) (cert, ca []byte, err error)
+	// Sign has a certificate request signed for the host in a role.
+	Sign func(ctx context.Context, role string, csr []byte) (cert, ca []byte, err error)
 	// Command runs a program to its end.
 	Command func(ctx context.Context, name string, args ...string) error
-	// Probe makes sure that Docker's driver answers.
-	Probe func(ctx context.Context) error
+	// Probe makes sure that Docker's driver answers at its endpoint.
+	Probe func(ctx context.Context, e discovery.Endpoint) error
 }
 
 // Apply runs the steps that find something to change. When ctx ends, the step under way is finished if it can be,
@@ -132,26 +131,8 @@ func RunProgram(ctx context.Context, name string, args ...string) error {
 
 // AskPlugin is Run.Probe on a real host: Docker's driver must answer, as it would to Docker. The question changes
 // nothing.
-func AskPlugin(ctx context.Context) error {
+func AskPlugin(ctx context.Context, e discovery.Endpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", PluginSock)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://plugin/VolumeDriver.Capabilities", strings.NewReader("{}"))
-	if err != nil {
-		return err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return fmt.Errorf("ask the volume driver at %s: %w", PluginSock, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the volume driver at %s: it answers %s", PluginSock, resp.Status)
-	}
-	return nil
+	return discovery.AskRegistered(ctx, "", e)
 }

@@ -12,6 +12,8 @@ import (
 	"encoding/hex"
 	"path"
 	"strings"
+
+	"github.com/mobyfs/mobyfs/internal/discovery"
 )
 
 // Step is one thing that is done to a host.
@@ -49,17 +51,18 @@ func (c Change) String() string {
 
 // Desired is what a host shall be like. mobyctl sends it to the host; it holds no secret.
 type Desired struct {
-	By           string    `json:"by"` // who asks, for the lock
-	Cluster      string    `json:"cluster"`
-	Node         string    `json:"node"`
-	Control      bool      `json:"control"` // the control plane runs here too
-	Programs     []Program `json:"programs"`
-	Files        []File    `json:"files"`
-	Ports        []int     `json:"ports"`
-	Authority    string    `json:"authority,omitempty"` // PEM, whose certificates are good
-	NewAuthority bool      `json:"new_authority"`       // control is about to be made: no certificate is good
-	Absent       bool      `json:"absent"`              // take everything off instead
-	Purge        bool      `json:"purge"`               // with Absent: the bytes of volumes too
+	By           string             `json:"by"` // who asks, for the lock
+	Cluster      string             `json:"cluster"`
+	Node         string             `json:"node"`
+	Control      bool               `json:"control"` // the control plane runs here too
+	Programs     []Program          `json:"programs"`
+	Files        []File             `json:"files"`
+	Ports        []int              `json:"ports"`
+	Endpoint     discovery.Endpoint `json:"endpoint,omitempty"`  // where Docker calls the driver
+	Authority    string             `json:"authority,omitempty"` // PEM, whose certificates are good
+	NewAuthority bool               `json:"new_authority"`       // control is about to be made: no certificate is good
+	Absent       bool               `json:"absent"`              // take everything off instead
+	Purge        bool               `json:"purge"`               // with Absent: the bytes of volumes too
 }
 
 // Program is an executable that is installed by its content.
@@ -78,15 +81,18 @@ type File struct {
 
 // Where things lie on a host.
 const (
-	BinDir      = "/usr/bin"
-	DistDir     = "/usr/lib/mobyfs/dist" // <sha256>/<program>
-	UnitDir     = "/etc/systemd/system"
-	EnvDir      = "/etc/mobyfs"
-	AgentRoot   = "/var/lib/mobyfs"
-	ControlRoot = "/var/lib/mobyfs-control"
-	JournalPath = AgentRoot + "/installed.json"
-	PluginSock  = "/run/docker/plugins/mobyfs.sock"
-	LockPath    = "/run/mobyfs/host.lock"
+	BinDir       = "/usr/bin"
+	DistDir      = "/usr/lib/mobyfs/dist" // <sha256>/<program>
+	UnitDir      = "/etc/systemd/system"
+	EnvDir       = "/etc/mobyfs"
+	AgentRoot    = "/var/lib/mobyfs"
+	ControlRoot  = "/var/lib/mobyfs-control"
+	JournalPath  = AgentRoot + "/installed.json"
+	PKIDir       = AgentRoot + "/pki"
+	LockPath     = "/run/mobyfs/host.lock"
+	KeptPath     = "/run/mobyfs/kept" // a line for each endpoint that is served until dockerd ends
+	KeptUnitPath = RunUnitDir + "/" + KeptUnit
+	RunUnitDir   = "/run/systemd/system"
 )
 
 // Names of programs and units.
@@ -96,6 +102,7 @@ const (
 	AgentUnit   = "mobyfs.service"
 	SocketUnit  = "mobyfs.socket"
 	ControlUnit = "mobyfs-control.service"
+	KeptUnit    = "mobyfs-kept.socket" // holds the endpoints in KeptPath
 )
 
 // Install lists the steps that make a host a node.
@@ -172,7 +179,7 @@ func (d Desired) paths() []string {
 	for _, f := range d.Files {
 		all = append(all, f.Path)
 	}
-	return append(all, PluginSock)
+	return append(append(all, d.plugins()...), sockets()...)
 }
 
 // digest tells apart the things that a unit must be started anew for.

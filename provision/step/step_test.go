@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/provision/step"
 	"github.com/mobyfs/mobyfs/provision/step/steptest"
@@ -80,9 +81,9 @@ func (m *machine) desired(agent string) step.Desired {
 		By: "the test", Cluster: "shop", Node: "vol-1", Control: true, Ports: []int{8080, 7946},
 		Programs: []step.Program{m.upload(step.Agent, agent), m.upload(step.Control, "control 1")},
 		Files: []step.File{
-			file("/etc/mobyfs/mobyfs.env", must(templates.Node{Cluster: "shop", Node: "vol-1", Control: "h:7946", Advertise: "h:8080", AgentPort: 8080}.Environment())),
+			file("/etc/mobyfs/mobyfs.env", must(templates.Node{Cluster: "shop", Node: "vol-1", Control: "h:7946", Advertise: "h:8080", AgentPort: 8080, Endpoint: string(discovery.SockEndpoint)}.Environment())),
 			file("/etc/mobyfs/mobyfs-control.env", must(templates.Control{Cluster: "shop", ControlPort: 7946}.Environment())),
-			file(step.UnitDir+"/"+step.SocketUnit, must(templates.Unit(step.SocketUnit))),
+			file(step.UnitDir+"/"+step.SocketUnit, must(templates.Socket("unix", discovery.SockPath))),
 			file(step.UnitDir+"/"+step.AgentUnit, must(templates.Unit(step.AgentUnit))),
 			file(step.UnitDir+"/"+step.ControlUnit, must(templates.Unit(step.ControlUnit))),
 		},
@@ -135,7 +136,7 @@ func (m *machine) answer(in io.Writer, e step.Event) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	cert, err := a.Sign([]byte(e.CSR), pki.Identity{Cluster: "shop", Role: pki.RoleNode, Name: "vol-1"})
+	cert, err := a.Sign([]byte(e.CSR), pki.Identity{Cluster: "shop", Role: e.Role, Name: "vol-1"})
 	if err != nil {
 		m.t.Fatal(err)
 	}

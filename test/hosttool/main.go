@@ -5,6 +5,9 @@
 //	hosttool sum DIR                 a line for each file (all that lstat, listxattr and its content tell), sorted
 //	hosttool post SOCKET PATH JSON   POSTs to an HTTP server on a unix socket and prints the answer
 //	hosttool uses FILE VOLUME        how many mounts of a volume the agent's file counts
+//	hosttool load SOCKET METHOD PATH JSON RATE SECONDS
+//	                                 calls RATE times a second, as Docker's client would, and prints what came of it
+//	hosttool tls ADDRESS CA CERT KEY the serial number of a server's certificate; "-" for no certificate of one's own
 //
 // It shares no code with the product, so that a mistake there can't hide here.
 package main
@@ -63,8 +66,16 @@ func main() {
 			log.Fatal(err)
 		}
 		fmt.Println(n)
+	case len(os.Args) == 8 && os.Args[1] == "load":
+		if err := load(os.Args[2], os.Args[3], os.Args[4], os.Args[5], os.Args[6], os.Args[7]); err != nil {
+			log.Fatal(err)
+		}
+	case len(os.Args) == 6 && os.Args[1] == "tls":
+		if err := handshake(os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
+			log.Fatal(err)
+		}
 	default:
-		log.Fatal("usage: hosttool make DIR FILES BYTES | sum DIR | post SOCKET PATH JSON | uses FILE VOLUME")
+		log.Fatal("usage: hosttool make DIR FILES BYTES | sum DIR | post SOCKET PATH JSON | uses FILE VOLUME | load SOCKET METHOD PATH JSON RATE SECONDS | tls ADDRESS CA CERT KEY")
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/provision/step"
 )
@@ -205,6 +206,9 @@ func Main() {
 		err = sign(root, os.Args[3], os.Args[5])
 	case program == step.Agent && len(os.Args) == 3 && os.Args[1] == "host" && os.Args[2] == "apply":
 		err = apply(root)
+	case program == step.Agent && len(os.Args) == 3 && os.Args[1] == "host" && os.Args[2] == "plugins":
+		report := discovery.Look(context.Background(), root, root+"/run/docker.sock", discovery.SockEndpoint, nil)
+		err = json.NewEncoder(os.Stdout).Encode(report)
 	default:
 		err = fmt.Errorf("%s does not know %v", program, os.Args[1:])
 	}
@@ -220,7 +224,7 @@ func apply(root string) error {
 	hand := step.Hand{
 		Root:    root,
 		Systemd: &Systemd{books{root: root}, k},
-		Probe:   func(context.Context) error { return nil },
+		Probe:   func(context.Context, discovery.Endpoint) error { return nil },
 		Command: func(_ context.Context, name string, args ...string) error {
 			k.moment()
 			defer k.moment()
@@ -334,7 +338,17 @@ func (b books) change(f func(map[string]unit) error) error {
 	return os.WriteFile(b.path(), text, 0o644)
 }
 
-func (b books) file(name string) string { return b.root + step.UnitDir + "/" + name }
+func (b books) file(name string) string {
+	if name == step.KeptUnit {
+		return b.root + step.KeptUnitPath
+	}
+	return b.root + step.UnitDir + "/" + name
+}
+
+// allUnits are those that systemctl is asked for.
+func allUnits() []string {
+	return []string{step.SocketUnit, step.KeptUnit, step.AgentUnit, step.ControlUnit}
+}
 
 // wants lists the links by which targets want a unit.
 func (b books) wants(name string) ([]string, error) {
@@ -347,7 +361,7 @@ func (b books) show(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	for i, name := range []string{step.SocketUnit, step.AgentUnit, step.ControlUnit} {
+	for i, name := range allUnits() {
 		load, reload, active, state := "not-found", "no", "inactive", ""
 		text, err := os.ReadFile(b.file(name))
 		if err == nil {
@@ -437,7 +451,7 @@ func (s *Systemd) Disable(_ context.Context, names []string) error {
 // Reload reads the unit files.
 func (s *Systemd) Reload(context.Context) error {
 	return s.call("reload", func(units map[string]unit) error {
-		for _, name := range []string{step.SocketUnit, step.AgentUnit, step.ControlUnit} {
+		for _, name := range allUnits() {
 			u := units[name]
 			u.Loaded = ""
 			if text, err := os.ReadFile(s.file(name)); err == nil {
@@ -461,23 +475,58 @@ func (s *Systemd) run(act, name string) error {
 		if err != nil {
 			return err
 		}
+		if strings.HasSuffix(name, ".socket") && units[step.AgentUnit].Active {
+			return &step.UnitError{Unit: name, Act: act, Result: "its service runs"}
+		}
 		units[name] = unit{Active: true, Loaded: digest(text)}
-		if name == step.SocketUnit {
-			if err := os.MkdirAll(filepath.Dir(s.root+step.PluginSock), 0o755); err != nil {
+		for _, path := range listens(string(text)) {
+			if err := os.MkdirAll(filepath.Dir(s.root+path), 0o755); err != nil {
 				return err
 			}
-			return os.WriteFile(s.root+step.PluginSock, nil, 0o600)
+			if err := os.WriteFile(s.root+path, nil, 0o600); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
 }
 
-// Stop notes that a unit does not run. A socket stays where it is, as with RemoveOnStop=no.
+// listens lists the paths that a unit listens at.
+func listens(text string) []string {
+	var all []string
+	for line := range strings.Lines(text) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "ListenStream=/"); ok {
+			all = append(all, "/"+path)
+		}
+	}
+	return all
+}
+
+// Stop notes that a unit does not run. Its sockets stay where they are, unless the unit says otherwise.
 func (s *Systemd) Stop(_ context.Context, name string) error {
 	return s.call("stop "+name, func(units map[string]unit) error {
 		u := units[name]
+		was := u.Active
 		u.Active = false
 		units[name] = u
+		text, err := os.ReadFile(s.file(name))
+		if err != nil || !was || !strings.Contains(string(text), "RemoveOnStop=yes") {
+			return nil
+		}
+		for _, path := range append(listens(string(text)), step.KeptPath) {
+			if err := os.Remove(s.root + path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
 		return nil
 	})
+}
+
+// RestartDocker does what systemd does with our units when dockerd ends and another one starts.
+func (h *Host) RestartDocker(t *testing.T) {
+	t.Helper()
+	s := &Systemd{books{root: h.Root}, nil}
+	if err := s.Stop(t.Context(), step.KeptUnit); err != nil {
+		t.Fatal(err)
+	}
 }
