@@ -323,7 +323,7 @@ func TestC01DockerIsAnsweredWithoutControl(t *testing.T) {
 	}
 }
 
-func TestC19SocketIsPrivateAndItsNameStays(t *testing.T) {
+func TestC19And20SocketIsPrivateAndItsNameStays(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "plugins", "mobyfs.sock")
 	old, err := listenUnix(path)
 	if err != nil {
