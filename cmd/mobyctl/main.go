@@ -1,8 +1,8 @@
 // Command mobyctl makes and runs a mobyfs cluster: it sets hosts up over SSH, and creates, moves and removes volumes.
 //
 // Results go to stdout, everything else to stderr; -o json gives every result as JSON. Exit codes: 0 done (or
-// nothing to do), 1 error, 2 changes are pending (plan), 3 some hosts failed, 4 a check before the first change
-// failed, 5 someone else is at work, 130 interrupted.
+// nothing to do), 1 error, 2 changes are pending (plan) or something needs a look (status), 3 some hosts failed, 4 a
+// check before the first change failed, 5 someone else is at work, 130 interrupted.
 package main
 
 import (
@@ -82,7 +82,7 @@ func newRootCommand(a *app) *cobra.Command {
 		Use:   "mobyctl",
 		Short: "Docker volumes that follow their containers from host to host",
 		Long: "mobyctl sets up Docker hosts over SSH and runs the cluster of volumes on them.\n\n" +
-			"Exit codes: 0 done, 1 error, 2 changes pending (plan), 3 some hosts failed,\n" +
+			"Exit codes: 0 done, 1 error, 2 changes pending (plan) or something needs a look (status), 3 some hosts failed,\n" +
 			"4 a check before the first change failed, 5 someone else is at work, 130 interrupted.",
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -120,6 +121,7 @@ func (h host) driver(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h host) docker(activated bool, plugins string) {
+	h.write("/run/docker.pid", strconv.Itoa(os.Getpid())+"\n", 0o644)
 	h.serve("/docker.sock", func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/info":
@@ -273,9 +275,20 @@ func chmod(h host, path string, mode os.FileMode) {
 
 func TestSilentDockerdIsSaid(t *testing.T) {
 	h := newHost(t)
+	h.write("/run/docker.pid", strconv.Itoa(os.Getpid()), 0o644)
 	h.serve(SockPath, h.driver)
 	r := h.look(SockEndpoint)
 	if r.Fine() || r.Docker.Error == "" || len(r.Registrations) != 1 || !r.Registrations[0].Answers {
+		t.Errorf("got %+v", r)
+	}
+}
+
+// Whoever calls at the socket of a dockerd that was stopped starts it.
+func TestStoppedDockerdIsLeftAlone(t *testing.T) {
+	h := newHost(t)
+	h.serve(SockPath, h.driver)
+	h.serve("/docker.sock", func(http.ResponseWriter, *http.Request) { t.Error("dockerd was asked") })
+	if r := h.look(SockEndpoint); r.Docker.Error != "it does not run" {
 		t.Errorf("got %+v", r)
 	}
 }

@@ -3,9 +3,11 @@ package discovery
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -33,7 +35,7 @@ func (r Report) Fine() bool {
 }
 
 // Look gathers a Report. root stands in front of every path ("" but in tests), dockerSocket is dockerd's. It changes
-// nothing, and starts no life of Docker's with the driver.
+// nothing, starts no life of Docker's with the driver, and no dockerd.
 func Look(ctx context.Context, root, dockerSocket string, told Endpoint, kept []Endpoint) Report {
 	r := Report{Endpoint: told, Kept: append([]Endpoint{}, kept...), Trouble: []string{}}
 	d := dockerd{client: &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
@@ -42,10 +44,14 @@ func Look(ctx context.Context, root, dockerSocket string, told Endpoint, kept []
 			return new(net.Dialer).DialContext(ctx, "unix", dockerSocket)
 		},
 	}}}
-	managed, err := r.askDocker(ctx, d)
+	var managed []Registration
+	err := runs(root)
+	if err == nil {
+		managed, err = r.askDocker(ctx, d)
+	}
 	if err != nil {
 		r.Docker.Error = err.Error()
-		r.Trouble = append(r.Trouble, "dockerd can't be asked: "+err.Error())
+		r.Trouble = append(r.Trouble, "dockerd was not asked: "+err.Error())
 	}
 	r.Registrations = Find(root)
 	for i := range r.Registrations {
@@ -59,6 +65,18 @@ func Look(ctx context.Context, root, dockerSocket string, told Endpoint, kept []
 	}
 	r.judge()
 	return r
+}
+
+// runs is nil if dockerd runs. One that was stopped must not be asked: its socket would start it.
+func runs(root string) error {
+	pid, err := os.ReadFile(root + "/run/docker.pid")
+	if err == nil {
+		_, err = os.Stat("/proc/" + strings.TrimSpace(string(pid)))
+	}
+	if err != nil {
+		return errors.New("it does not run")
+	}
+	return nil
 }
 
 // judge compares what Docker would take with what it should take.
