@@ -1,13 +1,24 @@
 package step_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net/url"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/provision/step"
 )
@@ -172,4 +183,80 @@ func TestCertificateReasons(t *testing.T) {
 			t.Errorf("%s: got %q, want %q in it", tc.name, got, tc.why)
 		}
 	}
+}
+
+// What makes dockerd's certificate worth replacing, or the node's where dockerd calls it.
+func TestCertificateReasonsWhereDockerShowsOne(t *testing.T) {
+	dir := t.TempDir()
+	a, err := pki.NewAuthority(dir, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := func(role, name string) string {
+		csr, err := pki.FilesIn(t.TempDir(), "x").NewRequest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := a.Sign(csr, pki.Identity{Cluster: "shop", Role: role, Name: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	now := time.Now()
+	good := step.Facts{Clock: now, NodeKey: true, NodeCert: cert(pki.RoleNode, "vol-1"), NodeCA: string(a.CertPEM),
+		DockerKey: true, DockerCert: cert(pki.RoleDocker, "vol-1")}
+	for _, tc := range []struct {
+		name, why string
+		change    func(f *step.Facts, d *step.Desired)
+	}{
+		{"good", "", func(*step.Facts, *step.Desired) {}},
+		{"none for dockerd", "+ certificate of dockerd on vol-1", func(f *step.Facts, _ *step.Desired) { f.DockerCert = "" }},
+		{"no key for dockerd", "~ certificate of dockerd on vol-1 (there is none)", func(f *step.Facts, _ *step.Desired) { f.DockerKey = false }},
+		{"another node's dockerd", "docker/vol-2", func(f *step.Facts, _ *step.Desired) { f.DockerCert = cert(pki.RoleDocker, "vol-2") }},
+		{"the node's", "node/vol-1", func(f *step.Facts, _ *step.Desired) { f.DockerCert = f.NodeCert }},
+		{"dockerd's is not needed", "", func(f *step.Facts, d *step.Desired) { f.DockerCert, d.Endpoint = "", discovery.SockEndpoint }},
+		{"a node that is not good for the address", "not good for 127.0.0.1", func(f *step.Facts, _ *step.Desired) {
+			f.NodeCert = withoutAddress(t, dir, "vol-1")
+		}},
+		{"and does not matter for a socket", "", func(f *step.Facts, d *step.Desired) {
+			f.NodeCert, d.Endpoint = withoutAddress(t, dir, "vol-1"), discovery.SockEndpoint
+		}},
+		{"years left, and no other would last longer", "", func(f *step.Facts, _ *step.Desired) {
+			f.Clock = now.Add(time.Hour)
+		}},
+	} {
+		f, d := good, step.Desired{Cluster: "shop", Node: "vol-1", Authority: string(a.CertPEM), Endpoint: discovery.JSONEndpoint}
+		tc.change(&f, &d)
+		got := ""
+		for _, diff := range step.Plan(f, d) {
+			if diff.Step == "certificate" {
+				got = fmt.Sprint(diff.Changes)
+			}
+		}
+		if (got == "") != (tc.why == "") || !strings.Contains(got, tc.why) {
+			t.Errorf("%s: got %q, want %q in it", tc.name, got, tc.why)
+		}
+	}
+}
+
+// withoutAddress is a node's certificate as it was before Docker could call by address.
+func withoutAddress(t *testing.T, authority, name string) string {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(filepath.Join(authority, "ca.crt"), filepath.Join(authority, "ca.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := pki.Identity{Cluster: "shop", Role: pki.RoleNode, Name: name}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: time.Now(), NotAfter: time.Now().Add(pki.LeafLife),
+		URIs: []*url.URL{id.URI()}, DNSNames: []string{pki.ServerName(id.Role, id.Name)}}
+	der, err := x509.CreateCertificate(rand.Reader, cert, pair.Leaf, &key.PublicKey, pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
