@@ -1,11 +1,13 @@
 package provision
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/discovery"
@@ -24,6 +26,7 @@ type Config struct {
 	Control    ControlConfig `yaml:"control"`
 	Ports      PortsConfig   `yaml:"ports"`
 	Docker     DockerConfig  `yaml:"docker"`
+	Volumes    VolumesConfig `yaml:"volumes"`
 	Hosts      []HostConfig  `yaml:"hosts"`
 	Sandbox    SandboxConfig `yaml:"sandbox"`
 }
@@ -55,6 +58,20 @@ type DockerConfig struct {
 	Address   discovery.Endpoint `yaml:"address"`
 }
 
+// VolumesConfig says how volumes are made and kept.
+type VolumesConfig struct {
+	Linger  string        `yaml:"linger"` // as Go writes durations
+	Classes []ClassConfig `yaml:"classes"`
+}
+
+// ClassConfig is what volumes of one class get where they ask for nothing else.
+type ClassConfig struct {
+	Name    string            `yaml:"name"`
+	Size    string            `yaml:"size"`
+	Backend string            `yaml:"backend"`
+	Labels  map[string]string `yaml:"labels"`
+}
+
 // HostConfig is one host.
 type HostConfig struct {
 	Name         string `yaml:"name"`
@@ -74,6 +91,7 @@ type SandboxConfig struct {
 const (
 	DefaultControlPort = 7946
 	DefaultAgentPort   = 8080
+	DefaultLinger      = "5s"
 )
 
 // LoadConfig reads and checks a cluster.yaml. What is wrong in it is a *ConfigError.
@@ -113,6 +131,9 @@ func (c *Config) setDefaults() {
 	if c.Ports.Agent == 0 {
 		c.Ports.Agent = DefaultAgentPort
 	}
+	if c.Volumes.Linger == "" {
+		c.Volumes.Linger = DefaultLinger
+	}
 	if c.Docker.Discovery == "" {
 		c.Docker.Discovery = discovery.Sock
 	}
@@ -141,7 +162,48 @@ func (c *Config) check(d *document) {
 	}
 	d.word("$.ssh.user", "user", c.SSH.User)
 	c.checkDocker(d)
+	c.checkVolumes(d)
 	c.checkHosts(d)
+}
+
+// maxLinger is what agents take at the most.
+const maxLinger = 10 * time.Minute
+
+func (c *Config) checkVolumes(d *document) {
+	if linger, err := time.ParseDuration(c.Volumes.Linger); err != nil || linger < 0 || linger > maxLinger {
+		d.wrong("$.volumes.linger", "%q is no time from 0s to %v: write it as 5s or 1m30s", c.Volumes.Linger, maxLinger)
+	}
+	names := map[string]bool{}
+	for i, class := range c.Volumes.Classes {
+		at := fmt.Sprintf("$.volumes.classes[%d]", i)
+		switch {
+		case class.Name == "":
+			d.wrong(at+".name", "the class needs a name, such as name: fast")
+		case mobyfs.CheckNodeName(class.Name) != nil:
+			d.wrong(at+".name", "%q can't be the name of a class: use up to 63 lower-case letters, digits and -", class.Name)
+		case names[class.Name]:
+			d.wrong(at+".name", "there are two classes %q", class.Name)
+		}
+		names[class.Name] = true
+		if class.Size != "" {
+			if _, err := mobyfs.ParseSize(class.Size); err != nil {
+				d.wrong(at+".size", "%q is no size: %s", class.Size, mobyfs.HintOf(err))
+			}
+		}
+		if class.Backend != "" {
+			choose(d, at+".backend", class.Backend, mobyfs.DefaultBackend)
+		}
+	}
+}
+
+// classes are those of the file, as control reads them.
+func (c *Config) classes() []mobyfs.VolumeClass {
+	classes := []mobyfs.VolumeClass{}
+	for _, k := range c.Volumes.Classes {
+		size, _ := mobyfs.ParseSize(k.Size) // checked; none is 0
+		classes = append(classes, mobyfs.VolumeClass{Name: k.Name, Backend: k.Backend, SizeBytes: size, Labels: k.Labels})
+	}
+	return classes
 }
 
 func (c *Config) checkDocker(d *document) {

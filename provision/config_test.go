@@ -89,6 +89,12 @@ func TestConfigMistakes(t *testing.T) {
 		{"no TLS in a .json", head + "docker: {discovery: json, address: \"tcp://127.0.0.1:8081\"}\n" + hosts},
 		{"a path that Docker ignores", head + "docker: {discovery: json, address: \"https://127.0.0.1:8081/mobyfs\"}\n" + hosts},
 		{"Docker's port is an agent's", head + "docker: {discovery: json, address: \"https://127.0.0.1:8080\"}\n" + hosts},
+		{"no time to linger", head + "volumes: {linger: soon}\n" + hosts},
+		{"too long to linger", head + "volumes: {linger: 2h}\n" + hosts},
+		{"class without a name", head + "volumes:\n  classes:\n    - size: 1G\n" + hosts},
+		{"class that can't be one", head + "volumes:\n  classes:\n    - name: Fast!\n      size: big\n      backend: drr\n" + hosts},
+		{"class twice", head + "volumes:\n  classes: [{name: fast}, {name: fast}]\n" + hosts},
+		{"unknown field in a class", head + "volumes:\n  classes: [{name: fast, sise: 1G}]\n" + hosts},
 		{"no URL", head + "docker: {discovery: spec, address: 127.0.0.1}\n" + hosts},
 		{"three at once", "apiVersion: mobyfs.dev/v1\ncluster: shop\nssh: {hostKeys: never}\nhosts:\n  - name: A\n    address: 10.0.1.11\n  - name: b\n"},
 	} {
@@ -110,10 +116,11 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	want := &Config{
 		APIVersion: APIVersion, Cluster: "shop",
-		SSH:    SSHConfig{HostKeys: host.HostKeysAsk, Sudo: host.SudoAuto},
-		Ports:  PortsConfig{Control: 7946, Agent: 8080},
-		Docker: DockerConfig{Discovery: discovery.Sock, Address: discovery.SockEndpoint},
-		Hosts:  []HostConfig{{Name: "vol-1", Address: "10.0.1.11"}},
+		SSH:     SSHConfig{HostKeys: host.HostKeysAsk, Sudo: host.SudoAuto},
+		Ports:   PortsConfig{Control: 7946, Agent: 8080},
+		Docker:  DockerConfig{Discovery: discovery.Sock, Address: discovery.SockEndpoint},
+		Volumes: VolumesConfig{Linger: "5s"},
+		Hosts:   []HostConfig{{Name: "vol-1", Address: "10.0.1.11"}},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

@@ -19,6 +19,8 @@ type Fleet struct {
 	ControlPort int
 	AgentPort   int
 	Endpoint    discovery.Endpoint // where Docker calls the driver, on each host
+	Linger      string             // how long a lease stays after the last container, as agents read it
+	Classes     []mobyfs.VolumeClass
 	// PasswordNeeded tells that cluster.yaml wants a sudo password asked for.
 	PasswordNeeded bool
 }
@@ -29,6 +31,8 @@ func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 		Cluster: c.Cluster, Control: c.Control.Host,
 		ControlPort: c.Ports.Control, AgentPort: c.Ports.Agent,
 		Endpoint:       c.Docker.Address,
+		Linger:         c.Volumes.Linger,
+		Classes:        c.classes(),
 		PasswordNeeded: c.SSH.Sudo == host.SudoWithPassword,
 	}
 	if len(specs) == 0 {

@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"path"
 	"time"
@@ -176,7 +177,7 @@ func (in *Installer) files(d step.Desired, advertise, endpoint string) ([]step.F
 	}
 	env, err := templates.Node{
 		Cluster: d.Cluster, Node: d.Node, Control: endpoint, Advertise: advertise, AgentPort: in.Fleet.AgentPort,
-		Endpoint: string(d.Endpoint),
+		Endpoint: string(d.Endpoint), Linger: in.Fleet.Linger,
 	}.Environment()
 	err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs.env"), env, nil))
 	_, listen := d.Endpoint.Listen()
@@ -194,6 +195,8 @@ func (in *Installer) files(d step.Desired, advertise, endpoint string) ([]step.F
 	if d.Control {
 		env, envErr := templates.Control{Cluster: d.Cluster, ControlPort: in.Fleet.ControlPort}.Environment()
 		err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs-control.env"), env, envErr))
+		classes, classErr := json.MarshalIndent(in.Fleet.Classes, "", "  ")
+		err = errors.Join(err, add(step.ClassesPath, string(classes)+"\n", classErr))
 		units = append(units, step.ControlUnit)
 	}
 	for _, u := range units {

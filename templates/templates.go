@@ -18,6 +18,7 @@ type Node struct {
 	Control   string // host:port of each control process, with commas between
 	Advertise string // host:port at which other agents reach this one
 	AgentPort int
+	Linger    string // how long a lease stays after the last container, such as 5s
 	Endpoint  string // where Docker calls: unix:///path, tcp://127.0.0.1:port or https://127.0.0.1:port
 }
 

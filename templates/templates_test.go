@@ -42,7 +42,7 @@ func rendered(t *testing.T) func(string, error) string {
 func TestEnvironments(t *testing.T) {
 	must := rendered(t)
 	golden(t, "mobyfs.env", must(Node{Cluster: "shop", Node: "vol-1", Control: "10.0.1.11:7946", Advertise: "10.0.1.11:8080", AgentPort: 8080,
-		Endpoint: "unix:///run/docker/plugins/mobyfs.sock"}.Environment()))
+		Endpoint: "unix:///run/docker/plugins/mobyfs.sock", Linger: "5s"}.Environment()))
 	golden(t, "mobyfs-control.env", must(Control{Cluster: "shop", ControlPort: 7946}.Environment()))
 }
 

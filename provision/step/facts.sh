@@ -58,7 +58,7 @@ else
 fi
 
 # What bootstrap installed here, by content.
-set -- "$R"/usr/lib/mobyfs/dist/*/* "$R"/etc/mobyfs/*.env "$R"/etc/systemd/system/mobyfs*.service "$R"/etc/systemd/system/mobyfs.socket \
+set -- "$R"/usr/lib/mobyfs/dist/*/* "$R"/etc/mobyfs/*.env "$R"/etc/mobyfs/classes.json "$R"/etc/systemd/system/mobyfs*.service "$R"/etc/systemd/system/mobyfs.socket \
 	"$R"/etc/docker/plugins/mobyfs.spec "$R"/etc/docker/plugins/mobyfs.json
 here=
 for f in "$@"; do if [ -f "$f" ]; then here=yes; fi; done

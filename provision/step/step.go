@@ -85,6 +85,7 @@ const (
 	DistDir      = "/usr/lib/mobyfs/dist" // <sha256>/<program>
 	UnitDir      = "/etc/systemd/system"
 	EnvDir       = "/etc/mobyfs"
+	ClassesPath  = EnvDir + "/classes.json"
 	AgentRoot    = "/var/lib/mobyfs"
 	ControlRoot  = "/var/lib/mobyfs-control"
 	JournalPath  = AgentRoot + "/installed.json"
@@ -189,7 +190,7 @@ func (d Desired) digest(unit string, f Facts) string {
 	case AgentUnit:
 		parts = append(parts, d.program(Agent).SHA256, d.content(path.Join(EnvDir, "mobyfs.env")), f.NodeCert, f.NodeCA)
 	case ControlUnit:
-		parts = append(parts, d.program(Control).SHA256, d.content(path.Join(EnvDir, "mobyfs-control.env")), f.ControlCert, f.ControlCA)
+		parts = append(parts, d.program(Control).SHA256, d.content(path.Join(EnvDir, "mobyfs-control.env")), d.content(ClassesPath), f.ControlCert, f.ControlCA)
 	}
 	return sum(strings.Join(parts, "\x00"))
 }
