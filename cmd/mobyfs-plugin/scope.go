@@ -21,7 +21,7 @@ func newHandler(m mobyfs.Mounter, log *slog.Logger) http.Handler {
 
 // outside is a Mounter whose paths lead out of the plugin's root directory again, to the place on the host that the agent
 // named. So Docker mounts the very directory that it would mount without the plugin, and nothing of a volume ever lies
-// below Docker's own directory of plugins, which Docker empties when it removes one. docs/decisions/0009 weighs it.
+// below Docker's own directory of plugins, which Docker empties when it removes one. docs/decisions/0014 weighs it.
 type outside struct{ mobyfs.Mounter }
 
 // Mount answers the path on the host.
