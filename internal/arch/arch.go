@@ -17,7 +17,7 @@ var layers = [][]string{
 	{"migrate/transfer", "control/store", "provision/step", "provision/cloud", "api", "driver", "backend/dir"},
 	{"agent", "control", "provision"},
 	{"cmd/"},
-	{"test"},
+	{"test", "tools"},
 }
 
 // never lists imports that are wrong in any layer, with the reason.

@@ -8,6 +8,9 @@
 //	hosttool load SOCKET METHOD PATH JSON RATE SECONDS
 //	                                 calls RATE times a second, as Docker's client would, and prints what came of it
 //	hosttool tls ADDRESS CA CERT KEY the serial number of a server's certificate; "-" for no certificate of one's own
+//	hosttool wire SOCKET N           sends the requests that stdin lists, N at once, byte for byte; prints the answers
+//	hosttool pace SOCKET VOLUME N    N calls of one client that keeps its connections, with pauses of any length
+//	hosttool record SOCKET TO LOG    hands all calls at SOCKET on to the socket TO and writes them down in LOG
 //
 // It shares no code with the product, so that a mistake there can't hide here.
 package main
@@ -74,8 +77,26 @@ func main() {
 		if err := handshake(os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
 			log.Fatal(err)
 		}
+	case len(os.Args) == 4 && os.Args[1] == "wire":
+		atOnce, err := strconv.Atoi(os.Args[3])
+		if err == nil {
+			err = wire(os.Args[2], atOnce, os.Stdin, os.Stdout)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+	case len(os.Args) == 5 && os.Args[1] == "pace":
+		calls, err := strconv.Atoi(os.Args[4])
+		if err == nil {
+			err = pace(os.Args[2], os.Args[3], calls)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+	case len(os.Args) == 5 && os.Args[1] == "record":
+		log.Fatal(record(os.Args[2], os.Args[3], os.Args[4]))
 	default:
-		log.Fatal("usage: hosttool make DIR FILES BYTES | sum DIR | post SOCKET PATH JSON | uses FILE VOLUME | load SOCKET METHOD PATH JSON RATE SECONDS | tls ADDRESS CA CERT KEY")
+		log.Fatal("hosttool knows the commands that its source begins with")
 	}
 }
 
