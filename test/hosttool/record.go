@@ -47,7 +47,9 @@ func record(at, to, log string) error {
 		return err
 	}
 	l.SetUnlinkOnClose(false)
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", to) }
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", to)
+	}
 	r := &recorder{
 		driver: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
 		faults: log + ".deny",

@@ -28,7 +28,8 @@ type said struct {
 	Header http.Header
 	Body   string
 	Bytes  int    // of the whole answer
-	Open   bool   // the other side left the connection open
+	Closes bool   // the answer's head says that it ends the connection
+	Open   bool   // the other side left the connection open all the same
 	Began  int    // ms from the start to the first byte sent
 	Took   int    // ms from there to the end of the answer
 	Failed string // what the connection broke with
@@ -80,7 +81,7 @@ func say(socket string, r request) (s said) {
 	if err == nil {
 		var body []byte
 		body, err = io.ReadAll(resp.Body)
-		s.Status, s.Header, s.Body = resp.StatusCode, resp.Header, string(body)
+		s.Status, s.Header, s.Body, s.Closes = resp.StatusCode, resp.Header, string(body), resp.Close
 	}
 	if err != nil {
 		s.Failed = err.Error()
