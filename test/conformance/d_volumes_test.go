@@ -35,15 +35,15 @@ func TestC28CreateAgainAgreesOrNamesTheDifference(t *testing.T) {
 		}
 		peer := &host{name: other, engine: "20.10"}
 		done := make(chan []said)
-		go func() { done <- peer.wire(t, 5, slices.Repeat([]request{create("5MiB")}, 5)...) }()
-		for _, s := range append(on.wire(t, 5, slices.Repeat([]request{create("5MiB")}, 5)...), <-done...) {
+		go func() { done <- peer.wire(t, 5, slices.Repeat([]request{create("5M")}, 5)...) }()
+		for _, s := range append(on.wire(t, 5, slices.Repeat([]request{create("5M")}, 5)...), <-done...) {
 			s.succeeded(t)
 		}
 		if n := strings.Count(list(t), `"`+volume+`"`); n != 1 {
 			t.Errorf("there are %d volumes, want 1", n)
 		}
-		a := on.wire(t, 1, create("6MiB"))[0].answer(t)
-		fleet.Has(t, *a.Err, volume, "5MiB", "6MiB")
+		a := on.wire(t, 1, create("6M"))[0].answer(t)
+		fleet.Has(t, *a.Err, volume, "5M", "6M")
 	})
 }
 
@@ -143,24 +143,35 @@ func TestC32KnownVolumesAreToldWhileControlIsAway(t *testing.T) {
 	})
 }
 
+// TestC33NamesNeverSeenAreNotDeniedWhileControlIsAway: the agent has even lost its catalogue, and Docker knows a volume
+// of which it has never heard in its life.
 func TestC33NamesNeverSeenAreNotDeniedWhileControlIsAway(t *testing.T) {
 	volumes := map[string]string{}
 	bootstrap(t)
 	for _, on := range engines {
 		volumes[on.name] = on.volume(t, "c33")
+		the.On(t, other, "docker", "volume", "create", "-d", "mobyfs", volumes[on.name])
 		on.docker(t, "volume", "create", "-d", "mobyfs", "--label", "keep=yes", volumes[on.name])
 	}
 	withoutControl(t)
-	onBoth(t, func(t *testing.T, on *host) {
-		s := on.wire(t, 1, on.asDocker("VolumeDriver.Get", args("Name", "c33-never-made")))[0]
-		if s.Bytes != 0 || s.Took > 2100 {
-			t.Errorf("got %+v, want it cut within 2 s", s)
-		}
-		r := on.tryDocker(t, "volume", "inspect", "c33-never-made")
-		if r.Code == 0 || strings.Contains(strings.ToLower(r.Stderr), "no such volume") {
-			t.Errorf("Docker says %v, want that it could not ask", r)
-		}
-		mustBe(t, "another volume's label", label(t, on, volumes[on.name]), "yes")
+	t.Run("away", func(t *testing.T) {
+		onBoth(t, func(t *testing.T, on *host) {
+			on.sh(t, "systemctl stop mobyfs; rm /var/lib/mobyfs/state/catalogue.json; systemctl start mobyfs")
+			s := on.wire(t, 1, on.asDocker("VolumeDriver.Get", args("Name", volumes[on.name])))[0]
+			if s.Bytes != 0 || s.Took > 2100 {
+				t.Errorf("got %+v, want it cut within 2 s", s)
+			}
+			r := on.tryDocker(t, "volume", "inspect", volumes[on.name])
+			if r.Code == 0 || strings.Contains(strings.ToLower(r.Stderr), "no such volume") {
+				t.Errorf("Docker says %v, want that it could not ask", r)
+			}
+		})
+	})
+	startControl(t)
+	t.Run("back", func(t *testing.T) {
+		onBoth(t, func(t *testing.T, on *host) {
+			mustBe(t, "Docker's label", label(t, on, volumes[on.name]), "yes")
+		})
 	})
 }
 

@@ -57,7 +57,7 @@ func (h *host) volume(t *testing.T, prefix string) string {
 // remove takes a volume away, and its containers from this host.
 func (h *host) remove(t *testing.T, name string) {
 	t.Helper()
-	h.sh(t, "docker ps -aq --filter volume=%[1]s | xargs -r docker rm -f; docker volume rm -f %[1]s", name)
+	h.sh(t, "docker ps -aq --filter volume=%[1]s | xargs -r docker rm -f; docker volume rm -f %[1]s || true", name)
 	fleet.Eventually(t, 60*time.Second, func() string {
 		if s := h.wire(t, 1, h.asDocker("VolumeDriver.Remove", args("Name", name)))[0]; s.Body != `{"Err":""}`+"\n" {
 			return fmt.Sprintf("%+v", s)
