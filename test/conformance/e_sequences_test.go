@@ -121,6 +121,7 @@ func TestC51InspectOfAContainerShowsDriverAndSource(t *testing.T) {
 	onBoth(t, func(t *testing.T, on *host) {
 		volume := on.volume(t, "c51")
 		on.docker(t, "volume", "create", "-d", "mobyfs", volume)
+		on.docker(t, "volume", "inspect", volume) // what Docker knows of the path it has from Get
 		on.docker(t, "run", "-d", "--name", volume, "-v", volume+":/data", "busybox", "sleep", "100000")
 		var mounts []struct{ Type, Name, Source, Driver string }
 		text := on.docker(t, "inspect", volume, "--format", "{{json .Mounts}}")
@@ -256,7 +257,11 @@ func TestC59CopyIntoARunningContainerLeavesTheCount(t *testing.T) {
 		before := fmt.Sprint(on.uses(t, volume))
 		on.docker(t, "cp", "/etc/hostname", volume+":/data/copied")
 		on.docker(t, "cp", volume+":/data/copied", "/tmp/copied")
-		mustBe(t, "its calls", on.changes(t, volume), "Create Mount Mount Unmount Mount Unmount")
+		// Docker mounts for each request that cp makes, the one that asks what kind of file it is included.
+		calls := strings.TrimPrefix(on.changes(t, volume), "Create Mount")
+		if pairs := strings.Count(calls, " Mount Unmount"); pairs < 2 || strings.ReplaceAll(calls, " Mount Unmount", "") != "" {
+			t.Errorf("cp made the calls%s", calls)
+		}
 		mustBe(t, "the count", fmt.Sprint(on.uses(t, volume)), before)
 		if r := the.TryOn(t, other, "docker", "run", "--rm", "-v", volume+":/data", "--volume-driver=mobyfs", "busybox", "true"); r.Code == 0 {
 			t.Error("another host could use the volume")
@@ -391,13 +396,14 @@ func TestC68UserNamespacesDontStopAContainer(t *testing.T) {
 	onBoth(t, func(t *testing.T, on *host) {
 		volume := on.volume(t, "c68")
 		t.Cleanup(func() {
-			on.sh(t, "systemctl stop mapped; rm -rf /var/lib/docker/mapped /run/mapped*; userdel dockremap")
+			on.sh(t, "systemctl stop mapped; rm -rf /srv/mapped /run/mapped*; userdel dockremap")
 		})
 		on.sh(t, `id dockremap >/dev/null 2>&1 || useradd --system dockremap
 			grep -q dockremap /etc/subuid || { echo dockremap:500000:65536 >> /etc/subuid; echo dockremap:500000:65536 >> /etc/subgid; }
-			systemd-run -q --unit=mapped dockerd --userns-remap=default -H unix:///run/mapped.sock --data-root /var/lib/docker/mapped \
+			systemd-run -q --unit=mapped dockerd --userns-remap=default -H unix:///run/mapped.sock --data-root /srv/mapped --storage-driver vfs \
 				--exec-root /run/mapped --pidfile /run/mapped.pid --bridge=none --iptables=false
-			for i in $(seq 100); do docker -H unix:///run/mapped.sock version >/dev/null 2>&1 && break; sleep 0.1; done
+			for i in $(seq 300); do docker -H unix:///run/mapped.sock version >/dev/null 2>&1 && break; sleep 0.1; done
+			docker -H unix:///run/mapped.sock version >/dev/null || { journalctl -u mapped --no-pager -n 20 >&2; exit 1; }
 			docker save busybox | docker -H unix:///run/mapped.sock load`)
 		got := on.sh(t, "docker -H unix:///run/mapped.sock run --rm --network none -v %s:/data --volume-driver=mobyfs busybox sh -c 'cat /proc/self/uid_map; ls -A /data; echo started'", volume)
 		if fields := strings.Fields(got); len(fields) < 3 || fields[1] == "0" || !slices.Contains(fields, "started") {
