@@ -33,8 +33,22 @@ demo-down: build ## takes the demo off again
 
 .PHONY: test
 test: prepare build ## all tests, those on sandbox hosts included
-	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/clients$$ -e /cloud/sandbox$$)
+	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$)
 	go test -count=1 -timeout 20m -v ./provision/cloud/sandbox ./test
+	go test -count=1 -timeout 10m -v -run $(QUICK) ./test/conformance
+
+# What conformance adds to the other tests in a few minutes: the wire, retries and volumes at both engines' sockets.
+QUICK := '^TestEngines|^TestC(0|1|2|3[0-2]|3[4-9]|4[0-4])'
+RESULTS := bin/conformance
+
+# A promise that does not hold is shown in the page and fails the last line; so the lines before it go on.
+.PHONY: conformance
+conformance: prepare build ## tries all promises about Docker's protocol (40 min); writes docs/conformance.md
+	rm -rf $(RESULTS) && mkdir -p $(RESULTS)
+	-go test -count=1 -json -run '^TestC[0-9]' $$(go list ./... | grep -v -e /test$$ -e /test/ -e /cloud/sandbox$$) >$(RESULTS)/process.json
+	-go test -count=1 -json -timeout 40m -run '^TestC[0-9]|^TestBootstrapMakes' ./test >$(RESULTS)/system.json
+	-go test -count=1 -json -timeout 60m ./test/conformance -long >$(RESULTS)/engines.json
+	go run ./tools/conformance -into docs/conformance.md $(RESULTS)/*.json
 
 .PHONY: test-clients
 test-clients: prepare build ## Swarm, Compose and Podman on sandbox hosts, which fetch them with apt-get (10 min)

@@ -396,7 +396,8 @@ func TestC68UserNamespacesDontStopAContainer(t *testing.T) {
 	onBoth(t, func(t *testing.T, on *host) {
 		volume := on.volume(t, "c68")
 		t.Cleanup(func() {
-			on.sh(t, "systemctl stop mapped; rm -rf /srv/mapped /run/mapped*; userdel dockremap")
+			// The second dockerd took the first one's bridge away.
+			on.sh(t, "systemctl stop mapped; rm -rf /srv/mapped /run/mapped*; userdel dockremap; systemctl restart docker")
 		})
 		on.sh(t, `id dockremap >/dev/null 2>&1 || useradd --system dockremap
 			grep -q dockremap /etc/subuid || { echo dockremap:500000:65536 >> /etc/subuid; echo dockremap:500000:65536 >> /etc/subgid; }

@@ -194,8 +194,8 @@ type call struct {
 	Took           int // ms
 }
 
-// calls lists what dockerd asked about a volume, or about none: "".
-func (h *host) calls(t *testing.T, volume string) []call {
+// recorded lists all that dockerd asked.
+func (h *host) recorded(t *testing.T) []call {
 	t.Helper()
 	var calls []call
 	for line := range strings.Lines(h.sh(t, "cat %s", logged)) {
@@ -203,11 +203,15 @@ func (h *host) calls(t *testing.T, volume string) []call {
 		if err := json.Unmarshal([]byte(line), &c); err != nil {
 			t.Fatalf("the recorder wrote %q: %v", line, err)
 		}
-		if c.Name == volume {
-			calls = append(calls, c)
-		}
+		calls = append(calls, c)
 	}
 	return calls
+}
+
+// calls lists what dockerd asked about a volume, or about none: "".
+func (h *host) calls(t *testing.T, volume string) []call {
+	t.Helper()
+	return slices.DeleteFunc(h.recorded(t), func(c call) bool { return c.Name != volume })
 }
 
 // changes are the calls about a volume that change something, in order and without IDs: "Create Mount Unmount".

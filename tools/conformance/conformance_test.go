@@ -127,6 +127,22 @@ func TestCellWithoutTestOrReasonFailsTheRunAndIsShown(t *testing.T) {
 	}
 }
 
+// TestModuleTestedTwiceHasToPassTwice, in whichever order.
+func TestModuleTestedTwiceHasToPassTwice(t *testing.T) {
+	pass, fail := file(t, events("m/driver TestC01InProcess pass")), file(t, events("m/driver TestC01InProcess fail"))
+	for _, results := range [][]string{{pass, fail}, {fail, pass}} {
+		r := newResults()
+		for _, path := range results {
+			if err := r.readFile(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if page, _ := report(three(t), r); !strings.Contains(page, "| 1 | first | ✖ | ✖ | ✖ |\n") {
+			t.Errorf("%v: got\n%.1200s", results, page)
+		}
+	}
+}
+
 func TestBadPromisesAreRefusedWithTheirLine(t *testing.T) {
 	for text, want := range map[string]string{
 		"2 second\n":               "promise 1",

@@ -29,9 +29,14 @@ type results struct {
 	engines map[string]string   // column → version, as the hosts told it
 	broken  []string            // packages that failed as a whole
 	date    time.Time           // of the earliest event
+	files   int
 }
 
-type testName struct{ pkg, test string }
+// testName is unlike that of the same test in another file: a module may be tested more than once.
+type testName struct {
+	file      int
+	pkg, test string
+}
 
 func newResults() *results {
 	return &results{ended: map[testName]string{}, engines: map[string]string{}}
@@ -43,6 +48,7 @@ func (r *results) readFile(path string) error {
 		return err
 	}
 	defer f.Close()
+	r.files++
 	if err := r.read(f); err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
@@ -75,7 +81,7 @@ func (r *results) note(e event) {
 			r.broken = append(r.broken, e.Package)
 		}
 	case e.Test != "" && slices.Contains([]string{"run", "pass", "fail", "skip"}, e.Action):
-		r.ended[testName{e.Package, e.Test}] = e.Action
+		r.ended[testName{r.files, e.Package, e.Test}] = e.Action
 	}
 }
 
@@ -138,7 +144,7 @@ func (r *results) proofs() (table, []string) {
 func (r *results) withoutEngine(cells table, number int, name testName, action string) []string {
 	tried := false
 	for sub, ended := range r.ended {
-		if sub.pkg == name.pkg && strings.HasPrefix(sub.test, name.test+"/") && isEngine(lastPart(sub.test)) {
+		if sub.file == name.file && sub.pkg == name.pkg && strings.HasPrefix(sub.test, name.test+"/") && isEngine(lastPart(sub.test)) {
 			tried = true
 			if ended != "pass" {
 				return nil // told by the subtest
