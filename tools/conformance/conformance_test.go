@@ -55,7 +55,7 @@ var good = []string{
 	"m/driver TestC01InProcess pass",
 	"m/driver TestC01InProcess/20.10 pass",
 	"m/test/conformance TestC01OnHosts/20.10 pass", "m/test/conformance TestC01OnHosts/26.1 pass", "m/test/conformance TestC01OnHosts pass",
-	"m/test/conformance TestC02OnHosts/20.10 pass", "m/test/conformance TestC02OnHosts/a/26.1 pass", "m/test/conformance TestC02OnHosts pass",
+	"m/test TestC01And02OnHosts/20.10 pass", "m/test TestC01And02OnHosts/a/26.1 pass", "m/test TestC01And02OnHosts pass",
 	"m/test/conformance TestSomethingElse fail",
 }
 
@@ -86,7 +86,7 @@ func TestWhatIsWrongIsShownAndTold(t *testing.T) {
 		"a failure on one engine":       {"m/test/conformance TestC01OnHosts/20.10 fail", "| 1 | first | ✖ | ✔ | ✔ |", "promise 1, 20.10: TestC01OnHosts/20.10 failed"},
 		"a failure in process":          {"m/driver TestC01InProcess fail", "| 1 | first | ✔ | ✔ | ✖ |", "promise 1, peer: TestC01InProcess failed"},
 		"a second test that fails":      {"m/agent TestC01Again fail", "| 1 | first | ✔ | ✔ | ✖ |", "promise 1, peer: TestC01Again failed"},
-		"a test that was skipped":       {"m/test/conformance TestC02OnHosts/20.10 skip", "| 2 | second | ✖ | ✔ | n/a (why) |", "TestC02OnHosts/20.10 was skipped"},
+		"a test that was skipped":       {"m/test TestC01And02OnHosts/20.10 skip", "| 2 | second | ✖ | ✔ | n/a (why) |", "promise 2, 20.10: TestC01And02OnHosts/20.10 was skipped"},
 		"a test that never ended":       {"m/driver TestC01InProcess run", "| 1 | first | ✔ | ✔ | ✖ |", "TestC01InProcess did not end"},
 		"a failure before the engines":  {"m/test/conformance TestC02Early fail", "| 2 | second | ✖ | ✖ | n/a (why) |", "TestC02Early failed"},
 		"no engine on hosts":            {"m/test/conformance TestC02Nowhere pass", "| 2 | second | ✔ | ✔ | n/a (why) |", "TestC02Nowhere ran on hosts, and no subtest tells on which engine"},

@@ -4,7 +4,7 @@
 //	conformance -promises FILE -into FILE RESULTS…
 //
 // RESULTS are what go test -json printed. A test belongs to the promise whose number is in its name: TestC39… proves
-// promise 39. Tests on real hosts prove it for the engines that their subtests are named after, all others in process.
+// promise 39, TestC81And83… both of these. Tests on real hosts prove it for the engines that their subtests are named after, all others in process.
 // A promise that a column neither tries nor excuses fails the run, and so does a test that was skipped.
 package main
 

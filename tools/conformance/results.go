@@ -85,8 +85,22 @@ func (r *results) note(e event) {
 	}
 }
 
-// numbered is the name of a test that belongs to a promise.
-var numbered = regexp.MustCompile(`^TestC(\d{2,3})\p{Lu}`)
+// numbered is the name of a test that belongs to a promise, or to several: TestC81And83….
+var numbered = regexp.MustCompile(`^TestC(\d{2,3}(?:And\d{2,3})*)\p{Lu}`)
+
+// numbers are those of the promises that a test belongs to.
+func numbers(test string) []int {
+	m := numbered.FindStringSubmatch(test)
+	if m == nil {
+		return nil
+	}
+	var all []int
+	for _, digits := range strings.Split(m[1], "And") {
+		n, _ := strconv.Atoi(digits)
+		all = append(all, n)
+	}
+	return all
+}
 
 // onHosts is the import path of packages whose tests run on real hosts.
 var onHosts = regexp.MustCompile(`/test(/|$)`)
@@ -119,25 +133,31 @@ func (r *results) proofs() (table, []string) {
 	cells := table{}
 	var wrong []string
 	for name, action := range r.ended {
-		top, _, isSub := strings.Cut(name.test, "/")
-		m := numbered.FindStringSubmatch(top)
-		if m == nil {
-			continue
-		}
-		number, _ := strconv.Atoi(m[1])
-		switch {
-		case number < 1 || number > items:
-			wrong = append(wrong, fmt.Sprintf("%s: there is no promise %d", name.test, number))
-		case isSub && onHosts.MatchString(name.pkg) && isEngine(lastPart(name.test)):
-			cells.add(cell{number, lastPart(name.test)}, name, action)
-		case !isSub && !onHosts.MatchString(name.pkg):
-			cells.add(cell{number, "peer"}, name, action)
-		case !isSub:
-			wrong = append(wrong, r.withoutEngine(cells, number, name, action)...)
+		top, _, _ := strings.Cut(name.test, "/")
+		for _, number := range numbers(top) {
+			wrong = append(wrong, r.prove(cells, number, name, action)...)
 		}
 	}
 	slices.Sort(wrong)
 	return cells, wrong
+}
+
+// prove adds what one test says about one promise, and tells what is wrong with the test.
+func (r *results) prove(cells table, number int, name testName, action string) []string {
+	isSub := strings.Contains(name.test, "/")
+	switch {
+	case number < 1 || number > items:
+		return []string{fmt.Sprintf("%s: there is no promise %d", name.test, number)}
+	case !onHosts.MatchString(name.pkg):
+		if !isSub {
+			cells.add(cell{number, "peer"}, name, action)
+		}
+	case isSub && isEngine(lastPart(name.test)):
+		cells.add(cell{number, lastPart(name.test)}, name, action)
+	case !isSub:
+		return r.withoutEngine(cells, number, name, action)
+	}
+	return nil
 }
 
 // withoutEngine judges a test on hosts by what its subtests don't tell: it may have failed before them, or have none.
