@@ -157,8 +157,8 @@ func (h *host) restartDockerd(w *world, keep bool) {
 	h.agent.Activated()
 }
 
-// TestC81And83RandomSchedulesAgreeWithTheModel: whatever comes in whatever order, a volume runs on one node at a time, holds what was written last, and
-// in the end nothing is held or left over.
+// TestC81And83RandomSchedulesAgreeWithTheModel: whatever comes in whatever order, a volume runs on one node at a time,
+// holds what was written last, and in the end nothing is held or left over.
 func TestC81And83RandomSchedulesAgreeWithTheModel(t *testing.T) {
 	for seed := range *seeds {
 		bubble(t, func(t *testing.T) { randomSchedule(t, uint64(seed)) })

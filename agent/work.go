@@ -203,6 +203,7 @@ func (w *worker) doRelease(ctx context.Context, s step, v view) error {
 		w.mu.Unlock()
 	}
 	if err := w.agent.ledger.flush(); err != nil {
+		w.decline(about(err, "mount", w.name(v.record))) // whoever waits would wait for the disk
 		return err
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
