@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -12,13 +13,13 @@ func TestC01ActivateIsAnsweredWithoutControl(t *testing.T) {
 	onBoth(t, func(t *testing.T, on *host) {
 		on.direct(t)
 		on.sh(t, "systemctl restart mobyfs")
-		answers := on.wire(t, 1, on.asDocker("Plugin.Activate", ""), on.asDocker("Plugin.Activate", ""), on.asDocker("Plugin.Activate", ""))
+		answers := on.wire(t, 1, slices.Repeat([]request{on.asDocker("Plugin.Activate", "")}, 9)...)
 		for _, s := range answers {
 			if a := s.answer(t); s.Status != 200 || fmt.Sprint(a.Implements) != "[VolumeDriver]" {
 				t.Errorf("got %+v", s)
 			}
 		}
-		if took := answers[1].Took; took >= 100 {
+		if took := usual(answers); took >= 100 {
 			t.Errorf("it took %d ms", took)
 		}
 	})

@@ -91,11 +91,12 @@ func TestC30NamesAreRefusedOrWorkToTheEnd(t *testing.T) {
 func TestC31UnknownNamesAreToldAtOnce(t *testing.T) {
 	onBoth(t, func(t *testing.T, on *host) {
 		get := on.asDocker("VolumeDriver.Get", args("Name", "c31-never-made"))
-		for i, s := range on.wire(t, 1, get, get, get) {
+		answers := on.wire(t, 1, slices.Repeat([]request{get}, 9)...)
+		for _, s := range answers {
 			mustBe(t, "Get", *s.answer(t).Err, "no such volume")
-			if i > 0 && s.Took >= 50 {
-				t.Errorf("it took %d ms", s.Took)
-			}
+		}
+		if took := usual(answers); took >= 50 {
+			t.Errorf("it took %d ms", took)
 		}
 	})
 }
@@ -104,10 +105,10 @@ func TestC31ImpossibleNamesNeedNoControl(t *testing.T) {
 	withoutControl(t)
 	onBoth(t, func(t *testing.T, on *host) {
 		for _, name := range []string{"../x", "a/b", "", strings.Repeat("x", 300)} {
-			s := on.wire(t, 1, on.asDocker("VolumeDriver.Get", args("Name", name)))[0]
-			mustBe(t, name, *s.answer(t).Err, "no such volume")
-			if s.Took >= 50 {
-				t.Errorf("%.20q took %d ms", name, s.Took)
+			answers := on.wire(t, 1, slices.Repeat([]request{on.asDocker("VolumeDriver.Get", args("Name", name))}, 9)...)
+			mustBe(t, name, *answers[0].answer(t).Err, "no such volume")
+			if took := usual(answers); took >= 50 {
+				t.Errorf("%.20q took %d ms", name, took)
 			}
 		}
 	})

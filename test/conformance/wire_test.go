@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -149,4 +150,14 @@ func (s said) succeeded(t *testing.T) {
 	if a := s.answer(t); s.Status != 200 || *a.Err != "" {
 		t.Errorf("got %d %s, want a success", s.Status, s.Body)
 	}
+}
+
+// usual is how long such calls take: the machine of the tests is busy, and now and then a call waits for its turn.
+func usual(answers []said) (ms int) {
+	var took []int
+	for _, s := range answers {
+		took = append(took, s.Took)
+	}
+	slices.Sort(took)
+	return took[len(took)/3]
 }
