@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -351,53 +350,5 @@ func TestC44ErrorsAreOneLineWithTheVolumeAndTheWayOut(t *testing.T) {
 			}
 		}
 		the.On(t, other, "docker", "rm", "-f", volume)
-	})
-}
-
-// TestC36ListIsCompleteAndQuick: with as many volumes as the promise says if the run is a long one.
-func TestC36ListIsCompleteAndQuick(t *testing.T) {
-	bootstrap(t)
-	n := 300
-	if *long {
-		n = 10_000
-	}
-	maker := &host{name: other, engine: "20.10"}
-	var create, drop []request
-	for i := range n {
-		name := fmt.Sprintf("c36-%05d", i)
-		create = append(create, maker.asDocker("VolumeDriver.Create", args("Name", name)))
-		drop = append(drop, maker.asDocker("VolumeDriver.Remove", args("Name", name)))
-	}
-	t.Cleanup(func() {
-		for _, s := range maker.wire(t, 16, drop...) {
-			s.succeeded(t)
-		}
-	})
-	start := time.Now()
-	for _, s := range maker.wire(t, 16, create...) {
-		s.succeeded(t)
-	}
-	t.Logf("%d volumes made in %v", n, time.Since(start))
-	onBoth(t, func(t *testing.T, on *host) {
-		ask := on.asDocker("VolumeDriver.List", "{}")
-		fleet.Eventually(t, 30*time.Second, func() string {
-			if got := strings.Count(on.wire(t, 1, ask)[0].Body, `"c36-`); got != n {
-				return fmt.Sprintf("%d volumes are listed, want %d", got, n)
-			}
-			return ""
-		})
-		seen := map[string]bool{}
-		answers := on.wire(t, 1, ask, ask, ask)
-		for _, v := range *answers[0].answer(t).Volumes {
-			if v == nil || v.Name == "" || v.Mountpoint == "" || seen[v.Name] {
-				t.Fatalf("the list holds %+v", v)
-			}
-			seen[v.Name] = true
-		}
-		best := min(answers[0].Took, answers[1].Took, answers[2].Took)
-		t.Logf("List of %d volumes takes %d ms", len(seen), best)
-		if best >= 300 {
-			t.Errorf("List of %d volumes takes %d ms", len(seen), best)
-		}
 	})
 }
