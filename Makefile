@@ -34,6 +34,7 @@ demo-down: build ## takes the demo off again
 .PHONY: test
 test: prepare build ## all tests, those on sandbox hosts included
 	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$)
+	$(MAKE) peer
 	go test -count=1 -timeout 20m -v ./provision/cloud/sandbox ./test
 	go test -count=1 -timeout 10m -v -run $(QUICK) ./test/conformance
 
@@ -56,6 +57,13 @@ conformance: prepare build ## tries all promises about Docker's protocol (an hou
 test-clients: prepare build ## Swarm, Compose and Podman on sandbox hosts, which fetch them with apt-get (10 min)
 	go test -count=1 -timeout 40m -v ./test/clients
 
+# Docker's own client and volume store against the driver, in a module of their own so that the product's graph holds no
+# Docker; go.mod lists the Docker of 28.5, v20.mod that of 20.10. Most of the time the tests wait for Docker's retries.
+.PHONY: peer
+peer: ## the driver against Docker's own client and volume store, of two ages, in process
+	cd driver/peer && go test -race -count=1 -parallel 32 ./...
+	cd driver/peer && go test -race -count=1 -parallel 32 -modfile=v20.mod ./...
+
 .PHONY: check
 check: $(LINT)/staticcheck $(LINT)/errcheck ## everything that can be said about the code without running it
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "these files are not formatted: run gofmt -w"; exit 1; }
@@ -64,6 +72,8 @@ check: $(LINT)/staticcheck $(LINT)/errcheck ## everything that can be said about
 	$(LINT)/staticcheck ./...
 	$(LINT)/errcheck -exclude tools/lint/errcheck.txt ./...
 	go mod tidy -diff
+	cd driver/peer && go vet ./... && ../../$(LINT)/staticcheck ./... && go mod tidy -diff
+	cd driver/peer && go vet -modfile=v20.mod ./... && go mod tidy -modfile=v20.mod -diff
 	go test -count=1 ./internal/arch
 
 # Linters have a module of their own, so that the product's graph stays small. staticcheck finds dead code and
@@ -74,7 +84,11 @@ $(LINT)/%: tools/lint/go.mod
 
 .PHONY: bench
 bench: prepare build ## measures against doing it by hand; writes docs/benchmarks.md
-	go test -count=1 -timeout 30m -tags bench -run '^TestBench' -v ./test -bench-into $(CURDIR)/docs/benchmarks.md
+	go test -count=1 -timeout 30m -tags bench -run '^TestBench$$' -v ./test -bench-into $(CURDIR)/docs/benchmarks.md
+
+.PHONY: fuzz
+fuzz: ## ten minutes of fuzzing, recorded in docs/fuzzing.md
+	tools/fuzz.sh docs/fuzzing.md
 
 .PHONY: help
 help: ## this list

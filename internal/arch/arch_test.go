@@ -108,6 +108,31 @@ func links(t *testing.T, program string) []string {
 	return deps
 }
 
+// Docker's own code is the oracle of the driver's tests, in a module of their own. It never enters the product.
+func TestProductKnowsNoDocker(t *testing.T) {
+	out, err := exec.Command("go", "list", "-m", "all").Output()
+	if err != nil {
+		t.Fatalf("go list -m all: %v", err)
+	}
+	modules := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(modules) < 20 {
+		t.Fatalf("the graph has %d modules only; the test looks in the wrong place", len(modules))
+	}
+	for _, m := range modules {
+		path, _, _ := strings.Cut(m, " ")
+		for _, bad := range []string{"github.com/docker/docker", "github.com/moby/moby"} {
+			if path == bad || strings.HasPrefix(path, bad+"/") {
+				t.Errorf("the product's graph holds %s", m)
+			}
+		}
+	}
+	for _, p := range packages(t) {
+		if rest, ours := below(p.ImportPath); ours && within(rest, "driver/peer") {
+			t.Errorf("%s is part of the product; it needs its own go.mod", p.ImportPath)
+		}
+	}
+}
+
 func TestJudge(t *testing.T) {
 	for _, tc := range []struct {
 		from, to string
