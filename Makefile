@@ -86,6 +86,10 @@ $(LINT)/%: tools/lint/go.mod
 bench: prepare build ## measures against doing it by hand; writes docs/benchmarks.md
 	go test -count=1 -timeout 30m -tags bench -run '^TestBench$$' -v ./test -bench-into $(CURDIR)/docs/benchmarks.md
 
+.PHONY: bench-driver
+bench-driver: prepare build ## measures what the driver costs Docker; writes docs/benchmarks-driver.md
+	go test -count=1 -timeout 60m -tags bench -run '^TestBenchDriver$$' -v ./test -bench-into $(CURDIR)/docs/benchmarks-driver.md
+
 .PHONY: fuzz
 fuzz: ## ten minutes of fuzzing, recorded in docs/fuzzing.md
 	tools/fuzz.sh docs/fuzzing.md

@@ -11,6 +11,8 @@
 //	hosttool wire SOCKET N           sends the requests that stdin lists, N at once, byte for byte; prints the answers
 //	hosttool pace SOCKET VOLUME N    N calls of one client that keeps its connections, with pauses of any length
 //	hosttool record SOCKET TO LOG    hands all calls at SOCKET on to the socket TO and writes them down in LOG
+//	hosttool calls SOCKET N CALL…    makes N rounds of calls to a volume driver and prints how long each took
+//	hosttool fill SOCKET NAME A B    creates the volumes NAME-A up to before NAME-B
 //
 // It shares no code with the product, so that a mistake there can't hide here.
 package main
@@ -39,64 +41,83 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func main() {
-	log.SetFlags(0)
-	switch {
-	case len(os.Args) == 5 && os.Args[1] == "make":
-		files, err1 := strconv.Atoi(os.Args[3])
-		size, err2 := strconv.ParseInt(os.Args[4], 10, 64)
+// command is one of hosttool's: how many arguments it takes, or with more how many at least, and what it does.
+type command struct {
+	args int
+	more bool
+	run  func(args []string) error
+}
+
+var commands = map[string]command{
+	"make": {args: 3, run: func(a []string) error {
+		files, err1 := strconv.Atoi(a[1])
+		size, err2 := strconv.ParseInt(a[2], 10, 64)
 		if err := errors.Join(err1, err2); err != nil {
-			log.Fatal(err)
+			return err
 		}
-		if err := makeTree(os.Args[2], files, size); err != nil {
-			log.Fatal(err)
-		}
-	case len(os.Args) == 3 && os.Args[1] == "sum":
-		lines, err := sumTree(os.Args[2])
-		if err != nil {
-			log.Fatal(err)
-		}
+		return makeTree(a[0], files, size)
+	}},
+	"sum": {args: 1, run: func(a []string) error {
+		lines, err := sumTree(a[0])
 		for _, l := range lines {
 			fmt.Println(l)
 		}
-	case len(os.Args) == 5 && os.Args[1] == "post":
-		if err := post(os.Args[2], os.Args[3], os.Args[4]); err != nil {
-			log.Fatal(err)
-		}
-	case len(os.Args) == 4 && os.Args[1] == "uses":
-		n, err := uses(os.Args[2], os.Args[3])
-		if err != nil {
-			log.Fatal(err)
-		}
-		fmt.Println(n)
-	case len(os.Args) == 8 && os.Args[1] == "load":
-		if err := load(os.Args[2], os.Args[3], os.Args[4], os.Args[5], os.Args[6], os.Args[7]); err != nil {
-			log.Fatal(err)
-		}
-	case len(os.Args) == 6 && os.Args[1] == "tls":
-		if err := handshake(os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
-			log.Fatal(err)
-		}
-	case len(os.Args) == 4 && os.Args[1] == "wire":
-		atOnce, err := strconv.Atoi(os.Args[3])
+		return err
+	}},
+	"post": {args: 3, run: func(a []string) error { return post(a[0], a[1], a[2]) }},
+	"uses": {args: 2, run: func(a []string) error {
+		n, err := uses(a[0], a[1])
 		if err == nil {
-			err = wire(os.Args[2], atOnce, os.Stdin, os.Stdout)
+			fmt.Println(n)
 		}
+		return err
+	}},
+	"load": {args: 6, run: func(a []string) error { return load(a[0], a[1], a[2], a[3], a[4], a[5]) }},
+	"tls":  {args: 4, run: func(a []string) error { return handshake(a[0], a[1], a[2], a[3]) }},
+	"wire": {args: 2, run: func(a []string) error {
+		atOnce, err := strconv.Atoi(a[1])
 		if err != nil {
-			log.Fatal(err)
+			return err
 		}
-	case len(os.Args) == 5 && os.Args[1] == "pace":
-		calls, err := strconv.Atoi(os.Args[4])
-		if err == nil {
-			err = pace(os.Args[2], os.Args[3], calls)
-		}
+		return wire(a[0], atOnce, os.Stdin, os.Stdout)
+	}},
+	"pace": {args: 3, run: func(a []string) error {
+		calls, err := strconv.Atoi(a[2])
 		if err != nil {
-			log.Fatal(err)
+			return err
 		}
-	case len(os.Args) == 5 && os.Args[1] == "record":
-		log.Fatal(record(os.Args[2], os.Args[3], os.Args[4]))
-	default:
+		return pace(a[0], a[1], calls)
+	}},
+	"record": {args: 3, run: func(a []string) error { return record(a[0], a[1], a[2]) }},
+	"calls": {args: 3, more: true, run: func(a []string) error {
+		rounds, err := strconv.Atoi(a[1])
+		if err != nil {
+			return err
+		}
+		return timeCalls(a[0], rounds, a[2:])
+	}},
+	"fill": {args: 4, run: func(a []string) error {
+		from, err1 := strconv.Atoi(a[2])
+		to, err2 := strconv.Atoi(a[3])
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		return createMany(a[0], a[1], from, to)
+	}},
+}
+
+func main() {
+	log.SetFlags(0)
+	if len(os.Args) < 2 {
 		log.Fatal("hosttool knows the commands that its source begins with")
+	}
+	c, known := commands[os.Args[1]]
+	args := os.Args[2:]
+	if !known || len(args) < c.args || len(args) > c.args && !c.more {
+		log.Fatalf("hosttool %s: see the commands that its source begins with", strings.Join(os.Args[1:], " "))
+	}
+	if err := c.run(args); err != nil {
+		log.Fatal(err)
 	}
 }
 
