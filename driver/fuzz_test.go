@@ -68,7 +68,14 @@ func FuzzArguments(f *testing.F) {
 			t.Skip("no JSON can carry it")
 		}
 		// What is no UTF-8 does not survive JSON, at Docker's end already.
-		name, id, key, value = strings.ToValidUTF8(name, "\ufffd"), strings.ToValidUTF8(id, "\ufffd"), strings.ToValidUTF8(key, "\ufffd"), strings.ToValidUTF8(value, "\ufffd")
+		var carried request
+		if err := json.Unmarshal(body, &carried); err != nil {
+			t.Fatal(err)
+		}
+		name, id = carried.Name, carried.ID
+		for k, v := range carried.Opts {
+			key, value = k, v
+		}
 		for _, method := range []string{"Create", "Mount", "Unmount", "Remove", "Get", "Path"} {
 			var logged bytes.Buffer
 			m := &fake{}

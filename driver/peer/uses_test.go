@@ -51,12 +51,14 @@ func TestC58FailedMountLeavesNothingBehind(t *testing.T) {
 }
 
 func TestC69MountTwiceUnmountOnceIsStillInUse(t *testing.T) {
-	c, _, d := one(t)
-	d.mount("pgdata", "a")
+	c, h1, d := one(t)
+	path := d.mount("pgdata", "a")
+	h1.kernel.set(path, 1)
 	d.mount("pgdata", "a") // docker cp of a running container
 	d.unmount("pgdata", "a")
 	c.inUse("pgdata")
 	says(t, d.remove("pgdata", false), "in use")
+	h1.kernel.set(path, 0)
 	d.unmount("pgdata", "a")
 	c.free("pgdata")
 }
@@ -190,10 +192,10 @@ func TestC85MountsTimeEndsBeforeDockersPatience(t *testing.T) {
 	}
 }
 
-// impatient is Docker's client with a second instead of two minutes.
-func impatient(t *testing.T, socket string) *plugins.Client {
+// impatient is Docker's client with less patience than two minutes.
+func impatient(t *testing.T, socket string, patience time.Duration) *plugins.Client {
 	t.Helper()
-	c, err := plugins.NewClientWithTimeout("unix://"+socket, nil, time.Second)
+	c, err := plugins.NewClientWithTimeout("unix://"+socket, nil, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +214,7 @@ func TestC86MountThatDockerGivesUpIsUndone(t *testing.T) {
 			ended <- ctx.Err()
 			return ctx.Err()
 		}
-		answer, err := call(impatient(t, l.socket), "Mount", map[string]any{"Name": "pgdata", "ID": "a"})
+		answer, err := call(impatient(t, l.socket, time.Second), "Mount", map[string]any{"Name": "pgdata", "ID": "a"})
 		if text, _ := answer["Err"].(string); err != nil || text == "" {
 			t.Errorf("Docker tried again without a body and got %v, %v", answer, err)
 		}
@@ -226,15 +228,17 @@ func TestC86MountThatDockerGivesUpIsUndone(t *testing.T) {
 	t.Run("while the disk works", func(t *testing.T) {
 		t.Parallel()
 		c, h1, d := one(t)
-		leave := make(chan struct{})
+		reached, leave := make(chan struct{}), make(chan struct{})
 		h1.gate.at(func(mobyfs.VolumeID) error {
+			close(reached)
 			<-leave
 			return nil
 		})
-		answer, err := call(impatient(t, h1.line.socket), "Mount", map[string]any{"Name": "pgdata", "ID": "a"})
+		answer, err := call(impatient(t, h1.line.socket, 3*time.Second), "Mount", map[string]any{"Name": "pgdata", "ID": "a"})
 		if text, _ := answer["Err"].(string); err != nil || text == "" {
 			t.Errorf("Docker tried again without a body and got %v, %v", answer, err)
 		}
+		<-reached
 		c.inUse("pgdata")
 		close(leave)
 		c.free("pgdata")

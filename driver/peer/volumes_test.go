@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -233,8 +232,7 @@ func TestC33UnknownNameWithControlAwayIsNoAnswer(t *testing.T) {
 	c.away()
 	start := time.Now()
 	_, err := d.store.Get(context.Background(), "never-seen", opts.WithGetDriver(driverName))
-	var transport net.Error
-	if !errors.As(err, &transport) || service.IsNotExist(err) {
+	if !brokeOff(err) || service.IsNotExist(err) {
 		t.Errorf("Docker says %v, want an error of the connection", err)
 	}
 	// Docker calls five times and pauses for 15 s between them.
