@@ -20,7 +20,8 @@ type Mounter interface {
 	// Get tells of one volume. CodeNotFound only if it is known that there is none; CodeUnavailable if nobody
 	// could be asked.
 	Get(ctx context.Context, name string) (DockerVolume, error)
-	// List tells of all volumes of the cluster, sorted by name, from what this node knows. It never waits.
+	// List tells of all volumes of the cluster, sorted by name, from what this node knows. It never waits, and leaves
+	// Status out: Docker asks Get for that.
 	List() []DockerVolume
 	// Activated is told that a new life of dockerd begins: uses counted before are now only believed.
 	Activated()

@@ -293,11 +293,11 @@ func (a *Agent) ask(ctx context.Context, name string) (mobyfs.Volume, error) {
 
 // List tells of all volumes of the cluster, from the catalogue.
 func (a *Agent) List() []mobyfs.DockerVolume {
-	stale := !a.catalogue.isFresh()
-	list := []mobyfs.DockerVolume{}
-	for _, v := range a.catalogue.all() {
+	all := a.catalogue.all()
+	list := make([]mobyfs.DockerVolume, 0, len(all))
+	for _, v := range all {
 		if v.State != mobyfs.VolumeRemoving {
-			list = append(list, a.describe(v, stale))
+			list = append(list, mobyfs.DockerVolume{Name: v.Name, Mountpoint: a.pathOf(&v), CreatedAt: v.CreatedAt})
 		}
 	}
 	slices.SortFunc(list, func(x, y mobyfs.DockerVolume) int { return strings.Compare(x.Name, y.Name) })
@@ -327,16 +327,20 @@ func (a *Agent) describe(v mobyfs.Volume, stale bool) mobyfs.DockerVolume {
 	if stale {
 		status["stale"] = true // what was known when control was heard last
 	}
-	path := ""
 	if w := a.known(v.ID); w != nil {
-		path = w.path(&v)
 		w.mu.Lock()
 		if w.problem != "" {
 			status["problem"] = w.problem
 		}
 		w.mu.Unlock()
-	} else {
-		path = a.backendOf(&v).Path(v.ID)
 	}
-	return mobyfs.DockerVolume{Name: v.Name, Mountpoint: path, CreatedAt: v.CreatedAt, Status: status}
+	return mobyfs.DockerVolume{Name: v.Name, Mountpoint: a.pathOf(&v), CreatedAt: v.CreatedAt, Status: status}
+}
+
+// pathOf is where a volume is or would be shown on this node.
+func (a *Agent) pathOf(v *mobyfs.Volume) string {
+	if w := a.known(v.ID); w != nil {
+		return w.path(v)
+	}
+	return a.backendOf(v).Path(v.ID)
 }
