@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -63,12 +64,31 @@ func timeCalls(t *testing.T, rounds int, methods ...string) []calls {
 	return all
 }
 
-// fillAndList makes volumes up to a number, through the driver, and measures List.
+// fillAndList makes volumes up to a number, through the drivers of all hosts at once, and measures List.
 func fillAndList(t *testing.T, from, to int) []calls {
 	t.Helper()
 	begin := time.Now()
-	the.On(t, "h2", "hosttool", "fill", pluginSocket, "many", fmt.Sprint(from), fmt.Sprint(to))
+	var fills []*exec.Cmd
+	for i := range 3 {
+		first, past := from+(to-from)*i/3, from+(to-from)*(i+1)/3
+		fill := the.CmdOn(fmt.Sprint("h", i+1), "hosttool", "fill", pluginSocket, "many", fmt.Sprint(first), fmt.Sprint(past))
+		if err := fill.Start(); err != nil {
+			t.Fatal(err)
+		}
+		fills = append(fills, fill)
+	}
+	for _, fill := range fills {
+		if err := fill.Wait(); err != nil {
+			t.Fatalf("%s: %v", strings.Join(fill.Args, " "), err)
+		}
+	}
 	t.Logf("%d volumes were created in %v", to-from, time.Since(begin))
+	fleet.Eventually(t, 30*time.Second, func() string {
+		if n := strings.Count(the.On(t, "h2", "hosttool", "post", pluginSocket, "/VolumeDriver.List", "{}"), `"many-`); n != to {
+			return fmt.Sprintf("h2 lists %d volumes, want %d", n, to)
+		}
+		return ""
+	})
 	all := timeCalls(t, 100, "List")
 	all[0].Call = fmt.Sprintf("List of %d volumes", to)
 	return all
