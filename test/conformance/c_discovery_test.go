@@ -22,8 +22,8 @@ func TestC24OnlyDockersActivateIsANewLife(t *testing.T) {
 		if got := on.uses(t, volume)[id]; got != 2 {
 			t.Errorf("after Podman's Activate the use is counted %d times, want 2", got)
 		}
-		on.sh(t, "kill -9 $(systemctl show -p MainPID --value docker)")
-		fleet.Eventually(t, time.Minute, func() string { return on.tryDocker(t, "volume", "ls").Stderr })
+		on.killDockerd(t)
+		on.docker(t, "volume", "ls")
 		fleet.Eventually(t, time.Minute, func() string {
 			if on.uses(t, volume)[id] > 1 {
 				return "after a new dockerd's Activate the use is still counted twice"

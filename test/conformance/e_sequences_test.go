@@ -177,7 +177,7 @@ func TestC54VolumeIsUsableAfterARestartOfDockerd(t *testing.T) {
 	onBoth(t, func(t *testing.T, on *host) {
 		volume := on.volume(t, "c54")
 		on.run(t, volume, "echo before > /data/x")
-		on.sh(t, "systemctl restart docker")
+		on.restartDockerd(t)
 		mustBe(t, "the volume", on.run(t, volume, "cat /data/x"), "before")
 	})
 }
@@ -203,7 +203,7 @@ func TestC56CapabilitiesAreAskedForOnceInDockerdsLife(t *testing.T) {
 		volume := on.volume(t, "c56")
 		on.run(t, volume, "true")
 		lives, before := on.count(t, "Activate"), on.count(t, "Capabilities")
-		on.sh(t, "systemctl restart docker")
+		on.restartDockerd(t)
 		on.run(t, volume, "true")
 		on.docker(t, "volume", "inspect", volume)
 		on.docker(t, "volume", "ls")
@@ -397,7 +397,8 @@ func TestC68UserNamespacesDontStopAContainer(t *testing.T) {
 		volume := on.volume(t, "c68")
 		t.Cleanup(func() {
 			// The second dockerd took the first one's bridge away.
-			on.sh(t, "systemctl stop mapped; rm -rf /srv/mapped /run/mapped*; userdel dockremap; systemctl restart docker")
+			on.sh(t, "systemctl stop mapped; rm -rf /srv/mapped /run/mapped*; userdel dockremap")
+			on.restartDockerd(t)
 		})
 		on.sh(t, `id dockremap >/dev/null 2>&1 || useradd --system dockremap
 			grep -q dockremap /etc/subuid || { echo dockremap:500000:65536 >> /etc/subuid; echo dockremap:500000:65536 >> /etc/subgid; }

@@ -20,7 +20,16 @@ func refusedOn(t *testing.T, host, volume string) {
 // killDockerd ends dockerd without a word and waits until the next one answers.
 func (h *host) killDockerd(t *testing.T) {
 	t.Helper()
-	h.sh(t, "kill -9 $(systemctl show -p MainPID --value docker)")
+	h.sh(t, forgetStarts+"kill -9 $(systemctl show -p MainPID --value docker)")
+	h.dockerdIsUp(t)
+}
+
+// forgetStarts goes before what starts dockerd anew: after three starts in a minute systemd would leave it alone.
+const forgetStarts = "systemctl reset-failed docker docker.socket; "
+
+func (h *host) restartDockerd(t *testing.T) {
+	t.Helper()
+	h.sh(t, forgetStarts+"systemctl restart docker")
 	h.dockerdIsUp(t)
 }
 
@@ -159,8 +168,8 @@ func TestC76LiveRestoreLeavesTheCountsAlone(t *testing.T) {
 		on.start(t, volume, volume)
 		before := fmt.Sprint(on.uses(t, volume))
 		pid := on.docker(t, "inspect", volume, "--format", "{{.State.Pid}}")
-		on.sh(t, "systemctl restart docker; sleep 20") // longer than counts are believed without a proof
-		on.dockerdIsUp(t)
+		on.restartDockerd(t)
+		on.sh(t, "sleep 20") // longer than counts are believed without a proof
 		mustBe(t, "the count", fmt.Sprint(on.uses(t, volume)), before)
 		mustBe(t, "the container's process", on.docker(t, "inspect", volume, "--format", "{{.State.Pid}}"), pid)
 		refusedOn(t, other, volume)
@@ -179,7 +188,7 @@ func TestC77ContainerDiesWhileDockerdIsDown(t *testing.T) {
 		on.liveRestore(t)
 		on.start(t, volume, volume)
 		pid := on.docker(t, "inspect", volume, "--format", "{{.State.Pid}}")
-		on.sh(t, "systemctl stop docker.socket docker; kill -9 %s; systemctl start docker", pid)
+		on.sh(t, forgetStarts+"systemctl stop docker.socket docker; kill -9 %s; systemctl start docker", pid)
 		on.dockerdIsUp(t)
 		on.noUses(t, volume)
 	})

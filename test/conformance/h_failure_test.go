@@ -78,7 +78,7 @@ func TestC93StrandedContainerIsStartedOnce(t *testing.T) {
 			on.sh(t, "rm -rf /run/systemd/system/mobyfs.*.d; systemctl daemon-reload; systemctl start mobyfs.socket mobyfs")
 		}
 		t.Cleanup(back)
-		on.sh(t, `systemctl stop docker.socket docker mobyfs mobyfs.socket; rm -f %s
+		on.sh(t, forgetStarts+`systemctl stop docker.socket docker mobyfs mobyfs.socket; rm -f %s
 			for unit in mobyfs.socket mobyfs.service; do
 				mkdir -p /run/systemd/system/$unit.d; printf '[Unit]\nConditionPathExists=/run/never\n' > /run/systemd/system/$unit.d/never.conf
 			done
@@ -120,7 +120,7 @@ func TestC95ShutdownWith50Containers(t *testing.T) {
 			docker run -d -v c95-%s-$i:/data --network none --volume-driver=mobyfs busybox sh -c 'trap "exit 0" TERM; while :; do sleep 0.5; done'
 			done`, on.name)
 		start := time.Now()
-		on.sh(t, "systemctl stop docker.socket docker")
+		on.sh(t, forgetStarts+"systemctl stop docker.socket docker")
 		t.Logf("dockerd ended in %v", time.Since(start))
 		last := map[string]call{}
 		for _, c := range on.recorded(t) {
