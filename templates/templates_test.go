@@ -79,15 +79,21 @@ func TestAgentUnitsKeepBootSafe(t *testing.T) {
 				t.Errorf("%s depends on Docker: %s", name, line)
 			case strings.Contains(value, "network-online") || strings.Contains(value, "mobyfs-control"):
 				t.Errorf("%s waits for the network or for control: %s", name, line)
+			case key == "EnvironmentFile" && !strings.HasPrefix(value, "-") || key == "StateDirectory" || key == "RequiresMountsFor":
+				t.Errorf("%s does not start, and Docker hangs, without: %s", name, line)
 			case strings.HasPrefix(key, "Private") || strings.HasPrefix(key, "Protect") || key == "ReadWritePaths":
 				t.Errorf("%s hides its mounts from containers: %s", name, line)
 			}
 		}
 	}
 	for _, want := range []string{"Type=notify", "KillMode=process", "Restart=always", "RestartSec=100ms", "WatchdogSec=10",
-		"ExecStart=/usr/bin/mobyfs start -p ${MOBYFS_PORT}", "EnvironmentFile=/etc/mobyfs/mobyfs.env"} {
+		"StartLimitIntervalSec=0", "TimeoutAbortSec=2",
+		"ExecStart=/usr/bin/mobyfs start -p ${MOBYFS_PORT}", "EnvironmentFile=-/etc/mobyfs/mobyfs.env"} {
 		if !strings.Contains(must(Unit("mobyfs.service")), "\n"+want+"\n") {
 			t.Errorf("mobyfs.service lacks %s", want)
 		}
+	}
+	if want := "TriggerLimitIntervalSec=0"; !strings.Contains(must(Unit("mobyfs.socket")), "\n"+want+"\n") {
+		t.Errorf("mobyfs.socket lacks %s: it ends when the service fails often", want)
 	}
 }

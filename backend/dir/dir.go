@@ -72,7 +72,12 @@ func Open(root string) (*Backend, error) {
 func (b *Backend) Name() string { return "dir" }
 
 // Path is where the volume's bytes lie, whether attached or not.
-func (b *Backend) Path(id mobyfs.VolumeID) string { return filepath.Join(b.volume(id), "data") }
+func (b *Backend) Path(id mobyfs.VolumeID) string { return PathBelow(b.root, id) }
+
+// PathBelow is Path of the backend that has the root, without opening it.
+func PathBelow(root string, id mobyfs.VolumeID) string {
+	return filepath.Join(root, "volumes", string(id), "data")
+}
 
 // Capacity is what the file system under the root has. Space that only the superuser may fill does not count as
 // free.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
-	"github.com/mobyfs/mobyfs/agent"
 	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
@@ -16,13 +15,13 @@ import (
 // health finds out whether Docker is really answered.
 type health struct {
 	endpoint discovery.Endpoint
-	docker   pki.Files // dockerd's certificate, to call as it would
-	agent    *agent.Agent
+	docker   pki.Files                   // dockerd's certificate, to call as it would
+	alive    func(context.Context) error // whether what is behind the driver can move
 	log      *slog.Logger
 }
 
-// check makes a call at the driver's own endpoint, as Docker would, and sees whether the agent behind it can move.
-// That dockerd's certificate is of no use is said, but is no reason for systemd to end an agent that answers.
+// check makes a call at the driver's own endpoint, as Docker would, and sees whether what is behind it can move.
+// That dockerd's certificate is of no use is said, but is no reason for systemd to end what answers.
 func (h health) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -31,7 +30,7 @@ func (h health) check(ctx context.Context) error {
 		var err error
 		if config, err = h.docker.AddressTLS(); err != nil {
 			h.log.Warn("dockerd could not show its certificate; mobyctl bootstrap makes another", "err", err)
-			return h.agent.Alive(ctx)
+			return h.alive(ctx)
 		}
 	}
 	err := discovery.Ask(ctx, h.endpoint, config)
@@ -42,7 +41,7 @@ func (h health) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return h.agent.Alive(ctx)
+	return h.alive(ctx)
 }
 
 // feedWatchdog tells systemd that all is well, as long as it is. A driver that hangs would hang dockerd: systemd

@@ -30,12 +30,13 @@ type settings struct {
 	node      string             // as in the certificate
 	control   []string           // host:port of the control plane's API, several for several endpoints
 	advertise string             // host:port at which other nodes reach this one
-	port      int                // to listen at for them
+	port      portFlag           // to listen at for them
 	root      string             // private directory: volumes, state and pki
 	endpoint  discovery.Endpoint // to serve Docker at, where systemd hands over no socket
 	kept      string             // file of the endpoints that are served until dockerd ends
 	docker    string             // dockerd's own socket; empty: dockerd is not asked for the names of containers
 	linger    time.Duration      // how long a lease stays after the last container
+	run       string             // directory of what need not outlive a boot
 	log       string             // debug | info | warn | error
 	envFile   string             // read again on SIGHUP
 }
@@ -43,12 +44,12 @@ type settings struct {
 // bind makes flags of the settings. What no flag sets comes from the environment that lookup knows.
 func (s *settings) bind(f *pflag.FlagSet, lookup func(key string) string) {
 	env := func(key, otherwise string) string { return cmp.Or(lookup(key), otherwise) }
-	port, _ := strconv.Atoi(env("MOBYFS_PORT", "8080")) // one that is no number becomes 0, which check refuses
+	_ = s.port.Set(env("MOBYFS_PORT", "8080"))
 	f.StringVar(&s.cluster, "cluster", env("MOBYFS_CLUSTER", ""), "the cluster's name (MOBYFS_CLUSTER)")
 	f.StringVar(&s.node, "node", env("MOBYFS_NODE", ""), "this node's name (MOBYFS_NODE)")
 	f.StringSliceVar(&s.control, "control", split(env("MOBYFS_CONTROL", "")), "host:port of the control plane, several with commas (MOBYFS_CONTROL)")
 	f.StringVar(&s.advertise, "advertise", env("MOBYFS_ADVERTISE", ""), "host:port at which other nodes reach this one (MOBYFS_ADVERTISE)")
-	f.IntVarP(&s.port, "port", "p", port, "port to listen at for other nodes (MOBYFS_PORT)")
+	f.VarP(&s.port, "port", "p", "port to listen at for other nodes (MOBYFS_PORT)")
 	f.StringVar(&s.root, "root", env("MOBYFS_ROOT", "/var/lib/mobyfs"), "directory of volumes, state and keys (MOBYFS_ROOT)")
 	f.StringVar((*string)(&s.endpoint), "endpoint", env("MOBYFS_ENDPOINT", string(discovery.SockEndpoint)), "where Docker calls, if systemd holds no socket for it (MOBYFS_ENDPOINT)")
 	f.StringVar(&s.kept, "kept", step.KeptPath, "file of the endpoints that are served until dockerd ends")
@@ -58,12 +59,32 @@ func (s *settings) bind(f *pflag.FlagSet, lookup func(key string) string) {
 		linger = -1 // which check refuses
 	}
 	f.DurationVar(&s.linger, "linger", linger, "how long a volume stays held here after its last container ended, unless another node wants it (MOBYFS_LINGER)")
+	f.StringVar(&s.run, "run", "/run/mobyfs", "directory of what need not outlive a boot")
 	f.StringVar(&s.log, "log", env("MOBYFS_LOG", "info"), "debug, info, warn or error (MOBYFS_LOG)")
 	f.StringVar(&s.envFile, "env-file", "/etc/mobyfs/mobyfs.env", "where settings are read again on SIGHUP")
 }
 
 // maxLinger is a bound that no cluster needs more than: nobody else's mount waits for a lease that lingers.
 const maxLinger = 10 * time.Minute
+
+// portFlag is a port, or 0 for what is none: check refuses that, so that a bad one from systemd's environment is told
+// to Docker like any other bad setting.
+type portFlag int
+
+// Set takes any text.
+func (p *portFlag) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		n = 0
+	}
+	*p = portFlag(n)
+	return nil
+}
+
+func (p *portFlag) String() string { return strconv.Itoa(int(*p)) }
+
+// Type is the word for the value in the help.
+func (p *portFlag) Type() string { return "port" }
 
 // check finds what is wrong before anything is started, and fills what follows from other settings.
 func (s *settings) check() error {
@@ -78,7 +99,7 @@ func (s *settings) check() error {
 	case len(s.control) == 0:
 		return missing("the address of the control plane", "MOBYFS_CONTROL", "control")
 	case s.port < 1 || s.port > 65535:
-		return mobyfs.Errorf(mobyfs.CodeInvalid, "there is no port %d", s.port).WithHint("give the one that other nodes connect to, such as -p 8080")
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "the port for other nodes is none from 1 to 65535").WithHint("look at MOBYFS_PORT, or give one such as -p 8080")
 	case !filepath.IsAbs(s.root):
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no absolute path", s.root).WithHint("look at MOBYFS_ROOT")
 	}
@@ -88,7 +109,7 @@ func (s *settings) check() error {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "serve Docker: %w", err).WithHint("look at MOBYFS_ENDPOINT")
 	}
 	if s.advertise == "" {
-		s.advertise = net.JoinHostPort(s.node, strconv.Itoa(s.port))
+		s.advertise = net.JoinHostPort(s.node, s.port.String())
 	}
 	for _, addr := range append([]string{s.advertise}, s.control...) {
 		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {

@@ -74,14 +74,25 @@ func doorFor(name string, l net.Listener, s settings) (door, error) {
 	plain := name == "tcp" || name == kept && slices.Contains(keptEndpoints(s.kept), at("tcp"))
 	switch {
 	case secret:
-		config, err := s.files().DockerTLS(s.dockerd())
-		return door{tls.NewListener(l, config), at("https")}, err
+		return door{tls.NewListener(l, dockerTLS(s)), at("https")}, nil
 	case plain:
 		return door{l, at("tcp")}, nil
 	default:
 		return door{}, mobyfs.Errorf(mobyfs.CodeInvalid, "systemd holds %s under the name %q, which tells not whom to let in", l.Addr(), name).
 			WithHint("run mobyctl bootstrap again")
 	}
+}
+
+// dockerTLS reads the node's certificate at each handshake. While it can't be read Docker is refused at once, instead of
+// waiting for somebody to take its call.
+func dockerTLS(s settings) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		config, err := s.files().DockerTLS(s.dockerd())
+		if err != nil {
+			return nil, err
+		}
+		return config.GetConfigForClient(hello)
+	}}
 }
 
 // keptEndpoints reads which endpoints of before are served until dockerd ends; none if the file is not there.
@@ -156,15 +167,12 @@ func lockRoot(root string) (*os.File, error) {
 		return nil, mobyfs.Errorf(mobyfs.CodeExists, "another mobyfs (process %s) has %s", strings.TrimSpace(string(owner[:n])), root).
 			WithHint("stop that one first: systemctl stop mobyfs")
 	}
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err == nil {
-		_, err = f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0)
-	}
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", root, err)
+	}
+	if err := f.Truncate(0); err == nil { // the number is for people; a full disk has no room for it
+		_, _ = f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0)
 	}
 	return f, nil
 }

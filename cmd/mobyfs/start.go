@@ -7,8 +7,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
@@ -17,10 +15,8 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/agent"
-	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/backend/dir"
-	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/migrate/transfer"
 )
 
@@ -38,12 +34,9 @@ go on. SIGHUP reads the environment file again and takes over the log level, the
 address that is told to other nodes, and the certificates; no call is dropped.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := s.check(); err != nil {
-				return err
-			}
 			first, err := parseLevel(s.log)
 			if err != nil {
-				return err
+				first = slog.LevelInfo // check refuses it
 			}
 			shown := new(slog.LevelVar)
 			shown.Set(first)
@@ -58,57 +51,44 @@ address that is told to other nodes, and the certificates; no call is dropped.`,
 	return cmd
 }
 
-// start serves until ctx ends, which is success, or until Docker can't be served.
+// start serves until ctx ends, which is success, or until Docker can't be served. Where systemd hands over the socket
+// Docker's calls arrive whether or not there is an agent, so a stub answers them until there is one; started by hand,
+// without a socket that calls wait in, mobyfs ends with the error instead.
 func start(ctx context.Context, s settings, again reload, log *slog.Logger) error {
-	lock, err := lockRoot(s.root)
-	if err != nil {
+	f := newFront(s, again, log)
+	defer f.close()
+	if waiting := socketHandedOver(); waiting {
+		f.begin(ctx)
+	} else if err := f.open(); err != nil {
 		return err
 	}
-	defer lock.Close()
-	toControl, err := s.files().ClientTLS(pki.RoleControl, "control")
-	if err != nil {
-		return err
-	}
-	again.control = api.NewClient(s.control, toControl)
-	a, err := openAgent(s, again.control, log)
-	if err != nil {
-		return err
-	}
-	defer a.Close()
 	doors, err := openDoors(s)
 	if err != nil {
 		return err
 	}
-	docker := serveDocker(doors, a, log)
+	docker := serveDocker(doors, f.seat, log)
 
-	// The agent works on while the last calls of Docker are answered, for they wait for it.
-	work, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	defer stop()
-	parts.Go(func() { a.Run(work) })
-	parts.Go(func() { servePeers(work, s, a, log) })
-	again.agent = a
-	parts.Go(func() { again.run(work, s, log) })
-
-	self := health{endpoint: doors[0].endpoint, docker: s.dockerFiles(), agent: a, log: log}
+	self := health{endpoint: doors[0].endpoint, docker: s.dockerFiles(), alive: f.alive, log: log}
 	if err := self.check(ctx); err != nil && ctx.Err() == nil {
 		docker.close()
 		return fmt.Errorf("try the driver's own endpoint: %w", err)
 	}
-	log.Info("mobyfs is ready", "node", s.node, "address", s.advertise, "endpoint", string(doors[0].endpoint), "version", version)
+	log.Info("mobyfs answers Docker", "endpoint", string(doors[0].endpoint), "version", version)
 	tellSystemd(daemon.SdNotifyReady, log)
-	parts.Go(func() { self.feedWatchdog(work) })
+	f.goDo(func() { self.feedWatchdog(f.work) })
 
 	select {
 	case err := <-docker.failed:
 		docker.close()
 		return fmt.Errorf("serve Docker: %w", err)
+	case <-f.anew:
+		log.Info("the settings have changed; mobyfs begins anew with them")
 	case <-ctx.Done():
+		log.Info("mobyfs stops; containers go on")
 	}
 	tellSystemd(daemon.SdNotifyStopping, log)
+	f.endInOrder()
 	docker.finish(log)
-	log.Info("mobyfs stops; containers go on")
 	return nil
 }
 
@@ -154,7 +134,7 @@ func servePeersOnce(ctx context.Context, s settings, a *agent.Agent, log *slog.L
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(s.port)))
+	l, err := net.Listen("tcp", net.JoinHostPort("", s.port.String()))
 	if err != nil {
 		return fmt.Errorf("listen for other nodes: %w", err)
 	}

@@ -127,7 +127,7 @@ func (s *shop) settingsOf(name string) settings {
 	s.t.Helper()
 	root := s.t.TempDir()
 	port := freePort(s.t)
-	set := settings{cluster: "shop", node: name, control: []string{s.address}, advertise: fmt.Sprint("127.0.0.1:", port), port: port,
+	set := settings{cluster: "shop", node: name, control: []string{s.address}, advertise: fmt.Sprint("127.0.0.1:", port), port: portFlag(port),
 		root: root, endpoint: discovery.Endpoint("unix://" + filepath.Join(root, "plugins", "mobyfs.sock")), log: "debug", envFile: filepath.Join(root, "mobyfs.env")}
 	s.certify(set.files(), pki.RoleNode, name)
 	if err := set.check(); err != nil {
@@ -372,7 +372,7 @@ func TestC21SecondInstanceNamesTheFirst(t *testing.T) {
 func TestPortThatIsTakenDoesNotKeepDockerWaiting(t *testing.T) {
 	s := newShop(t)
 	h1 := s.settingsOf("h1")
-	l, err := net.Listen("tcp", fmt.Sprint(":", h1.port))
+	l, err := net.Listen("tcp", ":"+h1.port.String())
 	if err != nil {
 		t.Fatal(err)
 	}
