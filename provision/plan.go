@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/mobyfs/mobyfs/internal/discovery"
@@ -39,6 +40,13 @@ type HostPlan struct {
 	facts   step.Facts
 	desired step.Desired
 	uploads []program
+}
+
+// LeavesStub reports whether a host keeps something that answers its dockerd.
+func (p *Plan) LeavesStub() bool {
+	return slices.ContainsFunc(p.Hosts, func(h *HostPlan) bool {
+		return p.Absent && slices.ContainsFunc(h.Changes, func(d step.Diff) bool { return d.Step == "stub" })
+	})
 }
 
 // Empty reports whether nothing would be changed, on any host.

@@ -2,9 +2,11 @@ package stub
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"github.com/mobyfs/mobyfs"
 )
@@ -36,4 +38,12 @@ func readCatalogue(root string) map[string]mobyfs.Volume {
 		volumes[v.Name] = v
 	}
 	return volumes
+}
+
+// Names lists the volumes that the agent of the root knew, as far as that can be read; none if root is empty.
+func Names(root string) []string {
+	if root == "" {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(readCatalogue(root)))
 }

@@ -76,7 +76,7 @@ func printPlan(w io.Writer, p *provision.Plan) {
 	if !p.Empty() {
 		fmt.Fprintln(w, "  Docker stays untouched on all hosts.")
 	}
-	if p.Absent && !p.Empty() {
-		fmt.Fprintln(w, "  A Docker that has used mobyfs looks for the driver until it is restarted, 15 s each time it lists volumes.")
+	if p.LeavesStub() {
+		fmt.Fprintln(w, "  Where Docker has used mobyfs it asks for the driver until it is restarted: so long a stub answers it.")
 	}
 }

@@ -3,6 +3,7 @@
 //
 //	mobyfs start -p 8080     serves Docker and the other nodes, until SIGTERM
 //	mobyfs host …            looks at this host and sets it up
+//	mobyfs stub …            answers Docker on a host that left its cluster (mobyctl reset starts it)
 //	mobyfs version
 //
 // Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 error.
@@ -41,7 +42,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newStartCommand(), newHostCommand(), newVersionCommand())
+	root.AddCommand(newStartCommand(), newHostCommand(), newStubCommand(), newVersionCommand())
 	return root
 }
 

@@ -21,6 +21,17 @@ const askTime = 3 * time.Second
 // Ask calls the driver at an endpoint as Docker would, with a question that changes nothing. Docker's Accept header
 // is not sent, so that the driver takes it for nobody's new life. config is for https alone.
 func Ask(ctx context.Context, e Endpoint, config *tls.Config) error {
+	return call(ctx, e, config, "Capabilities", "{}", `"Scope"`)
+}
+
+// askAgent is Ask of the agent behind the driver: a use that nobody has is taken back, which is fine with any agent and
+// changes nothing, but no stub takes it.
+func askAgent(ctx context.Context, e Endpoint, config *tls.Config) error {
+	return call(ctx, e, config, "Unmount", `{"Name":"mobyfs-probe","ID":"probe"}`, `"Err":""`)
+}
+
+// call makes a call whose answer must hold some text.
+func call(ctx context.Context, e Endpoint, config *tls.Config, method, arguments, want string) error {
 	network, address := e.Listen()
 	transport := &http.Transport{
 		DisableKeepAlives: true,
@@ -29,11 +40,11 @@ func Ask(ctx context.Context, e Endpoint, config *tls.Config) error {
 			return new(net.Dialer).DialContext(ctx, network, address)
 		},
 	}
-	url := "http://mobyfs/VolumeDriver.Capabilities"
+	url := "http://mobyfs/VolumeDriver." + method
 	if e.TLS() {
-		url = "https://" + address + "/VolumeDriver.Capabilities"
+		url = "https://" + address + "/VolumeDriver." + method
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader("{}"))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(arguments))
 	if err != nil {
 		return err
 	}
@@ -43,7 +54,7 @@ func Ask(ctx context.Context, e Endpoint, config *tls.Config) error {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
-	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), "Scope") {
+	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
 		return fmt.Errorf("ask the volume driver at %s: it answers %s %q", e, resp.Status, body)
 	}
 	return nil
@@ -107,7 +118,8 @@ func (r *Registration) clientTLS(root string) (*tls.Config, error) {
 	return config, nil
 }
 
-// AskRegistered calls the driver at an endpoint in the way that its registration on this host tells Docker.
+// AskRegistered calls the driver at an endpoint in the way that its registration on this host tells Docker, and makes
+// sure that there is an agent behind it.
 func AskRegistered(ctx context.Context, root string, want Endpoint) error {
 	for _, r := range Find(root) {
 		if r.Endpoint != want {
@@ -117,7 +129,7 @@ func AskRegistered(ctx context.Context, root string, want Endpoint) error {
 		if err != nil {
 			return fmt.Errorf("call the volume driver as %s tells: %w", r.Place, err)
 		}
-		return Ask(ctx, want, config)
+		return askAgent(ctx, want, config)
 	}
 	return fmt.Errorf("nothing tells Docker of a volume driver at %s", want)
 }

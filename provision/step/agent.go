@@ -14,6 +14,9 @@ func (agent) Name() string { return "agent" }
 
 func (agent) Check(f Facts, d Desired) []Change {
 	var changes []Change
+	if f.stubRuns() {
+		changes = append(changes, Change{Delete, "stop " + StubUnit, "the agent takes its place"})
+	}
 	for _, p := range f.dead(d) {
 		changes = append(changes, Change{Delete, p, "nobody listens there any more"})
 	}
@@ -40,6 +43,11 @@ func (agent) Check(f Facts, d Desired) []Change {
 // Apply stops the agent for the moments in which sockets change hands; calls to those that stay queue. Killed
 // anywhere, the endpoint that the journal names is still to be kept, or is kept.
 func (agent) Apply(ctx context.Context, r *Run) error {
+	if r.Facts.stubRuns() {
+		if err := r.stopUnit(ctx, StubUnit); err != nil {
+			return err
+		}
+	}
 	if !r.Facts.keeps(r.Desired) || r.Facts.stale(r.Desired, SocketUnit) != "" {
 		if err := r.changeSockets(ctx); err != nil {
 			return err

@@ -37,6 +37,9 @@ type Facts struct {
 
 	Docker        bool   `json:"docker"`                   // is installed
 	DockerVersion string `json:"docker_version,omitempty"` // of the daemon; empty if it does not run
+	DockerPID     int    `json:"docker_pid,omitempty"`     // of the daemon; 0 if it does not run
+	// DriverActivated: the daemon that runs has used our driver, or may have. It is asked only where mobyfs is installed.
+	DriverActivated bool `json:"driver_activated,omitempty"`
 
 	Space  map[string]Space    `json:"space,omitempty"`  // of the file system that a path is on
 	Listen map[int]Listener    `json:"listen,omitempty"` // TCP ports that are in use
@@ -169,6 +172,10 @@ func (p *factsParser) line(line string) (err error) {
 		f.Docker = true
 	case "docker_version":
 		f.DockerVersion = value
+	case "docker_pid":
+		f.DockerPID, err = strconv.Atoi(value)
+	case "driver_activated":
+		f.DriverActivated = true
 	case "space":
 		free, mount, _ := strings.Cut(value, " ")
 		var kib int64

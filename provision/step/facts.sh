@@ -27,7 +27,7 @@ if [ -r "$R/etc/os-release" ]; then sed -n 's/^PRETTY_NAME="\{0,1\}\([^"]*\).*/d
 if [ -d "$R/run/systemd/system" ] && has systemctl; then
 	say systemd yes
 	systemctl show -p Id -p LoadState -p ActiveState -p UnitFileState -p NeedDaemonReload -p MainPID \
-		mobyfs.socket mobyfs-kept.socket mobyfs.service mobyfs-control.service 2>/dev/null | sed 's/^/unit:/'
+		mobyfs.socket mobyfs-kept.socket mobyfs.service mobyfs-control.service mobyfs-stub.service 2>/dev/null | sed 's/^/unit:/'
 fi
 
 # Docker is asked only where it runs already: asking through its socket could start it.
@@ -37,6 +37,12 @@ if { [ -n "$pid" ] && [ -d "/proc/$pid" ]; } || systemctl is-active --quiet dock
 	if version=$(docker version --format '{{.Server.Version}}' 2>/dev/null) ||
 		version=$(dockerd --version 2>/dev/null | sed 's/^Docker version \([^, ]*\).*/\1/'); then
 		say docker_version "$version"
+	fi
+	if [ -n "$pid" ] && [ -d "/proc/$pid" ]; then say docker_pid "$pid"; fi
+	# Which drivers it has activated in its life. One that can't be asked may have activated ours.
+	if [ -e "$R/var/lib/mobyfs/installed.json" ]; then
+		drivers=$(docker info --format '{{range .Plugins.Volume}}{{.}} {{end}}' 2>/dev/null) || drivers=mobyfs
+		case " $drivers " in *" mobyfs "*) say driver_activated yes ;; esac
 	fi
 fi
 

@@ -78,6 +78,9 @@ func (stop) Apply(ctx context.Context, r *Run) error {
 		}
 		delete(r.Facts.Wants, u)
 	}
+	if err := os.Remove(r.path(StartsPath)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 
@@ -92,7 +95,8 @@ func mayGo(f Facts, d Desired) error {
 	return nil
 }
 
-// filesGone removes units, environment files, links, and what Docker finds the driver by.
+// filesGone removes units, environment files, links, and what Docker finds the driver by: all but the sockets
+// at which a stub answers.
 type filesGone struct{}
 
 func (filesGone) Name() string { return "files" }
@@ -107,7 +111,7 @@ func (filesGone) left(f Facts) []string {
 		_, file := f.Files[p]
 		target, link := f.Links[p]
 		ours := link && (target == "" || strings.HasPrefix(target, DistDir+"/"))
-		if file || ours || slices.Contains(sockets(), p) && f.Exists[p] {
+		if file || ours || slices.Contains(sockets(), p) && f.Exists[p] && !f.leftToStub(p) {
 			left = append(left, p)
 		}
 	}

@@ -129,10 +129,20 @@ func RunProgram(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// AskPlugin is Run.Probe on a real host: Docker's driver must answer, as it would to Docker. The question changes
-// nothing.
+// AskPlugin is Run.Probe on a real host: Docker's driver must answer, as it would to Docker, and the agent behind it,
+// not the stub. An agent that is a moment late is waited for. The question changes nothing.
 func AskPlugin(ctx context.Context, e discovery.Endpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	return discovery.AskRegistered(ctx, "", e)
+	for {
+		err := discovery.AskRegistered(ctx, "", e)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }

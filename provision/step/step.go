@@ -91,7 +91,8 @@ const (
 	JournalPath  = AgentRoot + "/installed.json"
 	PKIDir       = AgentRoot + "/pki"
 	LockPath     = "/run/mobyfs/host.lock"
-	KeptPath     = "/run/mobyfs/kept" // a line for each endpoint that is served until dockerd ends
+	StartsPath   = "/run/mobyfs/starts.json" // there while the agent is new, and after it crashed
+	KeptPath     = "/run/mobyfs/kept"        // a line for each endpoint that is served until dockerd ends
 	KeptUnitPath = RunUnitDir + "/" + KeptUnit
 	RunUnitDir   = "/run/systemd/system"
 )
@@ -103,7 +104,8 @@ const (
 	AgentUnit   = "mobyfs.service"
 	SocketUnit  = "mobyfs.socket"
 	ControlUnit = "mobyfs-control.service"
-	KeptUnit    = "mobyfs-kept.socket" // holds the endpoints in KeptPath
+	KeptUnit    = "mobyfs-kept.socket"  // holds the endpoints in KeptPath
+	StubUnit    = "mobyfs-stub.service" // transient: it has no file
 )
 
 // Install lists the steps that make a host a node.
@@ -113,7 +115,7 @@ func Install() []Step {
 
 // Remove lists the steps that take everything off a host.
 func Remove() []Step {
-	return []Step{stop{}, filesGone{}, programsGone{}, stateGone{}}
+	return []Step{stop{}, stub{}, filesGone{}, programsGone{}, stateGone{}}
 }
 
 // Steps lists the steps for what is desired.

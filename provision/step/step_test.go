@@ -402,17 +402,68 @@ func TestRemoveLeavesTheHostAsItWas(t *testing.T) {
 }
 
 func TestRemoveKilledAnywhereConverges(t *testing.T) {
-	killedEverywhere(t, 19, func(m *machine, kill string) bool {
-		d := m.desired("agent 1")
-		m.mustApply(d)
-		if _, err := m.apply(absent(d), kill); err == nil {
-			return false
+	killedEverywhere(t, 20, func(m *machine, kill string) bool {
+		return m.removeKilled(m.desired("agent 1"), kill)
+	})
+}
+
+// removeKilled takes the host down, is killed, and does it again. It returns false if it was not killed.
+func (m *machine) removeKilled(d step.Desired, kill string) bool {
+	m.t.Helper()
+	m.mustApply(d)
+	if _, err := m.apply(absent(d), kill); err == nil {
+		return false
+	}
+	m.mustApply(absent(d))
+	if f := m.Facts(m.t); f.Here() || len(step.Plan(f, absent(d))) != 0 {
+		m.t.Errorf("after another run there is still %v", step.Plan(f, absent(d)))
+	}
+	return true
+}
+
+// C25: a dockerd that has used the driver asks for it until it ends, so something has to answer.
+func TestC25RemoveLeavesAStubWhereDockerHasUsedTheDriver(t *testing.T) {
+	m := newMachine(t)
+	d := m.desired("agent 1")
+	m.mustApply(d)
+	m.Activated(t)
+	m.Calls(t)
+	if got := steps(step.Plan(m.Facts(t), absent(d))); !slices.Equal(got, []string{"stop", "stub", "files", "program", "state"}) {
+		t.Errorf("the plan has the steps %v", got)
+	}
+	m.mustApply(absent(d))
+	want := []string{
+		"disable mobyfs.socket mobyfs.service mobyfs-control.service",
+		"stop mobyfs.socket", "stop mobyfs.service", "stop mobyfs-control.service", "run mobyfs-stub.service", "reload",
+	}
+	if diff := cmp.Diff(want, m.Calls(t)); diff != "" {
+		t.Errorf("calls of systemd (-want +got):\n%s", diff)
+	}
+	f := m.Facts(t)
+	if f.Here() || !f.Exists[step.PluginSock] || len(step.Plan(f, absent(d))) != 0 {
+		t.Errorf("here: %v, socket: %v, to do: %v", f.Here(), f.Exists[step.PluginSock], step.Plan(f, absent(d)))
+	}
+
+	d = m.desired("agent 1") // and a later installation replaces it
+	m.mustApply(d)
+	calls := m.Calls(t)
+	stopped, started := slices.Index(calls, "stop mobyfs-stub.service"), slices.Index(calls, "start mobyfs.socket")
+	if stopped < 0 || started < stopped {
+		t.Errorf("calls of systemd: %v, want the stub to stop before the socket starts", calls)
+	}
+	if plan := step.Plan(m.Facts(t), m.desired("agent 1")); len(plan) != 0 {
+		t.Errorf("there is still to do: %v", plan)
+	}
+}
+
+func TestRemoveWithAStubKilledAnywhereConverges(t *testing.T) {
+	killedEverywhere(t, 23, func(m *machine, kill string) bool {
+		m.Activated(m.t)
+		killed := m.removeKilled(m.desired("agent 1"), kill)
+		if f := m.Facts(m.t); killed && (f.Units[step.StubUnit].Active != "active" || !f.Exists[step.PluginSock]) {
+			m.t.Error("nobody answers Docker")
 		}
-		m.mustApply(absent(d))
-		if f := m.Facts(m.t); f.Here() || len(step.Plan(f, absent(d))) != 0 {
-			m.t.Errorf("after another run there is still %v", step.Plan(f, absent(d)))
-		}
-		return true
+		return killed
 	})
 }
 

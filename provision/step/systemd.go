@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
 )
 
 // Systemd is what the steps need from the host's service manager. Starting a unit that runs, stopping one that does
@@ -19,6 +20,15 @@ type Systemd interface {
 	Start(ctx context.Context, unit string) error      // returns when the unit is up
 	Restart(ctx context.Context, unit string) error    // likewise
 	Stop(ctx context.Context, unit string) error       // returns when the unit is down
+	// StartTransient starts a service that has no file and is forgotten when it ends; it returns when the service is up.
+	StartTransient(ctx context.Context, unit string, t Transient) error
+}
+
+// Transient is a service without a file. It tells systemd when it is up (Type=notify).
+type Transient struct {
+	Description string
+	Command     []string
+	Afterwards  []string // a command that is run when the service has ended, however it did
 }
 
 // UnitError is a unit that did not do what it was asked to.
@@ -87,6 +97,30 @@ func (b *Bus) Stop(ctx context.Context, unit string) error {
 		return nil
 	}
 	return err
+}
+
+// execCommand is a command as systemd wants it over D-Bus.
+type execCommand struct {
+	Path             string
+	Args             []string
+	UncleanIsFailure bool
+}
+
+// StartTransient starts a service that has no file.
+func (b *Bus) StartTransient(ctx context.Context, unit string, t Transient) error {
+	property := func(name string, value any) dbus.Property {
+		return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
+	}
+	properties := []dbus.Property{
+		dbus.PropDescription(t.Description),
+		dbus.PropType("notify"),
+		dbus.PropExecStart(t.Command, false),
+		property("ExecStopPost", []execCommand{{t.Afterwards[0], t.Afterwards, false}}),
+		property("CollectMode", "inactive-or-failed"),
+	}
+	return b.job(ctx, "start", unit, func(ctx context.Context, unit, mode string, ended chan<- string) (int, error) {
+		return b.conn.StartTransientUnitContext(ctx, unit, mode, properties, ended)
+	})
 }
 
 // jobLimit bounds the wait for a job; units give up sooner by their own time-outs.

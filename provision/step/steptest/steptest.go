@@ -86,6 +86,12 @@ func (h *Host) Docker(t *testing.T, version string) {
 	}
 }
 
+// Activated makes the daemon that runs one that has used the driver.
+func (h *Host) Activated(t *testing.T) {
+	t.Helper()
+	h.Script(t, "docker", `case $1 in info) echo "local mobyfs " ;; *) echo 26.1.5 ;; esac`)
+}
+
 // Script puts a shell script in front of the machine's programs.
 func (h *Host) Script(t *testing.T, name, text string) {
 	t.Helper()
@@ -347,7 +353,7 @@ func (b books) file(name string) string {
 
 // allUnits are those that systemctl is asked for.
 func allUnits() []string {
-	return []string{step.SocketUnit, step.KeptUnit, step.AgentUnit, step.ControlUnit}
+	return []string{step.SocketUnit, step.KeptUnit, step.AgentUnit, step.ControlUnit, step.StubUnit}
 }
 
 // wants lists the links by which targets want a unit.
@@ -502,9 +508,26 @@ func listens(text string) []string {
 	return all
 }
 
-// Stop notes that a unit does not run. Its sockets stay where they are, unless the unit says otherwise.
+// StartTransient notes that a unit without a file runs. A stub has the plugin's socket.
+func (s *Systemd) StartTransient(_ context.Context, name string, t step.Transient) error {
+	return s.call("run "+name, func(units map[string]unit) error {
+		if _, err := os.Stat(s.root + t.Command[0]); err != nil {
+			return err
+		}
+		units[name] = unit{Active: true}
+		return os.WriteFile(s.root+discovery.SockPath, nil, 0o600)
+	})
+}
+
+// Stop notes that a unit does not run. Its sockets stay where they are, unless the unit says otherwise; those of a stub
+// go.
 func (s *Systemd) Stop(_ context.Context, name string) error {
 	return s.call("stop "+name, func(units map[string]unit) error {
+		if name == step.StubUnit && units[name].Active {
+			if err := os.Remove(s.root + discovery.SockPath); err != nil {
+				return err
+			}
+		}
 		u := units[name]
 		was := u.Active
 		u.Active = false
