@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/driver"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -203,7 +204,7 @@ func TestC16NoCallIsLostBetweenTwoAgents(t *testing.T) {
 			t.Fatal(err)
 		}
 		again.(*net.UnixListener).SetUnlinkOnClose(false)
-		life := serveDocker([]door{{again, set.endpoint}}, a, quiet(t, "h1"))
+		life := serveDocker([]door{{again, set.endpoint}}, driver.New(a, quiet(t, "driver")), quiet(t, "h1"))
 		must(t, set, "List", nil) // it serves
 		life.finish(quiet(t, "h1"))
 		select {

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/driver"
 )
 
@@ -26,8 +25,8 @@ type served struct {
 }
 
 // serveDocker answers Docker at all doors, until close or finish.
-func serveDocker(doors []door, m mobyfs.Mounter, log *slog.Logger) *served {
-	s := &served{server: driver.Server(driver.New(m, log)), doors: doors, failed: make(chan error, len(doors))}
+func serveDocker(doors []door, h http.Handler, log *slog.Logger) *served {
+	s := &served{server: driver.Server(h), doors: doors, failed: make(chan error, len(doors))}
 	s.server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn) // handshakes that were refused
 	s.server.ConnState = func(_ net.Conn, state http.ConnState) {
 		switch state {

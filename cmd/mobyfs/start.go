@@ -17,6 +17,7 @@ import (
 	"github.com/mobyfs/mobyfs/agent"
 	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/backend/dir"
+	"github.com/mobyfs/mobyfs/driver"
 	"github.com/mobyfs/mobyfs/migrate/transfer"
 )
 
@@ -66,7 +67,7 @@ func start(ctx context.Context, s settings, again reload, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	docker := serveDocker(doors, f.seat, log)
+	docker := serveDocker(doors, driver.New(f.seat, log), log)
 
 	self := health{endpoint: doors[0].endpoint, docker: s.dockerFiles(), alive: f.alive, log: log}
 	if err := self.check(ctx); err != nil && ctx.Err() == nil {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
@@ -336,21 +337,33 @@ func TestC19And20SocketIsPrivateAndItsNameStays(t *testing.T) {
 	if _, err := listenUnix(path); mobyfs.CodeOf(err) != mobyfs.CodeExists {
 		t.Errorf("a second one at the same path: %v", err)
 	}
-	// C20: the old one has stopped answering, the new one binds, and only then the old one closes.
-	f, err := old.(*net.UnixListener).File()
+	old.Close()
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("closing took the name away: %v", err)
+	}
+}
+
+// The old one has stopped answering, the new one binds, and only then the old one closes.
+func TestC20OldInstanceLeavesTheSocketOfTheNewOne(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "plugins", "mobyfs.sock")
+	old, err := listenUnix(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	old.Close()
-	f.Close()
-	if _, err := os.Stat(path); err != nil {
-		t.Errorf("closing took the name away: %v", err)
+	f, err := old.(*net.UnixListener).File() // keeps the socket when old is closed
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Shutdown(int(f.Fd()), unix.SHUT_RDWR); err != nil {
+		t.Fatal(err)
 	}
 	fresh, err := listenUnix(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer fresh.Close()
+	old.Close()
+	f.Close()
 	if c, err := net.Dial("unix", path); err != nil {
 		t.Errorf("nobody answers at the new socket: %v", err)
 	} else {

@@ -2,14 +2,18 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -18,6 +22,7 @@ import (
 	"github.com/mobyfs/mobyfs/agent"
 	"github.com/mobyfs/mobyfs/agent/stub"
 	"github.com/mobyfs/mobyfs/driver"
+	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/process"
 )
 
@@ -26,7 +31,7 @@ const forgetTime = 20 * time.Second
 
 // newStubCommand is what mobyctl reset leaves running; nobody else needs it.
 func newStubCommand() *cobra.Command {
-	var s gone
+	var g gone
 	var dockerd string
 	cmd := &cobra.Command{
 		Use:    "stub",
@@ -34,90 +39,163 @@ func newStubCommand() *cobra.Command {
 		Args:   cobra.NoArgs,
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if s.dockerd, err = process.Parse(dockerd); err != nil {
+			if g.life, err = process.Parse(dockerd); err != nil {
 				return err
 			}
-			return s.run(cmd.Context(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			return g.run(cmd.Context(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 		},
 	}
-	cmd.Flags().StringVar(&dockerd, "dockerd", "", "process of dockerd and the clock tick at which it began: 812@52345")
-	cmd.Flags().StringVar(&s.socket, "socket", "/run/docker/plugins/mobyfs.sock", "where to listen for Docker")
-	cmd.Flags().StringVar(&s.docker, "docker", agent.DockerSocket, "socket of dockerd")
-	cmd.Flags().StringVar(&s.forget, "forget", "", "directory of an agent whose volumes Docker shall forget")
+	f := cmd.Flags()
+	f.StringVar(&dockerd, "dockerd", "", "process of dockerd and the clock tick at which it began: 812@52345")
+	f.StringSliceVar(&g.endpoints, "endpoint", []string{string(discovery.SockEndpoint)}, "where that dockerd calls, several with commas")
+	f.StringVar(&g.docker, "docker", agent.DockerSocket, "socket of dockerd")
+	f.StringVar(&g.root, "root", "", "directory of the agent that was here; it is read once, at the start")
+	f.StringVar(&g.cluster, "cluster", "", "the cluster that the host was in")
+	f.StringVar(&g.node, "node", "", "the node that the host was")
 	return cmd
 }
 
 // gone is a stub where mobyfs was taken off.
 type gone struct {
-	dockerd process.Life
-	socket  string
-	docker  string
-	forget  string
+	settings
+	life      process.Life // of dockerd
+	endpoints []string
 }
 
-// run answers until that life of dockerd has ended, or ctx, and then takes its socket away.
+// run answers until that life of dockerd has ended, or ctx, and then takes its sockets away.
 func (g gone) run(ctx context.Context, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	names := stub.Names(g.forget) // before the directory goes
-	l, err := listenUnix(g.socket)
-	if err != nil {
-		return err
+	var doors []door
+	for _, e := range g.endpoints {
+		d, err := g.open(discovery.Endpoint(e))
+		if err != nil { // that dockerd can't be answered is no reason to keep the host from leaving
+			log.Error("Docker will wait 15 s for the driver each time until it is restarted", "endpoint", e, "err", err)
+			continue
+		}
+		defer takeAway(d, log)()
+		doors = append(doors, d)
 	}
-	own, err := os.Stat(g.socket)
-	if err != nil {
-		return err
-	}
-	server := driver.Server(driver.New(stub.Gone{}, log))
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	answers := &forgetful{Handler: driver.New(stub.Gone{}, log)}
+	docker := serveDocker(doors, answers, log)
+	defer docker.close()
 	ended := make(chan error, 1)
-	go func() { ended <- g.dockerd.Wait(ctx) }()
-	g.forgetVolumes(ctx, names, log)
+	go func() { ended <- g.life.Wait(ctx) }()
+	if err := g.forgetVolumes(ctx, answers); err != nil {
+		log.Warn("make Docker forget the volumes; its next start may take 15 s longer", "err", err)
+	}
 	tellSystemd(daemon.SdNotifyReady, log)
-	log.Info("a stub answers Docker until it ends", "dockerd", g.dockerd.String(), "socket", g.socket)
+	log.Info("a stub answers Docker until it ends", "dockerd", g.life.String(), "endpoints", len(doors))
 
 	select {
-	case err = <-served:
-	case err = <-ended:
-	}
-	if errors.Is(err, context.Canceled) {
-		err = nil
-	}
-	if now, statErr := os.Stat(g.socket); statErr == nil && os.SameFile(own, now) {
-		if rmErr := os.Remove(g.socket); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
-			err = errors.Join(err, rmErr)
+	case err := <-docker.failed:
+		return err
+	case err := <-ended:
+		if errors.Is(err, context.Canceled) {
+			return nil
 		}
+		return err
 	}
-	_ = server.Close()
-	return err
 }
 
-// forgetVolumes makes Docker ask for each volume, hear that there is none, and drop its record. A record that it keeps
-// costs its next start 15 s, for then nobody answers.
-func (g gone) forgetVolumes(ctx context.Context, names []string, log *slog.Logger) {
+// open opens an endpoint. Where Docker shows a certificate, those that tell whom to let in are read now: they are about
+// to be removed.
+func (g gone) open(e discovery.Endpoint) (door, error) {
+	l, err := listen(e)
+	if err != nil || !e.TLS() {
+		return door{l, e}, err
+	}
+	config, err := g.files().DockerTLS(g.dockerd())
+	if err == nil {
+		config, err = config.GetConfigForClient(nil)
+	}
+	if err != nil {
+		l.Close()
+		return door{}, err
+	}
+	return door{tls.NewListener(l, config), e}, nil
+}
+
+// takeAway returns what removes the socket of a door, unless somebody has put another one in its place by then.
+func takeAway(d door, log *slog.Logger) func() {
+	p := d.endpoint.Path()
+	own, err := os.Stat(p)
+	return func() {
+		now, nowErr := os.Stat(p)
+		if err != nil || nowErr != nil || !os.SameFile(own, now) {
+			return
+		}
+		if err := os.Remove(p); err != nil {
+			log.Error("take the socket away", "err", err)
+		}
+	}
+}
+
+// forgetful answers List with an error while it is blind: Docker then lists what it remembers of the driver's volumes.
+type forgetful struct {
+	http.Handler
+	blind atomic.Bool
+}
+
+func (f *forgetful) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if f.blind.Load() && r.URL.Path == "/VolumeDriver.List" {
+		_, _ = io.WriteString(w, `{"Err":"mobyfs was taken off this host"}`+"\n")
+		return
+	}
+	f.Handler.ServeHTTP(w, r)
+}
+
+// forgetVolumes makes Docker ask for each volume that it may have a record of, hear that there is none, and drop the
+// record. With such records its next start would look for a driver that nobody is any more. Docker lists those that it
+// found when it began; of others only the agent knows.
+func (g gone) forgetVolumes(ctx context.Context, answers *forgetful) error {
 	ctx, cancel := context.WithTimeout(ctx, forgetTime)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", g.docker)
 	}}}
 	defer client.CloseIdleConnections()
-	for i, name := range names {
-		if err := askDocker(ctx, client, name); err != nil {
-			log.Warn("Docker was not asked to forget all volumes", "left", len(names)-i, "err", err)
-			return
+	var remembered struct {
+		Volumes []struct{ Name, Driver string }
+	}
+	names := stub.Names(g.root)
+	answers.blind.Store(true)
+	err := askDocker(ctx, client, "/volumes?filters="+url.QueryEscape(`{"driver":["mobyfs"]}`), &remembered)
+	answers.blind.Store(false)
+	if err != nil {
+		return err
+	}
+	for _, v := range remembered.Volumes {
+		if v.Driver == "mobyfs" && !slices.Contains(names, v.Name) {
+			names = append(names, v.Name)
 		}
 	}
+	for _, name := range names {
+		if err := askDocker(ctx, client, "/volumes/"+url.PathEscape(name), nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func askDocker(ctx context.Context, client *http.Client, volume string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/volumes/"+url.PathEscape(volume), nil)
+// askDocker makes a call and decodes the answer into v, unless v is nil: then any answer will do.
+func askDocker(ctx context.Context, client *http.Client, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker"+path, nil)
 	if err != nil {
 		return err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask Docker for volume %q: %w", volume, err)
+		return fmt.Errorf("ask Docker: %w", err)
 	}
-	return resp.Body.Close()
+	defer resp.Body.Close()
+	body := io.LimitReader(resp.Body, 64<<20)
+	if v == nil {
+		_, err = io.Copy(io.Discard, body)
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask Docker: it answers %s", resp.Status)
+	}
+	return json.NewDecoder(body).Decode(v)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs/internal/discovery"
+	"github.com/mobyfs/mobyfs/internal/process"
 )
 
 func TestMain(m *testing.M) {
@@ -294,5 +296,123 @@ func TestStartedByHandEndsWithTheError(t *testing.T) {
 	}
 	if _, err := os.Stat(h1.endpoint.Path()); !os.IsNotExist(err) {
 		t.Errorf("it made a socket that nobody answers at (%v)", err)
+	}
+}
+
+// dockerd is a process that can be ended, and a socket at which somebody remembers volumes.
+type dockerd struct {
+	socket string
+	end    func()
+	life   process.Life
+
+	mu    sync.Mutex
+	asked []string // paths
+}
+
+func newDockerd(t *testing.T, plugin string) *dockerd {
+	t.Helper()
+	d := &dockerd{socket: filepath.Join(t.TempDir(), "docker.sock")}
+	cmd := exec.Command("cat")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d.end = sync.OnceFunc(func() { stdin.Close(); _ = cmd.Wait() })
+	t.Cleanup(d.end)
+	if d.life, err = process.Of(cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", d.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d.mu.Lock()
+		d.asked = append(d.asked, r.URL.Path)
+		d.mu.Unlock()
+		switch name, one := strings.CutPrefix(r.URL.Path, "/volumes/"); {
+		case one: // as Docker does, it asks the driver, and forgets what is not there
+			if ans := call(t, settings{endpoint: discovery.Endpoint("unix://" + plugin)}, "VolumeDriver.Get", map[string]any{"Name": name}); ans["Err"] != "no such volume" {
+				t.Errorf("Get of %s was answered %v", name, ans)
+			}
+			http.NotFound(w, r)
+		default: // it lists what it remembers of a driver that can't list
+			if ans := call(t, settings{endpoint: discovery.Endpoint("unix://" + plugin)}, "VolumeDriver.List", nil); ans["Err"] == "" {
+				t.Errorf("List was answered %v, so that Docker forgets what it remembers", ans)
+			}
+			fmt.Fprint(w, `{"Volumes":[{"Name":"pgdata","Driver":"mobyfs"},{"Name":"mine","Driver":"local"},{"Name":"logs","Driver":"mobyfs"}]}`)
+		}
+	})}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { server.Close() })
+	return d
+}
+
+func TestC25StubAnswersUntilDockerdEndsAndLeavesNothing(t *testing.T) {
+	plugin := filepath.Join(t.TempDir(), "mobyfs.sock")
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(root, "state", "catalogue.json"), `{"volumes":[{"id":"v1","name":"elsewhere"},{"id":"v2","name":"logs"}]}`)
+	d := newDockerd(t, plugin)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- gone{settings: settings{root: root, docker: d.socket}, life: d.life, endpoints: []string{"unix://" + plugin}}.run(t.Context(), quiet(t, "stub"))
+	}()
+	(&shop{t: t}).eventually("Docker is asked for what it remembers of ours", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return strings.Join(d.asked, " ") == "/volumes /volumes/elsewhere /volumes/logs /volumes/pgdata"
+	})
+	if ans := call(t, settings{endpoint: discovery.Endpoint("unix://" + plugin)}, "VolumeDriver.List", nil); ans["Err"] != "" {
+		t.Errorf("afterwards List was answered %v", ans)
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("it ended before dockerd: %v", err)
+	default:
+	}
+	d.end()
+	if err := <-ended; err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	if _, err := os.Stat(plugin); !os.IsNotExist(err) {
+		t.Errorf("its socket is still there (%v)", err)
+	}
+}
+
+// Whoever has put another socket in its place meanwhile keeps it.
+func TestC25StubTakesNobodyElsesSocketAway(t *testing.T) {
+	plugin := filepath.Join(t.TempDir(), "mobyfs.sock")
+	d := newDockerd(t, plugin)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- gone{settings: settings{docker: "/nowhere"}, life: d.life, endpoints: []string{"unix://" + plugin}}.run(t.Context(), quiet(t, "stub"))
+	}()
+	(&shop{t: t}).eventually("it answers", func() bool {
+		c, err := net.Dial("unix", plugin)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	if err := os.Remove(plugin); err != nil {
+		t.Fatal(err)
+	}
+	other, err := listenUnix(plugin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	d.end()
+	if err := <-ended; err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	if _, err := os.Stat(plugin); err != nil {
+		t.Errorf("it took away a socket of somebody else's: %v", err)
 	}
 }

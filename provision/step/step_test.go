@@ -440,8 +440,8 @@ func TestC25RemoveLeavesAStubWhereDockerHasUsedTheDriver(t *testing.T) {
 		t.Errorf("calls of systemd (-want +got):\n%s", diff)
 	}
 	f := m.Facts(t)
-	if f.Here() || !f.Exists[step.PluginSock] || len(step.Plan(f, absent(d))) != 0 {
-		t.Errorf("here: %v, socket: %v, to do: %v", f.Here(), f.Exists[step.PluginSock], step.Plan(f, absent(d)))
+	if f.Here() || !f.Exists[discovery.SockPath] || len(step.Plan(f, absent(d))) != 0 {
+		t.Errorf("here: %v, socket: %v, to do: %v", f.Here(), f.Exists[discovery.SockPath], step.Plan(f, absent(d)))
 	}
 
 	d = m.desired("agent 1") // and a later installation replaces it
@@ -460,7 +460,7 @@ func TestRemoveWithAStubKilledAnywhereConverges(t *testing.T) {
 	killedEverywhere(t, 23, func(m *machine, kill string) bool {
 		m.Activated(m.t)
 		killed := m.removeKilled(m.desired("agent 1"), kill)
-		if f := m.Facts(m.t); killed && (f.Units[step.StubUnit].Active != "active" || !f.Exists[step.PluginSock]) {
+		if f := m.Facts(m.t); killed && (f.Units[step.StubUnit].Active != "active" || !f.Exists[discovery.SockPath]) {
 			m.t.Error("nobody answers Docker")
 		}
 		return killed
