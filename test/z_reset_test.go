@@ -21,35 +21,85 @@ func TestResetRefusesWhileVolumesAreHere(t *testing.T) {
 	the.Remove(t, "precious")
 }
 
-// TestResetLeavesTheHostAsItWas runs last: there is no cluster after it.
-func TestResetLeavesTheHostAsItWas(t *testing.T) {
+// traces lists what of mobyfs is on a host. On these hosts /var/lib/mobyfs is a file system of its own, which stays,
+// empty; and they come with a user named mobyfs, who may use sudo.
+func traces(t *testing.T, host string) string {
+	t.Helper()
+	return the.Sh(t, host, "systemctl list-units --all --no-legend --plain 'mobyfs*' | cut -d' ' -f1; find /var/lib/mobyfs /run/docker/plugins -mindepth 1; "+
+		"find /var/lib /etc /usr /run -xdev -name '*mobyfs*' ! -path /var/lib/mobyfs ! -path /etc/sudoers.d/mobyfs ! -path '/run/docker/plugins/*' ! -path '/run/systemd/*'")
+}
+
+// TestC25ResetLeavesOnlyAStubAndThatUntilDockerEnds runs last: there is no cluster after it.
+func TestC25ResetLeavesOnlyAStubAndThatUntilDockerEnds(t *testing.T) {
 	docker := the.Sh(t, "h1", "systemctl show -p MainPID docker")
+	for _, e := range engines { // a volume that Docker will remember, and the cluster will have gone
+		the.On(t, e.host, "docker", "volume", "create", "-d", "mobyfs", "left-"+e.host)
+	}
 	r := the.Try(t, "reset", "-f", the.ClusterYAML(), "--yes", "--purge-data")
 	if r.Code != 0 {
 		t.Fatalf("reset: %v", r)
 	}
-	if after := hostTree(t, "h1"); after != freshTree {
-		t.Errorf("h1 is not what it was before the first bootstrap:\n%s", diffLines(freshTree, after))
-	}
-	for h := range the.Hosts {
-		// On these hosts /var/lib/mobyfs is a file system of its own, which stays, empty; and they come with a user
-		// named mobyfs, who may use sudo.
-		if out := the.Sh(t, h, "systemctl list-units --all --no-legend 'mobyfs*'; find /var/lib/mobyfs /run/docker/plugins -mindepth 1; find /var/lib /etc /usr -xdev -name '*mobyfs*' ! -path /var/lib/mobyfs ! -path /etc/sudoers.d/mobyfs"); out != "" {
-			t.Errorf("%s still has: %s", h, out)
-		}
-	}
+	fleet.Has(t, r.Stdout+r.Stderr, "a stub answers it")
 	if now := the.Sh(t, "h1", "systemctl show -p MainPID docker"); now != docker {
 		t.Errorf("reset restarted Docker: %s, was %s", now, docker)
 	}
-	fleet.Eventually(t, 30*time.Second, func() string {
-		if r := the.TryOn(t, "h1", "docker", "run", "--rm", "busybox", "true"); r.Code != 0 {
-			return r.String()
+	// A new cluster takes the stub's place on the same hosts, and leaves one again.
+	the.Ctl(t, "bootstrap", "-f", the.ClusterYAML(), "--yes")
+	for _, e := range engines {
+		if units := the.Sh(t, e.host, "systemctl list-units --all --no-legend --plain 'mobyfs-stub*'"); units != "" {
+			t.Errorf("%s is a node again and has %s", e.host, units)
 		}
-		return ""
-	})
+		the.On(t, e.host, "docker", "volume", "create", "-d", "mobyfs", "left-"+e.host)
+	}
+	the.Ctl(t, "reset", "-f", the.ClusterYAML(), "--yes", "--purge-data")
+
 	again := the.Try(t, "reset", "-f", the.ClusterYAML(), "--yes")
 	if again.Code != 0 {
 		t.Errorf("a second reset: %v", again)
 	}
 	fleet.Has(t, again.Stdout+again.Stderr, "nothing to do")
+
+	onEachEngine(t, func(t *testing.T, host string) {
+		if got, want := traces(t, host), "mobyfs-stub.service\n/run/docker/plugins/mobyfs.sock"; got != want {
+			t.Errorf("%s has: %s, want the stub alone", host, got)
+		}
+		began := time.Now()
+		if the.DockerLists(t, host, "left-"+host) {
+			t.Errorf("%s still lists a volume of the cluster that is gone", host)
+		}
+		took := time.Since(began)
+		t.Logf("docker volume ls took %v", took)
+		if took > time.Second {
+			t.Errorf("docker volume ls took %v", took)
+		}
+		if r := the.TryOn(t, host, "docker", "run", "--rm", "-v", "left-"+host+":/data", "--volume-driver=mobyfs", "busybox", "true"); r.Code == 0 {
+			t.Error("a container started with a volume of a cluster that is gone")
+		} else {
+			fleet.Has(t, r.Stderr, "taken off this host")
+		}
+		fleet.Eventually(t, 30*time.Second, func() string {
+			if r := the.TryOn(t, host, "docker", "run", "--rm", "busybox", "true"); r.Code != 0 {
+				return r.String()
+			}
+			return ""
+		})
+
+		start := startDockerd(t, host)
+		t.Logf("dockerd's start afterwards took %v", start)
+		if start > 10*time.Second {
+			t.Errorf("dockerd still looks for the driver: its start took %v; it says:\n%s", start,
+				the.Sh(t, host, "journalctl -u docker -u mobyfs-stub -o cat --since -2min | grep -iE 'volume|plugin|stub' | tail -20"))
+		}
+		if got := traces(t, host); got != "" {
+			t.Errorf("after Docker's restart %s still has: %s", host, got)
+		}
+		began = time.Now()
+		the.On(t, host, "docker", "volume", "ls")
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("after Docker's restart docker volume ls took %v", took)
+		}
+	})
+	if after := hostTree(t, "h1"); after != freshTree {
+		t.Errorf("h1 is not what it was before the first bootstrap:\n%s", diffLines(freshTree, after))
+	}
 }
