@@ -19,7 +19,8 @@ func newResetCommand(a *app) *cobra.Command {
 		Use:   "reset [host …]",
 		Short: "Take everything that bootstrap installed off the hosts again",
 		Long: "reset removes what bootstrap put on the hosts, and nothing else; Docker stays as it is. It refuses while the\n" +
-			"bytes of volumes are on a host, unless --purge-data is given, and while containers use them in any case.",
+			"bytes of volumes are on a host, unless --purge-data is given, and while containers use them in any case.\n" +
+			"Where Docker has used mobyfs, a stub without a file answers it until it is restarted.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in, err := f.installer(cmd.Context(), "reset")
 			if err != nil {
