@@ -101,6 +101,9 @@ func (s *Stub) List() []mobyfs.DockerVolume {
 // describe says what was known when the catalogue was written.
 func (s *Stub) describe(v mobyfs.Volume, why error) mobyfs.DockerVolume {
 	status := map[string]any{"node": v.Node, "state": v.Condition(), "fence": uint64(v.Fence), "stale": true}
+	if v.Spec.Class != "" {
+		status["class"] = v.Spec.Class
+	}
 	if v.Spec.SizeBytes > 0 {
 		status["size"] = humanize.IBytes(uint64(v.Spec.SizeBytes))
 	}
