@@ -90,6 +90,10 @@ bench: prepare build ## measures against doing it by hand; writes docs/benchmark
 bench-driver: prepare build ## measures what the driver costs Docker; writes docs/benchmarks-driver.md
 	go test -count=1 -timeout 60m -tags bench -run '^TestBenchDriver$$' -v ./test -bench-into $(CURDIR)/docs/benchmarks-driver.md
 
+.PHONY: chaos
+chaos: ## 10,000 random schedules of containers, nodes and failures, against a model (an hour)
+	go test -race -count=1 -timeout 150m -run RandomSchedules ./agent -seeds 10000 -rounds 1
+
 .PHONY: fuzz
 fuzz: ## ten minutes of fuzzing, recorded in docs/fuzzing.md
 	tools/fuzz.sh docs/fuzzing.md
