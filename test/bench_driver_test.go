@@ -157,8 +157,8 @@ func writeDriverBenchmarks(t *testing.T, each []calls, all []comparison, start d
 	var b strings.Builder
 	b.WriteString("# Benchmarks of the driver\nMade by `make bench-driver`, on the hosts of `make bench`. Both sides of a row were measured in turns in one run.\n\n" +
 		"## Calls through the socket\nA new connection for each call, as Docker makes it, in turns with the same call to a driver that agrees to\n" +
-		"everything at once and does nothing. What Create, Mount and Unmount cost is mostly what they write to disk before they answer, and for\n" +
-		"Create and the first Mount a transaction of the control plane on another host.\n\n" +
+		"everything at once and does nothing. Create, Mount and Unmount write to disk before they answer; Create and the first Mount also\n" +
+		"wait for a transaction of the control plane on another host.\n\n" +
 		"| call | calls | p50 | p99 | ratio at p50 | ratio at p99 |\n|---|---|---|---|---|---|\n")
 	for _, c := range each {
 		p50, p99 := quantile(c.Ours, 0.5), quantile(c.Ours, 0.99)
