@@ -350,12 +350,12 @@ func TestBytesInUseAreNotPutAway(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, h1, h2 := twoNodes(t, nil)
 		path := filepath.Join(h1.root, "volumes", "v1", "data")
-		r.cluster.hook(nil, func(_, call string) error {
-			if call == "Commit" { // somebody opens a file in the moment in which the volume has moved
+		r.cluster.hook(func(_, call string) error {
+			if call == "Commit" { // somebody opens a file when all has been read
 				h1.kernel.set(path, 0, 1)
 			}
 			return nil
-		})
+		}, nil)
 		r.cluster.move("pgdata", "h2")
 		settled()
 		pass(time.Minute)
