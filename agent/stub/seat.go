@@ -38,13 +38,14 @@ func NewSeat(root string) *Seat { return &Seat{stub: New(root), ready: make(chan
 func (s *Seat) Ready() <-chan struct{} { return s.ready }
 
 // Fill opens the agent and gives it the seat. If hold is not 0 the stub has the seat for that long first, because of
-// why. An open that fails is tried again until ctx ends; each time failed is told the error, and returns whether to
-// go on. Fill returns when the agent has the seat or never will.
+// why. An open that fails is tried again until ctx ends; each time failed is told the error, before Docker is let in to
+// the stub, and returns whether to go on. Fill returns when the agent has the seat or never will.
 func (s *Seat) Fill(ctx context.Context, hold time.Duration, why error, open func() (mobyfs.Mounter, error), failed func(error) (goOn bool)) {
 	if hold > 0 {
 		s.stub.Because(why)
+		goOn := failed(why)
 		s.letIn()
-		if !failed(why) || !sleep(ctx, hold) {
+		if !goOn || !sleep(ctx, hold) {
 			return
 		}
 	}
@@ -61,8 +62,9 @@ func (s *Seat) Fill(ctx context.Context, hold time.Duration, why error, open fun
 		}
 		impatient.Stop()
 		s.stub.Because(err)
+		goOn := failed(err)
 		s.letIn()
-		if !failed(err) || !sleep(ctx, pause) {
+		if !goOn || !sleep(ctx, pause) {
 			return
 		}
 	}
