@@ -35,8 +35,8 @@ demo-down: build ## takes the demo off again
 test: prepare build ## all tests, those on sandbox hosts included
 	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$)
 	$(MAKE) peer
-	go test -count=1 -timeout 20m -v ./provision/cloud/sandbox ./test
-	go test -count=1 -timeout 10m -v -run $(QUICK) ./test/conformance
+	go test -count=1 -timeout 45m -v ./provision/cloud/sandbox ./test
+	go test -count=1 -timeout 20m -v -run $(QUICK) ./test/conformance
 
 # What conformance adds to the other tests in a few minutes: the wire, retries and volumes at both engines' sockets.
 QUICK := '^TestEngines|^TestC(0|1|2|3[0-2]|3[4-9]|4[0-4])'
