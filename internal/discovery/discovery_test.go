@@ -112,12 +112,16 @@ func (h host) dead(path string) {
 	_ = l.Close()
 }
 
-// driver answers as one does, and fails the test if it is told of a new life.
+// driver answers as one does that has an agent behind it, and fails the test if it is told of a new life.
 func (h host) driver(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != "/VolumeDriver.Capabilities" || r.Header.Get("Accept") != "" {
+	switch {
+	case r.Header.Get("Accept") == "" && r.URL.Path == "/VolumeDriver.Capabilities":
+		_, _ = w.Write([]byte(`{"Err":"","Capabilities":{"Scope":"global"}}`))
+	case r.Header.Get("Accept") == "" && r.URL.Path == "/VolumeDriver.Unmount":
+		_, _ = w.Write([]byte(`{"Err":""}`))
+	default:
 		h.t.Errorf("the driver was asked %s with Accept %q", r.URL.Path, r.Header.Get("Accept"))
 	}
-	_, _ = w.Write([]byte(`{"Capabilities":{"Scope":"global"}}`))
 }
 
 func (h host) docker(activated bool, plugins string) {
@@ -338,5 +342,25 @@ func TestJSONWithCertificatesOfTheCluster(t *testing.T) {
 	h.write(JSONPath, `{"Addr":"`+string(at)+`","TLSConfig":{"CAFile":"/pki/ca.crt","CertFile":"/pki/node.crt","KeyFile":"/pki/node.key"}}`, 0o644)
 	if err := AskRegistered(t.Context(), h.root, at); !Refused(err) {
 		t.Errorf("with the node's own certificate: %v", err)
+	}
+}
+
+// Bootstrap must not take a stub for an agent that works.
+func TestStubIsADriverButNoAgent(t *testing.T) {
+	h := newHost(t)
+	h.serve(SockPath, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/VolumeDriver.Capabilities" {
+			_, _ = w.Write([]byte(`{"Err":"","Capabilities":{"Scope":"global"}}`))
+			return
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = w.Write([]byte(`{"Err":"mobyfs on this host is not working: this node has no certificate"}`))
+	})
+	at := Endpoint("unix://" + h.root + SockPath)
+	if err := Ask(t.Context(), at, nil); err != nil {
+		t.Errorf("the stub counts as no driver: %v", err)
+	}
+	if err := askAgent(t.Context(), at, nil); err == nil || !strings.Contains(err.Error(), "no certificate") {
+		t.Errorf("the stub counts as an agent (%v)", err)
 	}
 }
