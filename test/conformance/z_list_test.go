@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,29 +13,39 @@ import (
 // TestC36ListIsCompleteAndQuick: with as many volumes as the promise says if the run is a long one.
 func TestC36ListIsCompleteAndQuick(t *testing.T) {
 	bootstrap(t)
+	makers := []*host{engines[0], {name: other, engine: "20.10"}, engines[1]}
 	n := 300
 	if *long {
 		n = 10_000
 	}
-	maker := &host{name: other, engine: "20.10"}
-	var create, drop []request
+	create, drop := map[string][]request{}, map[string][]request{}
 	for i := range n {
-		name := fmt.Sprintf("c36-%05d", i)
-		create = append(create, maker.asDocker("VolumeDriver.Create", args("Name", name)))
-		drop = append(drop, maker.asDocker("VolumeDriver.Remove", args("Name", name)))
+		name, on := fmt.Sprintf("c36-%05d", i), makers[i%len(makers)]
+		create[on.name] = append(create[on.name], on.asDocker("VolumeDriver.Create", args("Name", name)))
+		drop[on.name] = append(drop[on.name], on.asDocker("VolumeDriver.Remove", args("Name", name)))
+	}
+	each := func(requests map[string][]request) {
+		t.Helper()
+		var all sync.WaitGroup
+		for _, on := range makers {
+			all.Go(func() {
+				for _, s := range on.wire(t, 16, requests[on.name]...) {
+					if s.Body != `{"Err":""}`+"\n" {
+						t.Errorf("%s answered %+v", on.name, s)
+					}
+				}
+			})
+		}
+		all.Wait()
 	}
 	t.Cleanup(func() {
 		if *long {
 			return // it is the last test, and the hosts go
 		}
-		for _, s := range maker.wire(t, 16, drop...) {
-			s.succeeded(t)
-		}
+		each(drop)
 	})
 	start := time.Now()
-	for _, s := range maker.wire(t, 16, create...) {
-		s.succeeded(t)
-	}
+	each(create)
 	t.Logf("%d volumes made in %v", n, time.Since(start))
 	onBoth(t, func(t *testing.T, on *host) {
 		ask := on.asDocker("VolumeDriver.List", "{}")
