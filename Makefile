@@ -49,7 +49,8 @@ conformance: prepare build ## tries all promises about Docker's protocol (an hou
 	-go test -count=1 -json -run '^TestC[0-9]' $$(go list ./... | grep -v -e /test$$ -e /test/ -e /cloud/sandbox$$) >$(RESULTS)/process.json
 	-(cd driver/peer && go test -count=1 -json -parallel 32 ./...) >$(RESULTS)/peer.json
 	-(cd driver/peer && go test -count=1 -json -parallel 32 -modfile=v20.mod ./...) >$(RESULTS)/peer20.json
-	-go test -count=1 -json -p 1 -timeout 40m -run '^TestC[0-9]|^TestBootstrapMakes' $$(go list ./test/... | grep -v -e /conformance$$) >$(RESULTS)/system.json
+	-go test -count=1 -json -timeout 40m -run '^TestC[0-9]|^TestBootstrapMakes' ./test >$(RESULTS)/system.json
+	-go test -count=1 -json -timeout 40m ./test/clients -rounds 20 >$(RESULTS)/clients.json
 	-go test -count=1 -json -timeout 60m ./test/conformance -long >$(RESULTS)/engines.json
 	go run ./tools/conformance -into docs/conformance.md $(RESULTS)/*.json
 
