@@ -50,6 +50,10 @@ func Main(m *testing.M, the **Fleet) (code int) {
 	return m.Run()
 }
 
+// oftenStarted lets Docker be restarted as often as tests do; systemd gives up after three times in a minute.
+const oftenStarted = `mkdir -p /etc/systemd/system/docker.service.d &&
+	printf '[Unit]\nStartLimitIntervalSec=0\n' >/etc/systemd/system/docker.service.d/often.conf && systemctl daemon-reload`
+
 // up builds the programs and makes the hosts. What it could make it returns even with an error.
 func up() (*Fleet, error) {
 	dir, err := os.MkdirTemp("", "mobyfs-test-")
@@ -100,6 +104,9 @@ func up() (*Fleet, error) {
 	for h := range f.Hosts {
 		if out, err := exec.Command("docker", "cp", dir+"/hosttool", f.Container(h)+":/usr/local/bin/hosttool").CombinedOutput(); err != nil {
 			return f, fmt.Errorf("docker cp: %w\n%s", err, out)
+		}
+		if out, err := f.CmdOn(h, "sh", "-c", oftenStarted).CombinedOutput(); err != nil {
+			return f, fmt.Errorf("let Docker on %s be restarted often: %w\n%s", h, err, out)
 		}
 	}
 	return f, nil
