@@ -19,6 +19,9 @@ type Lease struct {
 	Wanted string `json:"wanted,omitempty"`
 }
 
+// MaxLinger bounds how long a node may be told to let leases linger.
+const MaxLinger = 10 * time.Minute
+
 // Grant is control's answer to a claim: everything the node needs next, so that it asks no second question.
 type Grant struct {
 	Volume Volume `json:"volume"`

@@ -35,10 +35,7 @@ func newReporter(a *Agent) *reporter {
 
 // kick asks for a report soon.
 func (r *reporter) kick() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	signal(r.wake)
 }
 
 // Advertise tells control from now on that other nodes reach this one at address.

@@ -166,12 +166,9 @@ func (c *Config) check(d *document) {
 	c.checkHosts(d)
 }
 
-// maxLinger is what agents take at the most.
-const maxLinger = 10 * time.Minute
-
 func (c *Config) checkVolumes(d *document) {
-	if linger, err := time.ParseDuration(c.Volumes.Linger); err != nil || linger < 0 || linger > maxLinger {
-		d.wrong("$.volumes.linger", "%q is no time from 0s to %v: write it as 5s or 1m30s", c.Volumes.Linger, maxLinger)
+	if linger, err := time.ParseDuration(c.Volumes.Linger); err != nil || linger < 0 || linger > mobyfs.MaxLinger {
+		d.wrong("$.volumes.linger", "%q is no time from 0s to %v: write it as 5s or 1m30s", c.Volumes.Linger, mobyfs.MaxLinger)
 	}
 	names := map[string]bool{}
 	for i, class := range c.Volumes.Classes {

@@ -64,9 +64,6 @@ func (s *settings) bind(f *pflag.FlagSet, lookup func(key string) string) {
 	f.StringVar(&s.envFile, "env-file", "/etc/mobyfs/mobyfs.env", "where settings are read again on SIGHUP")
 }
 
-// maxLinger is a bound that no cluster needs more than: nobody else's mount waits for a lease that lingers.
-const maxLinger = 10 * time.Minute
-
 // portFlag is a port, or 0 for what is none: check refuses that, so that a bad one from systemd's environment is told
 // to Docker like any other bad setting.
 type portFlag int
@@ -119,8 +116,8 @@ func (s *settings) check() error {
 	if _, err := parseLevel(s.log); err != nil {
 		return err
 	}
-	if s.linger < 0 || s.linger > maxLinger {
-		return mobyfs.Errorf(mobyfs.CodeInvalid, "a lease can't linger for that time").WithHint("set MOBYFS_LINGER to a time from 0s to %v, such as 5s", maxLinger)
+	if s.linger < 0 || s.linger > mobyfs.MaxLinger {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "a lease can't linger for that time").WithHint("set MOBYFS_LINGER to a time from 0s to %v, such as 5s", mobyfs.MaxLinger)
 	}
 	if err := mobyfs.CheckNodeName(s.node); err != nil {
 		return err
