@@ -32,6 +32,7 @@ const (
 	bodyTimeout   = 5 * time.Second
 	answerTimeout = 15 * time.Second // for the service, not for a watch
 	idleTimeout   = 2 * time.Minute
+	maxRequestID  = 128                    // bytes
 	sendTime      = 300 * time.Millisecond // for the last answers before connections are closed
 )
 
@@ -147,8 +148,15 @@ func (s *Server) Handler() http.Handler {
 				fmt.Sprintf("the path %q holds . or .. or empty parts", r.URL.Path), seeSpec))
 			return
 		}
-		s.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
+		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: who.URI().String(), From: r.RemoteAddr, Request: requestID(r)})
+		s.mux.ServeHTTP(w, r.WithContext(context.WithValue(ctx, callerKey{}, who)))
 	})
+}
+
+// requestID is the ID that the client gave its request, cut to what an event can hold.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("Idempotency-Key")
+	return id[:min(len(id), maxRequestID)]
 }
 
 // survive turns a panic into an answer and a line in the log.

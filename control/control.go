@@ -35,6 +35,9 @@ type Config struct {
 	Classes  []mobyfs.VolumeClass // from which volumes may be made; see ReadClasses
 	Log      *slog.Logger         // not nil
 	Now      func() time.Time     // time.Now if nil
+
+	// OpenStore opens the store; store.Open if nil.
+	OpenStore func(context.Context, store.Config) (*store.Store, error)
 }
 
 // Control is a running control plane. All methods may be called at once.
@@ -57,6 +60,9 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.OpenStore == nil {
+		cfg.OpenStore = store.Open
+	}
 	who, _, err := cfg.Identity.Identity()
 	if err != nil {
 		return nil, fmt.Errorf("load control's identity: %w", err)
@@ -65,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "the certificate says %s, control needs %s", who.URI(), want.URI()).
 			WithHint("mobyfs-control init --cluster %s", cfg.Cluster)
 	}
-	s, err := store.Open(ctx, store.Config{Root: cfg.Root, Cluster: cfg.Cluster, Log: cfg.Log, Now: cfg.Now})
+	s, err := cfg.OpenStore(ctx, store.Config{Root: cfg.Root, Cluster: cfg.Cluster, Log: cfg.Log, Now: cfg.Now})
 	if err != nil {
 		return nil, err
 	}
@@ -104,12 +110,29 @@ func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *m
 		if decided, err = rule(&v); err != nil || decided == "" {
 			return err
 		}
-		return tx.PutVolume(&v)
+		return put(tx, decided, &v)
 	})
 	if err == nil && decided != "" {
 		c.say(decided, v)
 	}
 	return v, err
+}
+
+// put writes the record of a volume and the event that tells what was decided.
+func put(tx *store.Tx, decided string, v *mobyfs.Volume) error {
+	if err := tx.PutVolume(v); err != nil {
+		return err
+	}
+	return record(tx, decided, *v)
+}
+
+// record writes the event that tells what was decided on a volume.
+func record(tx *store.Tx, decided string, v mobyfs.Volume) error {
+	e := mobyfs.Event{Text: decided, Volume: v.ID, Name: v.Name, Node: v.Node, Fence: v.Fence}
+	if v.Migration != nil {
+		e.Migration = v.Migration.ID
+	}
+	return tx.Record(e)
 }
 
 // note writes into a volume's record what a node has seen. It decides nothing: the fence stays, and nothing is

@@ -36,10 +36,10 @@ func (c *Control) Report(ctx context.Context, who pki.Identity, r mobyfs.Report)
 		return err
 	}
 	if news {
-		c.store.Touch(store.Ref{Node: who.Name})
+		c.store.Touch(store.NodeRef(who.Name))
 	}
 	for _, id := range c.hearOfMoves(who.Name, r.Progress) {
-		c.store.Touch(store.Ref{Volume: id})
+		c.store.Touch(store.VolumeRef(id))
 	}
 	return c.hearOfUse(ctx, who.Name, r)
 }
@@ -77,7 +77,10 @@ func (c *Control) join(ctx context.Context, name string, r mobyfs.Report) error 
 			return err
 		}
 		n.Address, n.Version, n.Capacity, n.Volumes, n.LastSeenAt = r.Address, r.Version, r.Capacity, r.Volumes, c.now().UTC()
-		return tx.PutNode(n)
+		if err := tx.PutNode(n); err != nil {
+			return err
+		}
+		return tx.Record(mobyfs.Event{Text: said, Node: name})
 	})
 	if err == nil {
 		c.log.Info(said, "node", name, "address", r.Address, "version", r.Version)

@@ -32,7 +32,7 @@ func (c *Control) reconcile(ctx context.Context) {
 	now := c.now()
 	for _, name := range c.told.fallen(now) {
 		c.log.Info("node is silent", "node", name)
-		c.store.Touch(store.Ref{Node: name})
+		c.store.Touch(store.NodeRef(name))
 	}
 	var volumes []mobyfs.Volume
 	there, moving := map[mobyfs.VolumeID]bool{}, map[mobyfs.MigrationID]bool{}

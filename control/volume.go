@@ -55,7 +55,7 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 			ID: mobyfs.VolumeID(c.newID()), Name: name, Spec: full, State: mobyfs.VolumeCreating,
 			CreatedAt: c.now().UTC(), Node: home, Fence: 1,
 		}
-		return tx.PutVolume(&v)
+		return put(tx, "volume placed", &v)
 	})
 	if err != nil {
 		return mobyfs.Volume{}, err
@@ -207,7 +207,10 @@ func (c *Control) Removed(ctx context.Context, who pki.Identity, id mobyfs.Volum
 			return mobyfs.Errorf(mobyfs.CodeInvalid, "%s is not being removed", title(v)).
 				WithHint("mobyctl volume rm %s", v.Name)
 		}
-		return tx.DeleteVolume(id)
+		if err := tx.DeleteVolume(id); err != nil {
+			return err
+		}
+		return record(tx, "volume is gone", v)
 	})
 	switch {
 	case mobyfs.CodeOf(err) == mobyfs.CodeNotFound:

@@ -47,19 +47,21 @@ func (c *Control) change(ref store.Ref) (mobyfs.Change, bool) {
 	ok := false
 	c.store.View(func(view store.View) {
 		change.Revision = view.Revision()
-		if ref.Node != "" {
+		switch ref.Kind {
+		case store.KindNode:
 			var n mobyfs.Node
-			if n, ok = view.Node(ref.Node); ok {
+			if n, ok = view.Node(ref.ID); ok {
 				n = c.told.node(n, c.now())
 				change.Node = &n
 			}
-			return
-		}
-		if v, there := view.Volume(ref.Volume); there {
-			v = c.told.volume(v)
-			change.Revision, change.Volume, ok = v.Revision, &v, true
-		} else if ok = view.Readable(ref.Volume); ok {
-			change.Gone = ref.Volume
+		case store.KindVolume:
+			id := mobyfs.VolumeID(ref.ID)
+			if v, there := view.Volume(id); there {
+				v = c.told.volume(v)
+				change.Revision, change.Volume, ok = v.Revision, &v, true
+			} else if ok = view.Readable(id); ok {
+				change.Gone = id
+			}
 		}
 	})
 	return change, ok

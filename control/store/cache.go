@@ -6,66 +6,67 @@ import (
 	"github.com/mobyfs/mobyfs"
 )
 
-// cache is what this process knows of all records. It learns from two sides: from etcd's watch, in order and
+// cache is what this process knows of all records. It learns from two sides: from the engine's watch, in order and
 // complete, and from its own commits, which may come earlier than the watch or later.
 type cache struct {
 	mu         sync.RWMutex
-	volumes    map[mobyfs.VolumeID]mobyfs.Volume
-	nodes      map[string]mobyfs.Node
-	unreadable map[string]string // key to cause
-	seen       map[string]int64  // the revision of what is known of a key; of deleted keys until the watch has told
-	watched    int64             // the watch has told everything up to this revision
-	newest     int64             // the highest revision heard of
+	records    map[Kind]map[string]any // by ID; each a pointer that is never written to
+	unreadable map[string]string       // key to cause
+	seen       map[string]int64        // the revision of what is known of a key; of deleted keys until the watch has told
+	watched    int64                   // the watch has told everything up to this revision
+	newest     int64                   // the highest revision heard of
 }
 
 func newCache() *cache {
-	return &cache{
-		volumes: map[mobyfs.VolumeID]mobyfs.Volume{}, nodes: map[string]mobyfs.Node{},
-		unreadable: map[string]string{}, seen: map[string]int64{},
+	c := &cache{records: map[Kind]map[string]any{}, unreadable: map[string]string{}, seen: map[string]int64{}}
+	for _, t := range tables {
+		c.records[t.kind()] = map[string]any{}
 	}
+	return c
 }
 
-// put notes the value of a key at a revision, nil if it is deleted, and reports whether that was news.
-func (c *cache) put(key string, raw []byte, rev int64) bool {
-	if rev <= c.seen[key] {
-		return false
+// put notes the value of a key at a revision, nil if it is deleted. It tells which record that is, and whether it was
+// news of one that subscribers are told of.
+func (c *cache) put(key string, raw []byte, rev int64) (Ref, bool) {
+	c.newest = max(c.newest, rev)
+	t, id, ok := tableOf(key)
+	if !ok || !t.kept() || rev <= c.seen[key] {
+		return Ref{}, false
 	}
 	c.seen[key] = rev
-	c.newest = max(c.newest, rev)
-	ref, ok := refOf(key)
-	if !ok {
-		return false
-	}
-	delete(c.volumes, ref.Volume)
-	delete(c.nodes, ref.Node)
+	delete(c.records[t.kind()], id)
 	delete(c.unreadable, key)
+	ref := Ref{t.kind(), id}
 	if raw == nil {
-		return true
+		return ref, true
 	}
-	var err error
-	if ref.Node != "" {
-		var n mobyfs.Node
-		if n, err = decodeNode(ref.Node, raw); err == nil {
-			c.nodes[ref.Node] = n
-		}
-	} else {
-		var v mobyfs.Volume
-		if v, err = decodeVolume(ref.Volume, raw, rev); err == nil {
-			c.volumes[ref.Volume] = v
-		}
-	}
+	v, err := t.decodeAny(id, raw, rev)
 	if err != nil {
 		c.unreadable[key] = err.Error()
+	} else {
+		c.records[t.kind()][id] = v
 	}
-	return true
+	return ref, true
+}
+
+// forget drops the memory of a key that was deleted at the revision, once the watch has told it: nothing older can
+// come any more. A newer record stays.
+func (c *cache) forget(key string, rev int64) {
+	if c.seen[key] <= rev {
+		delete(c.seen, key)
+	}
 }
 
 // learn notes what this process has committed. What the watch has passed already it knows better.
 func (s *Store) learn(key string, raw []byte, rev int64) {
 	s.cache.mu.Lock()
-	news := rev > s.cache.watched && s.cache.put(key, raw, rev)
+	news := false
+	var ref Ref
+	if rev > s.cache.watched {
+		ref, news = s.cache.put(key, raw, rev)
+	}
 	s.cache.mu.Unlock()
-	if ref, ok := refOf(key); ok && news {
+	if news {
 		s.boxes.touch(ref)
 	}
 }
@@ -82,33 +83,19 @@ func (s *Store) View(fn func(v View)) {
 }
 
 // Volume tells of one volume.
-func (v View) Volume(id mobyfs.VolumeID) (mobyfs.Volume, bool) {
-	x, ok := v.c.volumes[id]
-	return x, ok
-}
+func (v View) Volume(id mobyfs.VolumeID) (mobyfs.Volume, bool) { return Volumes.In(v, string(id)) }
 
 // Volumes yields all volumes in no order.
 func (v View) Volumes(yield func(mobyfs.Volume) bool) {
-	for _, x := range v.c.volumes {
-		if !yield(x) {
-			return
-		}
-	}
+	Volumes.All(v)(func(_ string, x mobyfs.Volume) bool { return yield(x) })
 }
 
 // Node tells of one node.
-func (v View) Node(name string) (mobyfs.Node, bool) {
-	x, ok := v.c.nodes[name]
-	return x, ok
-}
+func (v View) Node(name string) (mobyfs.Node, bool) { return Nodes.In(v, name) }
 
 // Nodes yields all nodes in no order.
 func (v View) Nodes(yield func(mobyfs.Node) bool) {
-	for _, x := range v.c.nodes {
-		if !yield(x) {
-			return
-		}
-	}
+	Nodes.All(v)(func(_ string, x mobyfs.Node) bool { return yield(x) })
 }
 
 // Revision is that of the newest change that is known.

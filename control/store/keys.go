@@ -2,8 +2,6 @@ package store
 
 import (
 	"fmt"
-	"hash/fnv"
-	"strings"
 
 	"github.com/mobyfs/mobyfs"
 )
@@ -13,36 +11,63 @@ import (
 const (
 	root       = "/m/"
 	clusterKey = root + "cluster"
-	nodeRoot   = root + "node/"
-	volumeRoot = root + "vol/"
 	nameRoot   = root + "name/default/" // "default" is the one tenant there is so far
 	shards     = 256
 )
 
-func nodeKey(name string) string { return nodeRoot + name }
+// Kinds of records.
+const (
+	KindVolume Kind = "volume"
+	KindNode   Kind = "node"
+	KindEvent  Kind = "event"
+)
+
+// The tables. A kind that is not listed in tables is not read.
+var (
+	Volumes = Table[mobyfs.Volume]{Kind: KindVolume, prefix: "vol/", sharded: true, check: checkVolume}
+	Nodes   = Table[mobyfs.Node]{Kind: KindNode, prefix: "node/", check: checkNode}
+	Events  = Table[mobyfs.Event]{Kind: KindEvent, prefix: "ev/", passing: true}
+
+	tables = []table{Volumes, Nodes, Events}
+)
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }
 
-func volumeKey(id mobyfs.VolumeID) string {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id)) // never fails
-	return fmt.Sprintf("%s%02x/%s", volumeRoot, h.Sum32()%shards, id)
+func volumeKey(id mobyfs.VolumeID) string { return Volumes.key(string(id)) }
+
+func checkVolume(id string, v *mobyfs.Volume, rev int64) error {
+	if string(v.ID) != id || v.Node == "" || v.Fence == 0 {
+		return fmt.Errorf("the record is not that of volume %s", id)
+	}
+	v.Revision = rev
+	return nil
 }
 
-// Ref names a record that watchers are told of. One of the two is set.
+func checkNode(name string, n *mobyfs.Node, _ int64) error {
+	if n.Name != name {
+		return fmt.Errorf("the record is not that of node %s", name)
+	}
+	return nil
+}
+
+// Ref names a record that watchers are told of.
 type Ref struct {
-	Volume mobyfs.VolumeID
-	Node   string
+	Kind Kind
+	ID   string
 }
 
-// refOf tells which record lies at a key, and whether it is one that watchers are told of.
-func refOf(key string) (Ref, bool) {
-	if name, ok := strings.CutPrefix(key, nodeRoot); ok {
-		return Ref{Node: name}, true
+// VolumeRef names the record of a volume.
+func VolumeRef(id mobyfs.VolumeID) Ref { return Volumes.Ref(string(id)) }
+
+// NodeRef names the record of a node.
+func NodeRef(name string) Ref { return Nodes.Ref(name) }
+
+// tableOf tells in which table a key lies, and at which ID.
+func tableOf(key string) (t table, id string, ok bool) {
+	for _, t := range tables {
+		if id, ok := t.idOf(key); ok {
+			return t, id, true
+		}
 	}
-	if rest, ok := strings.CutPrefix(key, volumeRoot); ok {
-		_, id, ok := strings.Cut(rest, "/")
-		return Ref{Volume: mobyfs.VolumeID(id)}, ok
-	}
-	return Ref{}, false
+	return nil, "", false
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
-
-	"github.com/mobyfs/mobyfs"
 )
 
 // cluster is the record at clusterKey: whose store this is and how its records are to be read.
@@ -19,31 +17,6 @@ type cluster struct {
 
 // schema is the version of the records that this program writes. It opens no store with a higher one.
 const schema = 1
-
-// decodeVolume reads the record of the volume that the key names.
-func decodeVolume(id mobyfs.VolumeID, raw []byte, rev int64) (mobyfs.Volume, error) {
-	var v mobyfs.Volume
-	if err := json.Unmarshal(raw, &v); err != nil {
-		return v, fmt.Errorf("decode the record: %w", err)
-	}
-	if v.ID != id || v.Node == "" || v.Fence == 0 {
-		return v, fmt.Errorf("the record is not that of volume %s", id)
-	}
-	v.Revision = rev
-	return v, nil
-}
-
-// decodeNode reads the record of the node that the key names.
-func decodeNode(name string, raw []byte) (mobyfs.Node, error) {
-	var n mobyfs.Node
-	if err := json.Unmarshal(raw, &n); err != nil {
-		return n, fmt.Errorf("decode the record: %w", err)
-	}
-	if n.Name != name {
-		return n, fmt.Errorf("the record is not that of node %s", name)
-	}
-	return n, nil
-}
 
 // encode makes the record of v in place of old (nil if there is none). Members of old that this program does not
 // know are kept, those of structs that lie in v by value too: a newer program wrote them and will want them

@@ -34,29 +34,28 @@ type Config struct {
 
 // Store is an open store. All methods may be called at once.
 type Store struct {
-	lock    *dirLock
-	etcd    *embed.Etcd
-	client  *clientv3.Client
+	engine  engine
+	end     func() error // closes the engine
+	etcd    *embed.Etcd  // nil if the engine is another
 	log     *slog.Logger
+	now     func() time.Time
 	serving *atomic.Bool // between start and stop
 	cache   *cache
 	boxes   *mailboxes
 
-	stop    context.CancelFunc // ends follow
-	running sync.WaitGroup
-	closing sync.Once
-	closed  chan struct{} // closed when Close is called
-	done    chan struct{} // closed when etcd has stopped
-	mu      sync.Mutex
-	err     error
+	stop     context.CancelFunc // ends follow
+	released func()             // gives the directory back
+	running  sync.WaitGroup
+	closing  sync.Once
+	closed   chan struct{} // closed when Close is called
+	done     chan struct{} // closed when etcd has stopped
+	mu       sync.Mutex
+	err      error
 }
 
-// Open starts the store and loads what it holds. Records that can't be read don't stop it: Unreadable tells them.
-// It fails at once if another process has the directory.
+// Open starts the store in etcd and loads what it holds. Records that can't be read don't stop it: Unreadable tells
+// them. It fails at once if another process has the directory.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
 	dir := filepath.Join(cfg.Root, "etcd")
 	if err := durable.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of the store: %w", err)
@@ -82,22 +81,48 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		lock.release()
 		return nil, fmt.Errorf("connect to the store: %w", err)
 	}
-	follow, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s := &Store{
-		lock: lock, etcd: server, client: client, log: cfg.Log, cache: newCache(), boxes: &mailboxes{}, serving: serving,
-		stop: stop, closed: make(chan struct{}), done: make(chan struct{}),
+	s := newStore(etcdEngine{client}, cfg, serving)
+	s.etcd = server
+	s.end = func() error {
+		err := client.Close()
+		server.Close()
+		return err
 	}
 	s.running.Go(s.watchEtcd)
+	return s.open(ctx, cfg, lock.release)
+}
+
+// OpenMemory is Open on records in memory, which stay there when the store is closed.
+func OpenMemory(ctx context.Context, cfg Config, m *Memory) (*Store, error) {
+	s := newStore(m, cfg, &atomic.Bool{})
+	s.end = func() error { close(s.done); return nil }
+	return s.open(ctx, cfg, func() {})
+}
+
+func newStore(e engine, cfg Config, serving *atomic.Bool) *Store {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Store{
+		engine: e, log: cfg.Log, now: cfg.Now, cache: newCache(), boxes: &mailboxes{}, serving: serving,
+		closed: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// open completes what began. released is called when the store is closed, or at once if it can't be opened.
+func (s *Store) open(ctx context.Context, cfg Config, released func()) (*Store, error) {
+	follow, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop, s.released = stop, released
 	if err := s.start(ctx, follow, cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	serving.Store(true)
+	s.serving.Store(true)
 	return s, nil
 }
 
 // start checks whose store it is, loads the cache and keeps it fresh until follow ends.
 func (s *Store) start(ctx, follow context.Context, cfg Config) error {
-	if err := s.adoptCluster(ctx, cfg.Cluster, cfg.Now()); err != nil {
+	if err := s.adoptCluster(ctx, cfg.Cluster, s.now()); err != nil {
 		return err
 	}
 	rev, err := s.load(ctx)
@@ -128,10 +153,9 @@ func (s *Store) Close() error {
 		close(s.closed)
 		s.stop()
 		s.boxes.close()
-		err = s.client.Close()
-		s.etcd.Close()
+		err = s.end()
 		s.running.Wait()
-		s.lock.release()
+		s.released()
 	})
 	if errors.Is(err, context.Canceled) {
 		err = nil

@@ -47,6 +47,9 @@ func open(t *testing.T, root string) *Store {
 	return s
 }
 
+// etcdOf is the client of the store's etcd, for what other processes do to it.
+func etcdOf(s *Store) *clientv3.Client { return s.engine.(etcdEngine).client }
+
 func closeStore(t *testing.T, s *Store) {
 	t.Helper()
 	if err := s.Close(); err != nil {
@@ -135,7 +138,7 @@ func TestCommittedChangeIsSeenAtOnceByViewAndMailbox(t *testing.T) {
 			t.Fatalf("after the commit at revision %d View has %d, %v", v.Revision, got.Revision, ok)
 		}
 		refs, err := box.Next(t.Context())
-		if err != nil || len(refs) != 1 || refs[0].Volume != v.ID {
+		if err != nil || len(refs) != 1 || refs[0] != VolumeRef(v.ID) {
 			t.Fatalf("the mailbox holds %v, %v; want %s", refs, err, v.ID)
 		}
 	}
@@ -164,8 +167,8 @@ func TestDeletedVolumeDoesNotComeBack(t *testing.T) {
 			t.Errorf("%s is back", x.Name)
 		}
 	})
-	if n := len(s.cache.seen); n != 1 { // the cluster's own record
-		t.Errorf("%d keys are remembered after everything was deleted, want 1", n)
+	if n := len(s.cache.seen); n != 0 {
+		t.Errorf("%d keys are remembered after everything was deleted, want none", n)
 	}
 }
 
@@ -239,7 +242,7 @@ func TestErrorInUpdateWritesNothing(t *testing.T) {
 	if !errors.Is(err, no) {
 		t.Errorf("got %v, want %v", err, no)
 	}
-	resp, err := s.client.Get(t.Context(), root, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	resp, err := etcdOf(s).Get(t.Context(), root, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil || len(resp.Kvs) != 1 {
 		t.Errorf("the store holds %v, %v; want the cluster's record alone", resp.Kvs, err)
 	}
@@ -253,7 +256,7 @@ func TestUnknownMembersSurviveARewrite(t *testing.T) {
 		"lease":{"node":"h1","fence":7,"since":"2026-11-22T00:00:00Z","epoch":3},
 		"last_move":{"id":"m1","from":"h2","to":"h1","fence":5,"mount":false,"state":"committed","trace":"t1",
 		"started_at":"2026-11-22T00:00:00Z","progress":{"files":1,"bytes":2,"total_bytes":3}}}`
-	if _, err := s.client.Put(t.Context(), volumeKey(v.ID), newer); err != nil {
+	if _, err := etcdOf(s).Put(t.Context(), volumeKey(v.ID), newer); err != nil {
 		t.Fatal(err)
 	}
 	err := s.Update(t.Context(), func(tx *Tx) error {
@@ -269,7 +272,7 @@ func TestUnknownMembersSurviveARewrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := s.client.Get(t.Context(), volumeKey(v.ID))
+	resp, err := etcdOf(s).Get(t.Context(), volumeKey(v.ID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +302,7 @@ func TestUnreadableRecordIsToldAndTheRestStarts(t *testing.T) {
 	s := open(t, root)
 	good, bad := put(t, s, volume(1)), put(t, s, volume(2))
 	box := s.Subscribe()
-	if _, err := s.client.Put(t.Context(), volumeKey(bad.ID), `{"id":`); err != nil {
+	if _, err := etcdOf(s).Put(t.Context(), volumeKey(bad.ID), `{"id":`); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := box.Next(t.Context()); err != nil {
@@ -335,7 +338,7 @@ func TestSlowSubscriberFindsEachRecordOnce(t *testing.T) {
 	for range 50 {
 		a.Fence++
 		a = put(t, s, a)
-		s.Touch(Ref{Volume: b.ID})
+		s.Touch(VolumeRef(b.ID))
 	}
 	eventually(t, "the watch catches up", func() bool {
 		s.cache.mu.RLock()
@@ -343,7 +346,7 @@ func TestSlowSubscriberFindsEachRecordOnce(t *testing.T) {
 		return s.cache.watched == a.Revision
 	})
 	refs, err := box.Next(t.Context())
-	if want := []Ref{{Volume: a.ID}, {Volume: b.ID}}; err != nil || !cmp.Equal(refs, want) {
+	if want := []Ref{VolumeRef(a.ID), VolumeRef(b.ID)}; err != nil || !cmp.Equal(refs, want) {
 		t.Errorf("got %v, %v; want %v", refs, err, want)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -360,7 +363,7 @@ func TestSlowSubscriberFindsEachRecordOnce(t *testing.T) {
 func TestWatchGoesOnAfterItsHistoryIsDropped(t *testing.T) {
 	s := open(t, shortDir(t))
 	v, gone, same := put(t, s, volume(1)), put(t, s, volume(2)), put(t, s, volume(3))
-	reader := &Store{client: s.client, cache: newCache(), boxes: &mailboxes{}} // another process, cut off for a while
+	reader := &Store{engine: s.engine, cache: newCache(), boxes: &mailboxes{}} // another process, cut off for a while
 	rev, err := reader.load(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -372,7 +375,7 @@ func TestWatchGoesOnAfterItsHistoryIsDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := put(t, s, volume(4))
-	if _, err := s.client.Compact(t.Context(), last.Revision); err != nil {
+	if _, err := etcdOf(s).Compact(t.Context(), last.Revision); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -386,7 +389,7 @@ func TestWatchGoesOnAfterItsHistoryIsDropped(t *testing.T) {
 		t.Error("a volume that was deleted meanwhile is known still")
 	}
 	refs, err := box.Next(t.Context())
-	if err != nil || len(refs) != 3 || slices.Contains(refs, Ref{Volume: same.ID}) {
+	if err != nil || len(refs) != 3 || slices.Contains(refs, VolumeRef(same.ID)) {
 		t.Errorf("the mailbox holds %v, %v; want the three that changed", refs, err)
 	}
 	stop()

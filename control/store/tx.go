@@ -2,40 +2,40 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/mobyfs/mobyfs"
 )
 
-// Tx is one try of an Update. What it reads is what etcd holds, and is checked again when it commits.
+// Tx is one try of an Update. What it reads is what the engine holds, and is checked again when it commits.
 type Tx struct {
 	ctx    context.Context
 	s      *Store
 	reads  map[string]entry
-	writes map[string][]byte // nil deletes
+	writes map[string]write
 	notes  []func(rev int64) // called after the commit
-}
-
-// entry is the value at a key. Its revision is 0 if there is none.
-type entry struct {
-	raw []byte
-	rev int64
 }
 
 // Update runs fn and commits what it wrote in one transaction, in which nothing that fn read has changed. If
 // something has, fn runs again; so it must do nothing that can't be done twice. An error of fn ends it and nothing
-// is written. CodeUnavailable means that the store did not answer: it is unknown whether the change is there.
+// is written. ErrNoLease if something was to be written with a lease that has ended. CodeUnavailable means that the store did not answer: it is unknown whether the change is there.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	for {
-		tx := &Tx{ctx: ctx, s: s, reads: map[string]entry{}, writes: map[string][]byte{}}
+		tx := &Tx{ctx: ctx, s: s, reads: map[string]entry{}, writes: map[string]write{}}
 		if err := fn(tx); err != nil {
 			return err
 		}
 		done, err := tx.commit()
+		if errors.Is(err, ErrNoLease) {
+			return err
+		}
 		if err != nil {
 			return unavailable("write to the store", err)
 		}
@@ -55,44 +55,31 @@ func (tx *Tx) commit() (bool, error) {
 	if len(tx.writes) == 0 && len(tx.reads) < 2 {
 		return true, nil // one read is of one moment by itself
 	}
-	var unchanged []clientv3.Cmp
+	unchanged := make(map[string]int64, len(tx.reads))
 	for key, e := range tx.reads {
-		unchanged = append(unchanged, clientv3.Compare(clientv3.ModRevision(key), "=", e.rev))
+		unchanged[key] = e.rev
 	}
-	var ops []clientv3.Op
-	for key, raw := range tx.writes {
-		if raw == nil {
-			ops = append(ops, clientv3.OpDelete(key))
-		} else {
-			ops = append(ops, clientv3.OpPut(key, string(raw)))
-		}
-	}
-	resp, err := tx.s.client.Txn(tx.ctx).If(unchanged...).Then(ops...).Commit()
-	if err != nil || !resp.Succeeded {
+	rev, done, err := tx.s.engine.commit(tx.ctx, unchanged, tx.writes)
+	if err != nil || !done {
 		return false, err
 	}
-	rev := resp.Header.Revision
 	for _, note := range tx.notes {
 		note(rev)
 	}
-	for key, raw := range tx.writes {
-		tx.s.learn(key, raw, rev)
+	for key, w := range tx.writes {
+		tx.s.learn(key, w.raw, rev)
 	}
 	return true, nil
 }
 
-// get reads a key, at first from etcd and then as it was.
+// get reads a key, at first from the engine and then as it was.
 func (tx *Tx) get(key string) (entry, error) {
 	if e, ok := tx.reads[key]; ok {
 		return e, nil
 	}
-	resp, err := tx.s.client.Get(tx.ctx, key)
+	e, err := tx.s.engine.get(tx.ctx, key)
 	if err != nil {
 		return entry{}, unavailable("read the store", err)
-	}
-	var e entry
-	if len(resp.Kvs) == 1 {
-		e = entry{resp.Kvs[0].Value, resp.Kvs[0].ModRevision}
 	}
 	tx.reads[key] = e
 	return e, nil
@@ -108,7 +95,7 @@ func (tx *Tx) Volume(id mobyfs.VolumeID) (mobyfs.Volume, error) {
 		return mobyfs.Volume{}, mobyfs.Errorf(mobyfs.CodeNotFound, "there is no volume with the ID %.40q", id).
 			WithHint("mobyctl volume ls lists all")
 	}
-	v, err := decodeVolume(id, e.raw, e.rev)
+	v, err := Volumes.decode(string(id), e.raw, e.rev)
 	if err != nil {
 		return mobyfs.Volume{}, mobyfs.Errorf(mobyfs.CodeCorrupt, "volume %s: %w", id, err).
 			WithHint("a newer mobyfs-control may have written it; its bytes on the nodes are untouched")
@@ -142,10 +129,10 @@ func (tx *Tx) PutVolume(v *mobyfs.Volume) error {
 	if err != nil {
 		return fmt.Errorf("encode volume %s: %w", v.ID, err)
 	}
-	tx.writes[volumeKey(v.ID)] = raw
+	tx.writes[volumeKey(v.ID)] = write{raw: raw}
 	tx.notes = append(tx.notes, func(rev int64) { v.Revision = rev })
 	if old.rev != 0 {
-		before, err := decodeVolume(v.ID, old.raw, old.rev)
+		before, err := Volumes.decode(string(v.ID), old.raw, old.rev)
 		if err != nil || before.State == v.State || v.State != mobyfs.VolumeRemoving {
 			return err // the name stays whose it is
 		}
@@ -163,9 +150,9 @@ func (tx *Tx) putName(v mobyfs.Volume) error {
 	removing := v.State == mobyfs.VolumeRemoving
 	switch {
 	case removing && holder == v.ID:
-		tx.writes[nameKey(v.Name)] = nil
+		tx.writes[nameKey(v.Name)] = write{}
 	case !removing && e.rev == 0:
-		tx.writes[nameKey(v.Name)] = []byte(v.ID)
+		tx.writes[nameKey(v.Name)] = write{raw: []byte(v.ID)}
 	case !removing && holder != v.ID:
 		return mobyfs.Errorf(mobyfs.CodeExists, "the name %q belongs to another volume", v.Name)
 	}
@@ -173,39 +160,25 @@ func (tx *Tx) putName(v mobyfs.Volume) error {
 }
 
 // DeleteVolume deletes the record of a volume in VolumeRemoving.
-func (tx *Tx) DeleteVolume(id mobyfs.VolumeID) error {
-	_, err := tx.get(volumeKey(id))
-	tx.writes[volumeKey(id)] = nil
-	return err
-}
+func (tx *Tx) DeleteVolume(id mobyfs.VolumeID) error { return Volumes.Delete(tx, string(id)) }
 
 // Node reads the record of a node. CodeNotFound if there is none.
-func (tx *Tx) Node(name string) (mobyfs.Node, error) {
-	e, err := tx.get(nodeKey(name))
-	if err != nil {
-		return mobyfs.Node{}, err
-	}
-	if e.rev == 0 {
-		return mobyfs.Node{}, mobyfs.Errorf(mobyfs.CodeNotFound, "there is no node %q", name)
-	}
-	n, err := decodeNode(name, e.raw)
-	if err != nil {
-		return mobyfs.Node{}, mobyfs.Errorf(mobyfs.CodeCorrupt, "node %s: %w", name, err)
-	}
-	return n, nil
-}
+func (tx *Tx) Node(name string) (mobyfs.Node, error) { return Nodes.Get(tx, name) }
 
 // PutNode writes the record of a node.
-func (tx *Tx) PutNode(n mobyfs.Node) error {
-	old, err := tx.get(nodeKey(n.Name))
+func (tx *Tx) PutNode(n mobyfs.Node) error { return Nodes.Put(tx, n.Name, n) }
+
+// Record writes an event in the transaction: it is told if and only if the change is there. It completes the event with
+// an ID, the time, and who asked, as ctx says; the revision is that of the change.
+func (tx *Tx) Record(e mobyfs.Event) error {
+	e.At = tx.s.now().UTC()
+	e.ID = strings.ToLower(ulid.MustNew(ulid.Timestamp(e.At), rand.Reader).String())
+	e.Actor = mobyfs.ActorOf(tx.ctx)
+	raw, err := json.Marshal(e)
 	if err != nil {
-		return err
+		return fmt.Errorf("encode an event: %w", err)
 	}
-	raw, err := encode(old.raw, n)
-	if err != nil {
-		return fmt.Errorf("encode node %s: %w", n.Name, err)
-	}
-	tx.writes[nodeKey(n.Name)] = raw
+	tx.writes[Events.key(e.ID)] = write{raw: raw}
 	return nil
 }
 
@@ -218,7 +191,7 @@ func (s *Store) adoptCluster(ctx context.Context, name string, now time.Time) er
 		}
 		if e.rev == 0 {
 			raw, err := json.Marshal(cluster{Name: name, Schema: schema, Since: now.UTC().Format(time.RFC3339)})
-			tx.writes[clusterKey] = raw
+			tx.writes[clusterKey] = write{raw: raw}
 			return err
 		}
 		var c cluster

@@ -2,45 +2,59 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // watchAgain is how long to wait before an interrupted watch is taken up again.
 const watchAgain = 100 * time.Millisecond
 
-// load reads all records as they are at one revision, which it returns, in place of what the cache knew.
+// load reads all records that are kept in memory in place of what the cache knew. It returns a revision up to which
+// nothing is missing: what changes while it reads is told by a watch from the next one on.
 func (s *Store) load(ctx context.Context) (int64, error) {
-	stream, err := s.client.GetStream(ctx, root, clientv3.WithPrefix())
-	if err != nil {
-		return 0, err
+	complete := int64(-1)
+	for _, t := range tables {
+		if !t.kept() {
+			continue
+		}
+		rev, err := s.loadTable(ctx, t)
+		if err != nil {
+			return 0, err
+		}
+		if complete < 0 || rev < complete {
+			complete = rev
+		}
 	}
-	all, err := clientv3.GetStreamToGetResponse(stream)
-	if err != nil {
-		return 0, err
-	}
-	rev := all.Header.Revision
 	s.cache.mu.Lock()
+	s.cache.watched = max(s.cache.watched, complete)
+	s.cache.newest = max(s.cache.newest, complete)
+	s.cache.mu.Unlock()
+	return complete, nil
+}
+
+// loadTable reads one table and returns the revision at which it is what was read.
+func (s *Store) loadTable(ctx context.Context, t table) (int64, error) {
+	all := map[string]entry{}
+	rev, err := s.engine.read(ctx, t.root(), 0, func(key string, e entry) { all[key] = e })
+	if err != nil {
+		return 0, err
+	}
 	var changed []Ref
-	there := make(map[string]bool, len(all.Kvs))
-	note := func(key string, raw []byte, at int64) {
-		if ref, ok := refOf(key); s.cache.put(key, raw, at) && ok {
+	s.cache.mu.Lock()
+	for key, e := range all {
+		if ref, news := s.cache.put(key, e.raw, e.rev); news {
 			changed = append(changed, ref)
 		}
 	}
-	for _, kv := range all.Kvs {
-		there[string(kv.Key)] = true
-		note(string(kv.Key), kv.Value, kv.ModRevision)
-	}
 	for key := range s.cache.seen {
-		if !there[key] {
-			note(key, nil, rev) // deleted while nobody watched
-			s.cache.forget(key, rev)
+		if _, ours := t.idOf(key); !ours || all[key].rev > 0 {
+			continue
 		}
+		if ref, news := s.cache.put(key, nil, rev); news { // deleted while nobody watched
+			changed = append(changed, ref)
+		}
+		s.cache.forget(key, rev)
 	}
-	s.cache.watched = max(s.cache.watched, rev)
-	s.cache.newest = max(s.cache.newest, rev)
 	s.cache.mu.Unlock()
 	for _, ref := range changed {
 		s.boxes.touch(ref)
@@ -52,9 +66,8 @@ func (s *Store) load(ctx context.Context) (int64, error) {
 // however many watchers it serves.
 func (s *Store) follow(ctx context.Context, from int64) {
 	for ctx.Err() == nil {
-		next, compacted := s.watchFrom(ctx, from)
-		from = next
-		if compacted { // what happened in between is not kept any more
+		err := s.engine.watch(ctx, root, from, func(changes []change) { from = s.apply(changes) + 1 })
+		if errors.Is(err, errCompacted) { // what happened in between is not kept any more
 			if rev, err := s.load(ctx); err == nil {
 				from = rev + 1
 				continue
@@ -67,43 +80,21 @@ func (s *Store) follow(ctx context.Context, from int64) {
 	}
 }
 
-// watchFrom learns until the watch breaks. It returns where to go on, and whether etcd has dropped that.
-func (s *Store) watchFrom(ctx context.Context, from int64) (next int64, compacted bool) {
-	watching, stop := context.WithCancel(ctx)
-	defer stop()
-	for resp := range s.client.Watch(clientv3.WithRequireLeader(watching), root, clientv3.WithPrefix(), clientv3.WithRev(from)) {
-		if resp.CompactRevision > 0 {
-			return from, true
-		}
-		if resp.Err() != nil {
-			return from, false
-		}
-		if len(resp.Events) > 0 {
-			from = s.apply(resp.Events) + 1
-		}
-	}
-	return from, false
-}
-
-// apply learns changes that etcd tells, in the order of their revisions, and returns the last revision.
-func (s *Store) apply(events []*clientv3.Event) int64 {
-	last := events[len(events)-1].Kv.ModRevision
+// apply learns changes that the engine tells, in the order of their revisions, and returns the last revision.
+func (s *Store) apply(changes []change) int64 {
+	last := changes[len(changes)-1].rev
 	var changed []Ref
 	var unreadable []Unreadable
 	s.cache.mu.Lock()
-	for _, e := range events {
-		key, raw := string(e.Kv.Key), e.Kv.Value
-		if e.Type == clientv3.EventTypeDelete {
-			raw = nil
-		}
-		if ref, ok := refOf(key); s.cache.put(key, raw, e.Kv.ModRevision) && ok {
+	for _, c := range changes {
+		if ref, news := s.cache.put(c.key, c.raw, c.rev); news {
 			changed = append(changed, ref)
-			if cause, bad := s.cache.unreadable[key]; bad {
-				unreadable = append(unreadable, Unreadable{key, cause})
+			if cause, bad := s.cache.unreadable[c.key]; bad {
+				unreadable = append(unreadable, Unreadable{c.key, cause})
 			}
 		}
-		if raw == nil {
-			s.cache.forget(key, e.Kv.ModRevision)
+		if c.raw == nil {
+			s.cache.forget(c.key, c.rev)
 		}
 	}
 	s.cache.watched = max(s.cache.watched, last)
@@ -119,13 +110,5 @@ func (s *Store) apply(events []*clientv3.Event) int64 {
 func (s *Store) complain(all []Unreadable) {
 	for _, u := range all {
 		s.log.Error("a record can't be read", "key", u.Key, "err", u.Cause)
-	}
-}
-
-// forget drops the memory of a key that was deleted at the revision, once the watch has told it: nothing older can
-// come any more. A newer record stays.
-func (c *cache) forget(key string, rev int64) {
-	if c.seen[key] <= rev {
-		delete(c.seen, key)
 	}
 }

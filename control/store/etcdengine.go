@@ -1,0 +1,119 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// etcdEngine is the engine in etcd.
+type etcdEngine struct{ client *clientv3.Client }
+
+func (e etcdEngine) get(ctx context.Context, key string) (entry, error) {
+	resp, err := e.client.Get(ctx, key)
+	if err != nil || len(resp.Kvs) == 0 {
+		return entry{}, err
+	}
+	return entry{resp.Kvs[0].Value, resp.Kvs[0].ModRevision}, nil
+}
+
+// read streams all: a range in pages would cost etcd all keys below the prefix for each page. A stream takes no
+// revision to begin with, so what has changed since then comes in one piece.
+func (e etcdEngine) read(ctx context.Context, prefix string, since int64, each func(key string, e entry)) (int64, error) {
+	all, err := e.readAll(ctx, prefix, since)
+	if err != nil {
+		return 0, err
+	}
+	for _, kv := range all.Kvs {
+		each(string(kv.Key), entry{kv.Value, kv.ModRevision})
+	}
+	return all.Header.Revision, nil
+}
+
+func (e etcdEngine) readAll(ctx context.Context, prefix string, since int64) (*clientv3.GetResponse, error) {
+	if since > 0 {
+		return e.client.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithMinModRev(since))
+	}
+	stream, err := e.client.GetStream(ctx, prefix, clientv3.WithPrefix())
+	if err != nil {
+		return nil, err
+	}
+	return clientv3.GetStreamToGetResponse(stream)
+}
+
+func (e etcdEngine) commit(ctx context.Context, reads map[string]int64, writes map[string]write) (int64, bool, error) {
+	var unchanged []clientv3.Cmp
+	for key, rev := range reads {
+		unchanged = append(unchanged, clientv3.Compare(clientv3.ModRevision(key), "=", rev))
+	}
+	var ops []clientv3.Op
+	for key, w := range writes {
+		switch {
+		case w.raw == nil:
+			ops = append(ops, clientv3.OpDelete(key))
+		case w.lease != 0:
+			ops = append(ops, clientv3.OpPut(key, string(w.raw), clientv3.WithLease(clientv3.LeaseID(w.lease))))
+		default:
+			ops = append(ops, clientv3.OpPut(key, string(w.raw)))
+		}
+	}
+	resp, err := e.client.Txn(ctx).If(unchanged...).Then(ops...).Commit()
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		err = ErrNoLease
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	return resp.Header.Revision, resp.Succeeded, nil
+}
+
+func (e etcdEngine) watch(ctx context.Context, prefix string, from int64, each func(changes []change)) error {
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	for resp := range e.client.Watch(clientv3.WithRequireLeader(watching), prefix, clientv3.WithPrefix(), clientv3.WithRev(from)) {
+		switch {
+		case resp.CompactRevision > 0:
+			return errCompacted
+		case resp.Err() != nil:
+			return resp.Err()
+		case len(resp.Events) == 0:
+			continue
+		}
+		changes := make([]change, len(resp.Events))
+		for i, event := range resp.Events {
+			changes[i] = change{string(event.Kv.Key), event.Kv.Value, event.Kv.ModRevision}
+			if event.Type == clientv3.EventTypeDelete {
+				changes[i].raw = nil
+			}
+		}
+		each(changes)
+	}
+	return errors.New("the watch has ended")
+}
+
+func (e etcdEngine) grant(ctx context.Context, ttl time.Duration) (Lease, error) {
+	resp, err := e.client.Grant(ctx, int64((ttl+time.Second-1)/time.Second))
+	if err != nil {
+		return 0, err
+	}
+	return Lease(resp.ID), nil
+}
+
+func (e etcdEngine) renew(ctx context.Context, l Lease) error {
+	_, err := e.client.KeepAliveOnce(ctx, clientv3.LeaseID(l))
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return ErrNoLease
+	}
+	return err
+}
+
+func (e etcdEngine) revoke(ctx context.Context, l Lease) error {
+	_, err := e.client.Revoke(ctx, clientv3.LeaseID(l))
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return nil
+	}
+	return err
+}

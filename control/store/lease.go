@@ -1,0 +1,33 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// Grant makes a lease, which ends by itself once it was not renewed for ttl (whole seconds). Records that were written
+// with it by Table.PutLeased are deleted then.
+func (s *Store) Grant(ctx context.Context, ttl time.Duration) (Lease, error) {
+	l, err := s.engine.grant(ctx, ttl)
+	if err != nil {
+		return 0, unavailable("make a lease in the store", err)
+	}
+	return l, nil
+}
+
+// Renew begins the lease's time anew. ErrNoLease if it has ended. It writes nothing to disk.
+func (s *Store) Renew(ctx context.Context, l Lease) error {
+	err := s.engine.renew(ctx, l)
+	if err == nil || err == ErrNoLease {
+		return err
+	}
+	return unavailable("renew a lease in the store", err)
+}
+
+// Revoke ends a lease. One that has ended already is success.
+func (s *Store) Revoke(ctx context.Context, l Lease) error {
+	if err := s.engine.revoke(ctx, l); err != nil {
+		return unavailable("end a lease in the store", err)
+	}
+	return nil
+}

@@ -1,0 +1,41 @@
+package mobyfs
+
+import (
+	"context"
+	"time"
+)
+
+// Event tells of one change of the cluster. It is written in the transaction of the change: each change has its event,
+// and no event is of a change that did not happen. So the events are the audit trail too.
+type Event struct {
+	ID        string      `json:"id"`       // a ULID, lower case
+	Revision  int64       `json:"revision"` // of the change in the store; events come in this order
+	At        time.Time   `json:"at"`       // by the clock of the control process that decided
+	Text      string      `json:"text"`     // what was decided, in a few words, such as "lease given"
+	Volume    VolumeID    `json:"volume,omitempty"`
+	Name      string      `json:"name,omitempty"`  // of the volume
+	Node      string      `json:"node,omitempty"`  // the volume's home after the change, or the node that it is about
+	Fence     Fence       `json:"fence,omitempty"` // of the volume after the change
+	Migration MigrationID `json:"migration,omitempty"`
+	Actor
+}
+
+// Actor is who asked for a change, from where, with which request.
+type Actor struct {
+	Who     string `json:"who,omitempty"`     // the URI in the certificate; empty if control decided by itself
+	From    string `json:"from,omitempty"`    // address of the connection
+	Request string `json:"request,omitempty"` // the request's ID, as the client chose it
+}
+
+type actorKey struct{}
+
+// WithActor returns a context in which a is who asks.
+func WithActor(ctx context.Context, a Actor) context.Context {
+	return context.WithValue(ctx, actorKey{}, a)
+}
+
+// ActorOf is who asks, or the zero Actor if control does by itself.
+func ActorOf(ctx context.Context) Actor {
+	a, _ := ctx.Value(actorKey{}).(Actor)
+	return a
+}
