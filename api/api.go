@@ -9,6 +9,8 @@ package api
 import (
 	"context"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
@@ -42,6 +44,8 @@ type Service interface {
 	Nodes(ctx context.Context, who pki.Identity) ([]mobyfs.Node, error)
 	// Cluster tells how the cluster is.
 	Cluster(ctx context.Context, who pki.Identity) (Cluster, error)
+	// Metrics are what the service counts, for Prometheus.
+	Metrics(ctx context.Context, who pki.Identity) (prometheus.Gatherer, error)
 	// Healthy asks the store for an answer. It needs no permission.
 	Healthy(ctx context.Context) error
 }

@@ -47,11 +47,12 @@ type Server struct {
 	watches    context.Context // ends when Shutdown begins
 	endWatches context.CancelFunc
 	underWay   atomic.Int64 // requests that are being answered
+	metrics    *metrics
 }
 
 // NewServer makes a server of the service. log gets what no client can be told: panics, internal errors, refusals.
 func NewServer(service Service, log *slog.Logger) *Server {
-	s := &Server{service: service, log: log, mux: http.NewServeMux()}
+	s := &Server{service: service, log: log, mux: http.NewServeMux(), metrics: newMetrics()}
 	s.watches, s.endWatches = context.WithCancel(context.Background())
 	s.huma = huma.NewAPI(huma.Config{
 		OpenAPI: &huma.OpenAPI{
@@ -72,6 +73,7 @@ func NewServer(service Service, log *slog.Logger) *Server {
 	s.serveAgents()
 	s.serveWatch()
 	s.serveCluster()
+	s.serveMetrics()
 	delete(s.huma.OpenAPI().Components.Schemas.Map(), "ErrorModel") // huma's own, which plainProblem replaces
 	delete(s.huma.OpenAPI().Components.Schemas.Map(), "ErrorDetail")
 	s.mux.HandleFunc("GET /openapi.json", s.serveSpec)
@@ -197,7 +199,9 @@ func handle[I, O any](s *Server, c call, answer func(ctx context.Context, who pk
 	}, func(ctx context.Context, in *I) (*O, error) {
 		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 		defer cancel()
+		begun := time.Now()
 		out, err := answer(ctx, caller(ctx), in)
+		s.metrics.answered(c.id, err, time.Since(begun))
 		if err != nil {
 			s.note(ctx, c.id, err)
 			return nil, problemOf(err)

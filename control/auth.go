@@ -23,6 +23,7 @@ const (
 	doCommit  action = "commit migrations"
 	doAbort   action = "abort migrations"
 	doReport  action = "report for a node"
+	doMeasure action = "read metrics"
 )
 
 // may is the whole of who may do what. Nodes may do the rest only as themselves and with what is theirs: the
@@ -31,7 +32,7 @@ func may(role string, do action) bool {
 	switch do {
 	case doCreate, doGet, doRemove, doWatch:
 		return role == pki.RoleNode || role == pki.RoleOperator
-	case doList, doMove:
+	case doList, doMove, doMeasure:
 		return role == pki.RoleOperator
 	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doReport:
 		return role == pki.RoleNode
@@ -47,6 +48,7 @@ func (c *Control) allow(who pki.Identity, do action) error {
 			WithHint("use the address or the certificate of the right cluster")
 	}
 	if !may(who.Role, do) {
+		c.metrics.denied.WithLabelValues(string(do)).Inc()
 		return mobyfs.Errorf(mobyfs.CodeDenied, "%s may not %s", who, do).
 			WithHint("only a certificate of another role allows this")
 	}

@@ -42,11 +42,12 @@ type Config struct {
 
 // Control is a running control plane. All methods may be called at once.
 type Control struct {
-	cfg   Config
-	log   *slog.Logger
-	now   func() time.Time
-	store *store.Store
-	told  *told
+	cfg     Config
+	log     *slog.Logger
+	now     func() time.Time
+	store   *store.Store
+	told    *told
+	metrics *metrics
 
 	placing sync.Mutex // one volume is placed after the other, so that promises add up
 	stop    context.CancelFunc
@@ -77,6 +78,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(cfg.Now()), stop: stop}
+	c.metrics = newMetrics(c)
 	c.running.Go(func() { c.reconcileUntil(background) })
 	return c, nil
 }
@@ -148,12 +150,13 @@ func (c *Control) note(ctx context.Context, id mobyfs.VolumeID, change func(v *m
 	})
 }
 
-// say logs what was decided on a volume.
+// say logs and counts what was decided on a volume.
 func (c *Control) say(decided string, v mobyfs.Volume) {
 	attrs := []any{"volume", v.Name, "id", string(v.ID), "node", v.Node, "fence", uint64(v.Fence)}
 	if m := v.Migration; m != nil {
 		attrs = append(attrs, "migration", string(m.ID), "to", m.To)
 	}
+	c.metrics.decided.WithLabelValues(decision(decided)).Inc()
 	c.log.Info(decided, attrs...)
 }
 

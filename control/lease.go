@@ -39,6 +39,7 @@ func (c *Control) decideFreed(ctx context.Context, id mobyfs.VolumeID, who pki.I
 // was over. The mark is no decision: the holder may keep the lease as long as containers use the volume, and the fence
 // stays.
 func (c *Control) recall(ctx context.Context, id mobyfs.VolumeID, by string) (ended bool) {
+	c.metrics.recalled.Inc()
 	box := c.store.Subscribe()
 	defer box.Close()
 	v, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) {

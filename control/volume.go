@@ -49,6 +49,7 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 		}
 		home, err := c.place(name, full.SizeBytes, node, here)
 		if err != nil {
+			c.metrics.unplaced.WithLabelValues(string(mobyfs.CodeOf(err))).Inc()
 			return err
 		}
 		v = mobyfs.Volume{

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // ErrClosed is what a Mailbox says when the store is closed.
@@ -49,7 +50,9 @@ func (m *Mailbox) Close() { m.all.remove(m) }
 func (m *Mailbox) put(ref Ref) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.in[ref] {
+	if m.in[ref] {
+		m.all.coalesced.Add(1)
+	} else {
 		m.in[ref] = true
 		m.refs = append(m.refs, ref)
 	}
@@ -78,9 +81,10 @@ func (s *Store) Touch(ref Ref) { s.boxes.touch(ref) }
 
 // mailboxes are those of all watchers.
 type mailboxes struct {
-	mu     sync.RWMutex
-	boxes  []*Mailbox
-	closed bool
+	mu        sync.RWMutex
+	boxes     []*Mailbox
+	closed    bool
+	coalesced atomic.Int64 // changes that became one with a newer one
 }
 
 func (b *mailboxes) add() *Mailbox {

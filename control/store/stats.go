@@ -1,0 +1,21 @@
+package store
+
+// Stats is how a store is, in numbers.
+type Stats struct {
+	Lag        int64 // revisions that the watch is behind the newest change that this process heard of
+	Unreadable int   // records that can't be read
+	Watchers   int   // mailboxes
+	Coalesced  int64 // changes that mailboxes did not deliver, for a newer one of the same record came first
+}
+
+// Stats counts. It is cheap.
+func (s *Store) Stats() Stats {
+	s.cache.mu.RLock()
+	stats := Stats{Lag: s.cache.newest - s.cache.watched, Unreadable: len(s.cache.unreadable)}
+	s.cache.mu.RUnlock()
+	s.boxes.mu.RLock()
+	stats.Watchers = len(s.boxes.boxes)
+	s.boxes.mu.RUnlock()
+	stats.Coalesced = s.boxes.coalesced.Load()
+	return stats
+}
