@@ -351,7 +351,7 @@ func piped(t *testing.T, service Service) *Client {
 	l := &pipeListener{conns: conns, closed: make(chan struct{})}
 	s := NewServer(service, quiet())
 	who := pki.Identity{Cluster: "shop", Role: "node", Name: "h1"}
-	state := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{URIs: []*url.URL{who.URI()}}}}}
+	state := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{URIs: []*url.URL{who.URI()}, DNSNames: []string{pki.ServerName(who.Role, who.Name)}}}}}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.TLS = state
 		s.Handler().ServeHTTP(w, r)

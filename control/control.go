@@ -68,7 +68,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load control's identity: %w", err)
 	}
-	if want := (pki.Identity{Cluster: cfg.Cluster, Role: pki.RoleControl, Name: "control"}); who != want {
+	if want := (pki.Identity{Cluster: cfg.Cluster, Role: pki.RoleControl, Name: who.Name}); who != want {
 		return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "the certificate says %s, control needs %s", who.URI(), want.URI()).
 			WithHint("mobyfs-control init --cluster %s", cfg.Cluster)
 	}

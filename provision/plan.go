@@ -224,7 +224,7 @@ func (in *Installer) operatorTrouble(control step.Facts) string {
 		return "it is that of " + who.String()
 	case time.Now().After(until.Add(-pki.RenewBefore)):
 		return "it expires on " + until.Format(time.DateOnly)
-	case !sameAuthority(in.Operator.CA, control.ControlCA):
+	case !sameAuthority(in.Operator, control.ControlCA):
 		return "another authority signed it"
 	default:
 		return ""

@@ -3,7 +3,6 @@ package provision
 import (
 	"bytes"
 	"context"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -22,12 +21,10 @@ func (p *Plan) sign(ctx context.Context, role, name string, csr []byte) (cert, c
 	if err := p.control.conn.Root(ctx, command, bytes.NewReader(csr), &out); err != nil {
 		return nil, nil, fmt.Errorf("sign on %s: %w", p.control.Name, err)
 	}
-	block, rest := pem.Decode(out.Bytes())
-	authority, _ := pem.Decode(rest)
-	if block == nil || authority == nil || block.Type != "CERTIFICATE" || authority.Type != "CERTIFICATE" {
-		return nil, nil, fmt.Errorf("sign on %s: it answered without a certificate and its authority", p.control.Name)
+	if cert, ca, err = pki.SplitAnswer(out.Bytes()); err != nil {
+		return nil, nil, fmt.Errorf("sign on %s: %w", p.control.Name, err)
 	}
-	return pem.EncodeToMemory(block), pem.EncodeToMemory(authority), nil
+	return cert, ca, nil
 }
 
 // enrolOperator gives mobyctl its own certificate.
@@ -43,15 +40,15 @@ func (p *Plan) enrolOperator(ctx context.Context) error {
 	return p.in.Operator.Install(cert, ca)
 }
 
-// sameAuthority reports whether the file holds the certificate.
-func sameAuthority(file, caPEM string) bool {
-	text, err := os.ReadFile(file)
+// sameAuthority reports whether the authority whose roots are given signed a certificate, and is the one that its
+// holder trusts.
+func sameAuthority(f pki.Files, rootsPEM string) bool {
+	cert, err := os.ReadFile(f.Cert)
 	if err != nil {
 		return false
 	}
-	a, _ := pem.Decode(text)
-	b, _ := pem.Decode([]byte(caPEM))
-	return a != nil && b != nil && bytes.Equal(a.Bytes, b.Bytes)
+	mine, err := os.ReadFile(f.CA)
+	return err == nil && pki.ChainsTo([]byte(rootsPEM), cert) && pki.ChainsTo(mine, cert)
 }
 
 var errNoAnswer = errors.New("the host ended without saying how it went")

@@ -433,6 +433,7 @@ func forge(t *testing.T, authority, node string, until time.Time) string {
 		cluster = parent.Subject.CommonName
 	}
 	cert.URIs = []*url.URL{{Scheme: "spiffe", Host: cluster, Path: "/docker/" + node}}
+	cert.DNSNames = []string{node + ".docker.mobyfs"}
 	der, err := x509.CreateCertificate(rand.Reader, cert, parent, &key.PublicKey, signer)
 	if err != nil {
 		t.Fatal(err)

@@ -17,9 +17,9 @@ import (
 func newInitCommand(s *settings) *cobra.Command {
 	return &cobra.Command{
 		Use:   "init",
-		Short: "Make the cluster's authority and control's own certificate",
-		Long: "Make the cluster's authority and control's own certificate. What is there is kept, so it may be run\n" +
-			"again; control's certificate is renewed when its time runs out.",
+		Short: "Make the cluster's authority and control's own certificates",
+		Long: "Make the cluster's authority and control's own certificates, for its API and for the other members of its\n" +
+			"store. What is there is kept, so it may be run again; certificates whose time runs out are renewed.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			authority, until, err := initialise(*s)
@@ -53,45 +53,48 @@ func initialise(s settings) (*pki.Authority, time.Time, error) {
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("make the authority: %w", err)
 	}
-	until, err := certify(authority, s.identity())
+	if _, err := certify(authority, s.peer(), s.who(pki.RolePeer), pki.RenewDockerBefore); err != nil {
+		return nil, time.Time{}, err
+	}
+	until, err := certify(authority, s.identity(), s.who(pki.RoleControl), pki.RenewBefore)
 	return authority, until, err
 }
 
-// certify makes sure that control has a certificate that lasts, and returns until when.
-func certify(authority *pki.Authority, files pki.Files) (time.Time, error) {
-	renew, err := needsNew(files, authority, time.Now())
+// certify makes sure that control has a certificate as who that lasts, and returns until when.
+func certify(authority *pki.Authority, files pki.Files, who pki.Identity, before time.Duration) (time.Time, error) {
+	renew, err := needsNew(files, authority, who, time.Now().Add(before))
 	if err != nil {
 		return time.Time{}, err
 	}
 	if renew {
 		csr, err := files.NewRequest()
 		if err != nil {
-			return time.Time{}, fmt.Errorf("make control's key: %w", err)
+			return time.Time{}, fmt.Errorf("make the key of %s: %w", who, err)
 		}
-		cert, err := authority.Sign(csr, controlOf(authority))
+		cert, err := authority.Sign(csr, who)
 		if err != nil {
-			return time.Time{}, fmt.Errorf("sign control's certificate: %w", err)
+			return time.Time{}, fmt.Errorf("sign the certificate of %s: %w", who, err)
 		}
 		if err := files.Install(cert, authority.CertPEM); err != nil {
-			return time.Time{}, fmt.Errorf("store control's certificate: %w", err)
+			return time.Time{}, fmt.Errorf("store the certificate of %s: %w", who, err)
 		}
 	}
 	_, until, err := files.Identity()
 	return until, err
 }
 
-// needsNew reports whether control has no certificate yet, one that is not its own, or one whose time runs out.
-func needsNew(files pki.Files, authority *pki.Authority, now time.Time) (bool, error) {
-	who, until, err := files.Identity()
+// needsNew reports whether there is no certificate yet, one of somebody else or of another authority, or one that ends
+// before a time.
+func needsNew(files pki.Files, authority *pki.Authority, who pki.Identity, before time.Time) (bool, error) {
+	is, until, err := files.Identity()
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
-	return who != controlOf(authority) || until.Sub(now) < pki.RenewBefore, err
-}
-
-// controlOf is the identity of the cluster's control plane.
-func controlOf(authority *pki.Authority) pki.Identity {
-	return pki.Identity{Cluster: authority.Cluster, Role: pki.RoleControl, Name: "control"}
+	if err != nil || is != who {
+		return true, nil // what can't be read is no identity
+	}
+	chain, err := os.ReadFile(files.Cert)
+	return until.Before(before) || !pki.ChainsTo(authority.CertPEM, chain), err
 }
 
 // openAuthority loads the authority that init has made.

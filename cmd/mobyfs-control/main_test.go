@@ -122,8 +122,11 @@ func (p program) client(role, name, address string) *api.Client {
 		p.t.Fatal(err)
 	}
 	signed := p.mustRun(string(csr), "sign", "--role", role, "--name", name)
-	cut := strings.Index(signed, "-----END CERTIFICATE-----\n") + len("-----END CERTIFICATE-----\n")
-	if err := files.Install([]byte(signed[:cut]), []byte(signed[cut:])); err != nil {
+	cert, ca, err := pki.SplitAnswer([]byte(signed))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := files.Install(cert, ca); err != nil {
 		p.t.Fatal(err)
 	}
 	tlsConfig, err := files.ClientTLS(pki.RoleControl, "control")
@@ -143,7 +146,7 @@ func TestInitMakesOnceAndKeeps(t *testing.T) {
 	}
 	read := func() string {
 		var all strings.Builder
-		for _, name := range []string{"ca.key", "ca.crt", "control.key", "control.crt"} {
+		for _, name := range []string{"ca.key", "ca.crt", "node-ca.key", "node-ca.crt", "operator-ca.key", "peer-ca.key", "peer-ca.crt", "control.key", "control.crt", "peer.key", "peer.crt"} {
 			data, err := os.ReadFile(filepath.Join(p.root, "pki", name))
 			if err != nil {
 				t.Fatal(err)
@@ -156,7 +159,7 @@ func TestInitMakesOnceAndKeeps(t *testing.T) {
 	if second := p.mustRun("", "init"); second != first || read() != files {
 		t.Errorf("run again it made something new: %q", second)
 	}
-	for path, want := range map[string]os.FileMode{"": 0o700, "pki": 0o700, "pki/ca.key": 0o600, "pki/control.key": 0o600} {
+	for path, want := range map[string]os.FileMode{"": 0o700, "pki": 0o700, "pki/ca.key": 0o600, "pki/node-ca.key": 0o600, "pki/operator-ca.key": 0o600, "pki/peer-ca.key": 0o600, "pki/peer.key": 0o600, "pki/control.key": 0o600} {
 		info, err := os.Stat(filepath.Join(p.root, path))
 		if err != nil {
 			t.Fatal(err)
@@ -182,7 +185,7 @@ func TestInitMakesOnceAndKeeps(t *testing.T) {
 
 func TestCertificateIsRenewedInTime(t *testing.T) {
 	dir := t.TempDir()
-	s := settings{cluster: "shop", root: dir}
+	s := settings{cluster: "shop", name: "h1", root: dir}
 	authority, first, err := initialise(s)
 	if err != nil {
 		t.Fatal(err)
@@ -209,10 +212,10 @@ func TestCertificateIsRenewedInTime(t *testing.T) {
 	if err != nil || who.Role != pki.RoleControl {
 		t.Errorf("after init the certificate is that of %v, %v", who, err)
 	}
-	if renewed, err := needsNew(s.identity(), authority, time.Now()); err != nil || renewed {
+	if renewed, err := needsNew(s.identity(), authority, s.who(pki.RoleControl), time.Now()); err != nil || renewed {
 		t.Errorf("a fresh certificate is to be renewed: %v, %v", renewed, err)
 	}
-	if renewed, err := needsNew(s.identity(), authority, time.Now().Add(pki.LeafLife-pki.RenewBefore+time.Hour)); err != nil || !renewed {
+	if renewed, err := needsNew(s.identity(), authority, s.who(pki.RoleControl), time.Now().Add(pki.LeafLife+time.Hour)); err != nil || !renewed {
 		t.Errorf("an old certificate is not to be renewed: %v, %v", renewed, err)
 	}
 }
@@ -229,7 +232,6 @@ func TestSignRefusesWhatItMustNotSign(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, args := range map[string][]string{
-		"control":       {"--role", "control", "--name", "control"},
 		"no role":       {"--name", "h1"},
 		"unknown role":  {"--role", "root", "--name", "h1"},
 		"no name":       {"--role", "node"},
@@ -247,8 +249,8 @@ func TestSignRefusesWhatItMustNotSign(t *testing.T) {
 			t.Errorf("junk was signed: exit code %d, %q", code, out)
 		}
 	}
-	if out := p.mustRun(string(csr), "sign", "--role", "node", "--name", "h1"); strings.Count(out, "BEGIN CERTIFICATE") != 2 {
-		t.Errorf("the answer is %q, want two certificates", out)
+	if out := p.mustRun(string(csr), "sign", "--role", "node", "--name", "h1"); strings.Count(out, "BEGIN CERTIFICATE") != 3 {
+		t.Errorf("the answer is %q, want three certificates", out)
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -16,24 +15,24 @@ const maxRequest = 64 << 10 // bytes of a certificate request
 func newSignCommand(s *settings) *cobra.Command {
 	var role, name string
 	cmd := &cobra.Command{
-		Use:   "sign --role node|docker|operator --name NAME",
+		Use:   "sign --role ROLE --name NAME",
 		Short: "Sign a certificate request from stdin",
-		Long: "Sign a certificate request (PEM, on stdin) with the cluster's authority. The certificate and then that of\n" +
-			"the authority go to stdout. Of the request only the key counts; who it is for say the flags.",
+		Long: "Sign a certificate request (PEM, on stdin) with the cluster's authority. The certificate, that of the\n" +
+			"intermediate which signed it and then the authority's own go to stdout. Of the request only the key counts; who it is for say the flags.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return sign(*s, role, name, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVar(&role, "role", "", "node, docker or operator")
-	cmd.Flags().StringVar(&name, "name", "", "the name of the node, of the node whose dockerd it is for, or of the operator")
+	cmd.Flags().StringVar(&role, "role", "", "node, docker, operator, admin, viewer, auditor, control or peer")
+	cmd.Flags().StringVar(&name, "name", "", "the name of the node, of the node whose dockerd it is for, of the person, or of the control's host")
 	return cmd
 }
 
 func sign(s settings, role, name string, csr io.Reader, out io.Writer) error {
-	if !slices.Contains([]string{pki.RoleNode, pki.RoleDocker, pki.RoleOperator}, role) {
+	if pki.IssuerOf(role) == "" {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "no certificate is signed for the role %q", role).
-			WithHint("--role is node, docker or operator; control's own comes from mobyfs-control init")
+			WithHint("--role is node, docker, operator, admin, viewer, auditor, control or peer")
 	}
 	if mobyfs.CheckNodeName(name) != nil {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q can't be the name of a %s", name, role).

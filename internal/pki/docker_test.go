@@ -1,11 +1,9 @@
 package pki
 
 import (
-	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"net/url"
 	"os"
 	"testing"
@@ -142,13 +140,13 @@ func expired(t *testing.T, a *Authority, id Identity) Files {
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber: serial(), NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, URIs: []*url.URL{id.URI()},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, URIs: []*url.URL{id.URI()}, DNSNames: id.dnsNames(),
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public().(*ecdsa.PublicKey), a.key)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.Issuer(IssuerNode).cert, key.Public(), a.Issuer(IssuerNode).key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(f.Cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(f.Cert, append(encodeCert(der), a.Issuer(IssuerNode).CertPEM...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return f

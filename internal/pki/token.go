@@ -17,8 +17,8 @@ type claims struct {
 	Payload json.RawMessage `json:"mobyfs"`
 }
 
-// SignToken makes a token (a JWT, ES256, with the signer's certificate in x5c) that anyone who trusts the
-// authority can check without asking anybody.
+// SignToken makes a token (a JWT, ES256, with the signer's certificate and its
+// intermediate in x5c) that anyone who trusts the authority can check without asking anybody.
 func (f Files) SignToken(payload any, life time.Duration) (string, error) {
 	id, err := f.load()
 	if err != nil {
@@ -32,7 +32,11 @@ func (f Files) SignToken(payload any, life time.Duration) (string, error) {
 		RegisteredClaims: jwt.RegisteredClaims{ExpiresAt: jwt.NewNumericDate(time.Now().Add(life))},
 		Payload:          body,
 	})
-	t.Header["x5c"] = []string{base64.StdEncoding.EncodeToString(id.cert.Leaf.Raw)}
+	var chain []string
+	for _, der := range id.cert.Certificate {
+		chain = append(chain, base64.StdEncoding.EncodeToString(der))
+	}
+	t.Header["x5c"] = chain
 	return t.SignedString(id.cert.PrivateKey)
 }
 
@@ -52,31 +56,37 @@ func (f Files) OpenToken(token, role string, payload any) error {
 	return json.Unmarshal(c.Payload, payload)
 }
 
+// maxChain is the most certificates that a token may carry.
+const maxChain = 4
+
 // signerKey finds the key in the certificate that came with the token and checks whose it is.
 func signerKey(t *jwt.Token, id loaded, role string) (any, error) {
-	chain, _ := t.Header["x5c"].([]any)
-	if len(chain) != 1 {
+	texts, _ := t.Header["x5c"].([]any)
+	if len(texts) == 0 || len(texts) > maxChain {
 		return nil, errors.New("it carries no certificate")
 	}
-	text, _ := chain[0].(string)
-	der, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
+	var chain []*x509.Certificate
+	for _, x := range texts {
+		text, _ := x.(string)
+		der, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, err
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, cert)
+	}
+	if err := verify(chain, id.roots, x509.VerifyOptions{KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	opts := x509.VerifyOptions{Roots: id.roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
-	if _, err := cert.Verify(opts); err != nil {
-		return nil, err
-	}
-	who, err := IdentityOf(cert)
+	who, err := IdentityOf(chain[0])
 	if err != nil {
 		return nil, err
 	}
 	if who.Role != role {
 		return nil, fmt.Errorf("it was signed by %s, not by a %s", who, role)
 	}
-	return cert.PublicKey, nil
+	return chain[0].PublicKey, nil
 }

@@ -35,7 +35,7 @@ func TestPullIsRefused(t *testing.T) {
 	blind.TLS = func(string) (*tls.Config, error) {
 		cfg, err := foreign.member(t, pki.RoleNode, "h2").ClientTLS(pki.RoleNode, "h1")
 		if err == nil {
-			cfg.InsecureSkipVerify = true
+			cfg.VerifyConnection = nil
 		}
 		return cfg, err
 	}

@@ -85,10 +85,10 @@ func (c credential) trouble(f Facts, d Desired) string {
 		return "the cluster gets a new authority"
 	}
 	authority, err := parseCert(d.Authority)
-	if err != nil || cert.CheckSignatureFrom(authority) != nil {
+	if err != nil || !pki.ChainsTo([]byte(d.Authority), []byte(c.cert)) {
 		return "another authority signed it"
 	}
-	if mine, err := parseCert(f.NodeCA); err != nil || cert.CheckSignatureFrom(mine) != nil {
+	if !pki.ChainsTo([]byte(f.NodeCA), []byte(c.cert)) {
 		return "it does not belong to the authority beside it"
 	}
 	return c.renew(cert, authority, f.Clock)

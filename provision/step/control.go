@@ -33,7 +33,7 @@ func (f Facts) HasControl() bool { return f.ControlKey && f.ControlCA != "" && f
 
 func (control) Apply(ctx context.Context, r *Run) error {
 	if !r.Facts.HasControl() || expiring(r.Facts.ControlCert, r.Facts.Clock) != "" {
-		if err := r.Command(ctx, r.path(path.Join(BinDir, Control)), "init", "--cluster", r.Desired.Cluster); err != nil {
+		if err := r.Command(ctx, r.path(path.Join(BinDir, Control)), "init", "--cluster", r.Desired.Cluster, "--name", r.Desired.Node); err != nil {
 			return fmt.Errorf("make the control plane: %w", err)
 		}
 		if err := r.readControl(); err != nil {

@@ -1,0 +1,165 @@
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"time"
+)
+
+// Kind names an intermediate of the authority.
+type Kind string
+
+// Kinds of intermediates.
+const (
+	IssuerPeer     Kind = "peer"
+	IssuerNode     Kind = "node" // control, nodes and the dockerds beside them
+	IssuerOperator Kind = "operator"
+)
+
+// Kinds lists the intermediates that every authority has.
+func Kinds() []Kind { return []Kind{IssuerPeer, IssuerNode, IssuerOperator} }
+
+// roles are those that the intermediate may certify.
+func (k Kind) roles() []string {
+	switch k {
+	case IssuerPeer:
+		return []string{RolePeer}
+	case IssuerNode:
+		return []string{RoleControl, RoleNode, RoleDocker}
+	case IssuerOperator:
+		return []string{RoleOperator, RoleAdmin, RoleViewer, RoleAuditor}
+	default:
+		return nil
+	}
+}
+
+// uses are what the certificates of the intermediate are good for at most.
+func (k Kind) uses() []x509.ExtKeyUsage {
+	if k == IssuerOperator {
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	}
+	return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+}
+
+// IssuerOf tells which intermediate certifies a role; "" if none does.
+func IssuerOf(role string) Kind {
+	for _, k := range Kinds() {
+		if slices.Contains(k.roles(), role) {
+			return k
+		}
+	}
+	return ""
+}
+
+// Issuer is an intermediate: it signs the certificates of its roles.
+type Issuer struct {
+	Kind    Kind
+	Cluster string
+	CertPEM []byte
+	cert    *x509.Certificate
+	key     *ecdsa.PrivateKey
+}
+
+// ParseIssuer reads an intermediate as KeyPEM and CertPEM give it.
+func ParseIssuer(kind Kind, cluster string, certPEM, keyPEM []byte) (*Issuer, error) {
+	cert, err := parseCert(certPEM)
+	if err != nil {
+		return nil, fmt.Errorf("read the intermediate %s: %w", kind, err)
+	}
+	key, err := parseKey(keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("read the key of the intermediate %s: %w", kind, err)
+	}
+	if !key.PublicKey.Equal(cert.PublicKey) {
+		return nil, fmt.Errorf("the key of the intermediate %s is not that of its certificate", kind)
+	}
+	return &Issuer{Kind: kind, Cluster: cluster, CertPEM: encodeCert(cert.Raw), cert: cert, key: key}, nil
+}
+
+// KeyPEM is the intermediate's private key.
+func (i *Issuer) KeyPEM() ([]byte, error) { return encodeKey(i.key) }
+
+// Until is when the intermediate ends.
+func (i *Issuer) Until() time.Time { return i.cert.NotAfter }
+
+// Signed reports whether the intermediate signed a certificate.
+func (i *Issuer) Signed(cert *x509.Certificate) bool { return cert.CheckSignatureFrom(i.cert) == nil }
+
+// ParseRequest reads a certificate request and checks that who made it has the key. It is kept small: of what a request
+// says, nothing counts but the key.
+func ParseRequest(csrPEM []byte) (*x509.CertificateRequest, error) {
+	block, _ := pem.Decode(csrPEM)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+		return nil, errors.New("this is no certificate request in PEM")
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate request: %w", err)
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("check the certificate request: %w", err)
+	}
+	if key, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve.Params().BitSize < 256 {
+		return nil, errors.New("the certificate request is not for an ECDSA key of 256 bits or more")
+	}
+	return csr, nil
+}
+
+// Sign answers a request with a certificate for id, followed by that of the intermediate. Of the request only the key
+// is taken.
+func (i *Issuer) Sign(csrPEM []byte, id Identity, now time.Time) (chainPEM []byte, err error) {
+	if id.Cluster != i.Cluster {
+		return nil, fmt.Errorf("this is the authority of cluster %q, not of %q", i.Cluster, id.Cluster)
+	}
+	if IssuerOf(id.Role) != i.Kind {
+		return nil, fmt.Errorf("the intermediate %s does not certify the role %q", i.Kind, id.Role)
+	}
+	csr, err := ParseRequest(csrPEM)
+	if err != nil {
+		return nil, err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: serial(),
+		Subject:      pkix.Name{CommonName: id.String(), Organization: []string{"mobyfs"}},
+		NotBefore:    now.Add(-backdate),
+		NotAfter:     now.Add(lifeOf(id.Role)),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		URIs:         []*url.URL{id.URI()},
+		DNSNames:     id.dnsNames(),
+	}
+	if id.Role == RoleControl || id.Role == RoleNode || id.Role == RolePeer {
+		tmpl.ExtKeyUsage = append(tmpl.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+	}
+	if id.Role == RoleNode {
+		tmpl.IPAddresses = []net.IP{net.ParseIP(Loopback)}
+	}
+	if tmpl.NotAfter.After(i.cert.NotAfter) {
+		tmpl.NotAfter = i.cert.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, i.cert, csr.PublicKey, i.key)
+	if err != nil {
+		return nil, err
+	}
+	return append(encodeCert(der), i.CertPEM...), nil
+}
+
+// lifeOf tells for how long certificates of a role are signed.
+func lifeOf(role string) time.Duration {
+	switch role {
+	case RoleDocker:
+		return DockerLife
+	case RolePeer:
+		return PeerLife
+	default:
+		return LeafLife
+	}
+}

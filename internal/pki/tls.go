@@ -1,0 +1,158 @@
+package pki
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+)
+
+// Check refuses the other end of a connection whose certificate has been verified, by an error. It is asked at each
+// handshake.
+type Check func(cert *x509.Certificate) error
+
+// ServerTLS serves with the identity and demands a certificate of the same authority that the checks let pass. Files
+// are read again at each handshake, so a renewed certificate needs no restart. No session is resumed: each connection
+// shows its certificate, so none outlives what the checks say.
+func (f Files) ServerTLS(checks ...Check) (*tls.Config, error) {
+	return f.serverTLS(func() *tls.Config {
+		return &tls.Config{
+			MinVersion:       tls.VersionTLS13,
+			NextProtos:       []string{"h2", "http/1.1"},
+			VerifyConnection: func(state tls.ConnectionState) error { return pass(state.PeerCertificates[0], checks) },
+		}
+	})
+}
+
+func pass(cert *x509.Certificate, checks []Check) error {
+	for _, check := range checks {
+		if err := check(cert); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DockerTLS is ServerTLS for the one client that only is. Anybody else's handshake is refused, whoever signed for
+// them. It takes TLS 1.2 as well, which is what Docker promises to speak, and HTTP/1.1 alone.
+func (f Files) DockerTLS(only Identity) (*tls.Config, error) {
+	return f.serverTLS(func() *tls.Config {
+		return &tls.Config{
+			MinVersion:       tls.VersionTLS12,
+			NextProtos:       []string{"http/1.1"},
+			VerifyConnection: onlyFor(func(who Identity) bool { return who == only }, only.String()+" of cluster "+only.Cluster),
+		}
+	})
+}
+
+// PeerTLS serves and calls other members of the store with the identity of a peer. Only peers get through, in either
+// direction: a certificate of any other intermediate is not even believed.
+func (f Files) PeerTLS() (*tls.Config, error) {
+	id, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	c, err := f.serverTLS(func() *tls.Config {
+		return &tls.Config{MinVersion: tls.VersionTLS13, VerifyConnection: onlyFor(isPeer, "a peer")}
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.RootCAs, c.ServerName = id.roots, ServerName(RolePeer, RolePeer)
+	c.GetClientCertificate = f.clientCertificate
+	return c, nil
+}
+
+func isPeer(who Identity) bool { return who.Role == RolePeer }
+
+// onlyFor refuses everybody but those whom is names.
+func onlyFor(is func(Identity) bool, whom string) func(tls.ConnectionState) error {
+	return func(state tls.ConnectionState) error {
+		who, err := PeerIdentity(&state)
+		if err == nil && !is(who) {
+			err = fmt.Errorf("%s of cluster %s is not %s", who, who.Cluster, whom)
+		}
+		return err
+	}
+}
+
+// serverTLS fills in the identity and what it demands of clients, anew for each connection.
+func (f Files) serverTLS(config func() *tls.Config) (*tls.Config, error) {
+	if _, err := f.load(); err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion:             config().MinVersion,
+		SessionTicketsDisabled: true,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			id, err := f.load()
+			if err != nil {
+				return nil, err
+			}
+			c := config()
+			c.SessionTicketsDisabled = true
+			c.Certificates = []tls.Certificate{id.cert}
+			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, id.roots
+			return c, nil
+		},
+	}, nil
+}
+
+// ClientTLS connects with the identity to a server of the given role and name. Files are read again at each handshake,
+// so neither a renewed certificate nor another authority needs a new configuration.
+func (f Files) ClientTLS(role, name string) (*tls.Config, error) {
+	if _, err := f.load(); err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion:           tls.VersionTLS13,
+		ServerName:           ServerName(role, name),
+		GetClientCertificate: f.clientCertificate,
+		InsecureSkipVerify:   true, // for verifyServer does it, with the roots of the moment
+		VerifyConnection:     func(state tls.ConnectionState) error { return f.verifyServer(state) },
+	}, nil
+}
+
+func (f Files) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	id, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	return &id.cert, nil
+}
+
+// verifyServer is TLS's own check of a server.
+func (f Files) verifyServer(state tls.ConnectionState) error {
+	id, err := f.load()
+	if err != nil {
+		return err
+	}
+	return verify(state.PeerCertificates, id.roots, x509.VerifyOptions{
+		DNSName: state.ServerName, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+}
+
+// verify checks a chain, leaf first, against roots.
+func verify(chain []*x509.Certificate, roots *x509.CertPool, opts x509.VerifyOptions) error {
+	if len(chain) == 0 {
+		return errors.New("there is no certificate")
+	}
+	opts.Roots, opts.Intermediates = roots, x509.NewCertPool()
+	for _, c := range chain[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	if _, err := chain[0].Verify(opts); err != nil {
+		return fmt.Errorf("verify the certificate: %w", err)
+	}
+	return nil
+}
+
+// AddressTLS connects with the identity as dockerd does: it believes a server of the authority that is certified for
+// the address it calls.
+func (f Files) AddressTLS() (*tls.Config, error) {
+	id, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: id.roots, Certificates: []tls.Certificate{id.cert}}, nil
+}
