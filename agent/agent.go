@@ -87,6 +87,7 @@ func Open(cfg Config) (*Agent, error) {
 	if cfg.Kernel == nil {
 		cfg.Kernel = realKernel{}
 	}
+	cfg.Control = moments{cfg.Control}
 	a := &Agent{Config: cfg, backends: map[string]backend.Backend{}, workers: map[mobyfs.VolumeID]*worker{}}
 	for _, b := range cfg.Backends {
 		a.backends[b.Name()] = b

@@ -139,7 +139,9 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 		say = w.log.Debug
 	}
 	say("pulling", "name", v.record.Name, "from", from.Node, "migration", m, "fence", v.record.Fence)
+	failpoint.Reach("agent.pull.before")
 	receipt, err := w.agent.Peer.Pull(ctx, *from, dir, w.progressed)
+	failpoint.Reach("agent.pull.after")
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
@@ -163,9 +165,7 @@ func (w *worker) target(r *mobyfs.Volume) (backend.Backend, error) {
 func (w *worker) commit(ctx context.Context, m mobyfs.MigrationID, v view, receipt mobyfs.Receipt) error {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	failpoint.Reach("agent.commit.before")
 	grant, err := w.agent.Control.Commit(call, w.id, m, receipt)
-	failpoint.Reach("agent.commit.after")
 	switch code := mobyfs.CodeOf(err); {
 	case code == mobyfs.CodeUnavailable, code == mobyfs.CodeInternal:
 		return about(err, "commit the move of", w.name(v.record))

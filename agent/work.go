@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
 // do carries out a step. No lock is held while it waits for anybody. An error means: try again later.
@@ -150,7 +151,9 @@ func (w *worker) loseLease(why error) {
 
 // doAttach makes the volume usable and counts the uses of those who wait.
 func (w *worker) doAttach(ctx context.Context, s step, v view) error {
+	failpoint.Reach("agent.attach.before")
 	path, err := w.home(v.record).Attach(ctx, w.id, s.fence)
+	failpoint.Reach("agent.attach.after")
 	if err == nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -193,9 +196,11 @@ func (w *worker) doRelease(ctx context.Context, s step, v view) error {
 			return nil // somebody came meanwhile
 		}
 		if v.bytes {
+			failpoint.Reach("agent.detach.before")
 			if err := w.home(v.record).Detach(ctx, w.id); err != nil {
 				return err
 			}
+			failpoint.Reach("agent.detach.after")
 		}
 		w.agent.ledger.change(w.id, func(e *entry) { e.Lease, e.Releasing = 0, s.fence })
 		w.mu.Lock()

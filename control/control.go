@@ -23,6 +23,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control/store"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -105,6 +106,7 @@ func (c *Control) Healthy(ctx context.Context) error { return c.store.Ping(ctx) 
 func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *mobyfs.Volume) (string, error)) (mobyfs.Volume, error) {
 	var v mobyfs.Volume
 	var decided string
+	failpoint.Reach("control.decide.before")
 	err := c.store.Update(ctx, func(tx *store.Tx) (err error) {
 		if v, err = tx.Volume(id); err != nil {
 			return err
@@ -114,6 +116,7 @@ func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *m
 		}
 		return put(tx, decided, &v)
 	})
+	failpoint.Reach("control.decide.after")
 	if err == nil && decided != "" {
 		c.say(decided, v)
 	}

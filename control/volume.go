@@ -9,6 +9,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control/store"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -39,6 +40,7 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 	defer c.placing.Unlock()
 	var v mobyfs.Volume
 	var isNew bool
+	failpoint.Reach("control.create.before")
 	err = c.store.Update(ctx, func(tx *store.Tx) (err error) {
 		v, err = tx.VolumeNamed(name)
 		if isNew = mobyfs.CodeOf(err) == mobyfs.CodeNotFound; !isNew {
@@ -58,6 +60,7 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 		}
 		return put(tx, "volume placed", &v)
 	})
+	failpoint.Reach("control.create.after")
 	if err != nil {
 		return mobyfs.Volume{}, err
 	}
@@ -197,6 +200,7 @@ func (c *Control) Removed(ctx context.Context, who pki.Identity, id mobyfs.Volum
 		return err
 	}
 	var v mobyfs.Volume
+	failpoint.Reach("control.removed.before")
 	err := c.store.Update(ctx, func(tx *store.Tx) (err error) {
 		if v, err = tx.Volume(id); err != nil {
 			return err
@@ -213,6 +217,7 @@ func (c *Control) Removed(ctx context.Context, who pki.Identity, id mobyfs.Volum
 		}
 		return record(tx, "volume is gone", v)
 	})
+	failpoint.Reach("control.removed.after")
 	switch {
 	case mobyfs.CodeOf(err) == mobyfs.CodeNotFound:
 		return nil // it was told before

@@ -12,6 +12,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
 // Tx is one try of an Update. What it reads is what the engine holds, and is checked again when it commits.
@@ -59,7 +60,13 @@ func (tx *Tx) commit() (bool, error) {
 	for key, e := range tx.reads {
 		unchanged[key] = e.rev
 	}
+	if err := failpoint.Fail("store.commit.before"); err != nil {
+		return false, err
+	}
 	rev, done, err := tx.s.engine.commit(tx.ctx, unchanged, tx.writes)
+	if err == nil && done {
+		err = failpoint.Fail("store.commit.after")
+	}
 	if err != nil || !done {
 		return false, err
 	}

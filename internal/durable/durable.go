@@ -20,7 +20,9 @@ import (
 // When it returns nil, the content survives a power cut. A crash may leave a file of the name .<base><digits>
 // beside it.
 func WriteFile(moment, path string, data []byte, perm fs.FileMode) error {
-	failpoint.Reach(moment + ".before")
+	if err := failpoint.Fail(moment + ".before"); err != nil {
+		return err
+	}
 	if err := replace(path, data, perm); err != nil {
 		return err
 	}
@@ -68,7 +70,9 @@ func ReadJSON(path string, v any) error {
 // Rename moves from to to and makes both directories durable. A file at to is replaced; a directory at to is an
 // error.
 func Rename(moment, from, to string) error {
-	failpoint.Reach(moment + ".before")
+	if err := failpoint.Fail(moment + ".before"); err != nil {
+		return err
+	}
 	if err := os.Rename(from, to); err != nil {
 		return err
 	}
@@ -99,7 +103,9 @@ func Mkdir(path string, perm fs.FileMode) error {
 
 // Remove removes a file. One that is not there is fine.
 func Remove(moment, path string) error {
-	failpoint.Reach(moment + ".before")
+	if err := failpoint.Fail(moment + ".before"); err != nil {
+		return err
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

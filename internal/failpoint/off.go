@@ -4,3 +4,9 @@ package failpoint
 
 // Reach does nothing in programs that are built without the tag failpoints.
 func Reach(string) {}
+
+// Fail is nil in programs that are built without the tag failpoints.
+func Fail(string) error { return nil }
+
+// Without is false in programs that are built without the tag failpoints.
+func Without(string) bool { return false }

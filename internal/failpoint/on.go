@@ -3,23 +3,85 @@
 package failpoint
 
 import (
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
-// Reach kills the process if a test asked for it at this moment.
-func Reach(moment string) {
-	file := os.Getenv("MOBYFS_KILL_AT")
-	if file == "" {
-		file = "/run/mobyfs.kill-at"
+// Reach is Fail at a moment at which nothing can fail.
+func Reach(moment string) { _ = Fail(moment) }
+
+// Fail makes happen what a test asked for at this moment. It returns an error if that is what was asked for.
+func Fail(moment string) error {
+	path := file()
+	line, err := os.ReadFile(path)
+	if err != nil {
+		return nil
 	}
-	want, err := os.ReadFile(file)
-	if err != nil || strings.TrimSpace(string(want)) != moment {
-		return
+	asked, what, ok := parse(string(line))
+	if !ok || !asked(moment) {
+		return nil
 	}
-	if os.Remove(file) == nil {
+	if !what.always && os.Remove(path) != nil {
+		return nil // somebody else was first
+	}
+	switch what.kind {
+	case "stall":
+		time.Sleep(what.stall)
+		return nil
+	case "error":
+		return fmt.Errorf("a test lets this fail at %s: %w", moment, syscall.EIO)
+	default:
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // SIGKILL is on its way; nothing after the moment may happen
 	}
+}
+
+// Without reports whether a test runs the program without a guard.
+func Without(guard string) bool {
+	return slices.Contains(strings.Split(os.Getenv("MOBYFS_WITHOUT"), ","), guard)
+}
+
+func file() string {
+	if path := os.Getenv("MOBYFS_KILL_AT"); path != "" {
+		return path
+	}
+	return "/run/mobyfs.kill-at"
+}
+
+type event struct {
+	kind   string // kill, stall, error
+	stall  time.Duration
+	always bool
+}
+
+// parse reads the line; ok is false for one that asks for nothing.
+func parse(line string) (asked func(moment string) bool, what event, ok bool) {
+	words := strings.Fields(line)
+	if len(words) == 0 {
+		return nil, event{}, false
+	}
+	name, family := strings.CutSuffix(words[0], "*")
+	asked = func(moment string) bool { return moment == name || family && strings.HasPrefix(moment, name) }
+	rest := words[1:]
+	if n := len(rest); n > 0 && rest[n-1] == "always" {
+		rest, what.always = rest[:n-1], true
+	}
+	if len(rest) == 0 {
+		what.kind = "kill"
+		return asked, what, true
+	}
+	what.kind = rest[0]
+	switch {
+	case what.kind == "stall" && len(rest) == 2:
+		d, err := time.ParseDuration(rest[1])
+		what.stall = d
+		return asked, what, err == nil
+	case what.kind == "error" && len(rest) == 1:
+		return asked, what, true
+	}
+	return nil, event{}, false
 }

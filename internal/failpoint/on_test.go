@@ -1,0 +1,57 @@
+//go:build failpoints
+
+package failpoint
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestFailDoesWhatTheFileAsksFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "at")
+	t.Setenv("MOBYFS_KILL_AT", path)
+	ask := func(line string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(line), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func() bool { _, err := os.Stat(path); return err == nil }
+
+	if err := Fail("a.b"); err != nil {
+		t.Errorf("nothing is asked for: %v", err)
+	}
+	ask("a.b error\n")
+	if err := Fail("a.c"); err != nil || !there() {
+		t.Errorf("another moment: %v", err)
+	}
+	if err := Fail("a.b"); !errors.Is(err, syscall.EIO) || there() {
+		t.Errorf("an error is asked for: %v, still asked for: %v", err, there())
+	}
+	ask("a.* error always")
+	if Fail("a.b") == nil || Fail("a.c") == nil || Fail("b.a") != nil || !there() {
+		t.Error("a family is to fail each time, and no other")
+	}
+	ask("a.b stall 20ms")
+	begin := time.Now()
+	if err := Fail("a.b"); err != nil || time.Since(begin) < 20*time.Millisecond || there() {
+		t.Errorf("a stall: %v after %v", err, time.Since(begin))
+	}
+	for _, nonsense := range []string{"", "a.b stall", "a.b stall soon", "a.b explode"} {
+		ask(nonsense)
+		if err := Fail("a.b"); err != nil || !there() {
+			t.Errorf("%q: %v", nonsense, err)
+		}
+	}
+}
+
+func TestWithoutNamesGuards(t *testing.T) {
+	t.Setenv("MOBYFS_WITHOUT", "fence,lock-delay")
+	if !Without("fence") || !Without("lock-delay") || Without("lock") {
+		t.Error("the guards are fence and lock-delay")
+	}
+}
