@@ -10,8 +10,12 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/etcd/pkg/v3/featuregate"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/features"
 	"go.uber.org/zap"
+
+	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
 const (
@@ -22,38 +26,34 @@ const (
 	maxSocket    = 107 // bytes of a path that Linux takes for a unix socket
 )
 
-// Timing of elections. With one member nobody else can win, so a restart need not wait long for the election.
+// Timing of elections. A single member has nobody to wait for, so its restart need not wait long for the election;
+// several must not take a busy disk or network for a dead leader.
 const (
-	tick     = 20  // ms
-	election = 200 // ms
+	tickAlone     = 20   // ms
+	electionAlone = 200  // ms
+	tick          = 100  // ms
+	election      = 1000 // ms
 )
+
+// aloneURL is the label of a member that has no address for others.
+var aloneURL = url.URL{Scheme: "http", Host: "127.0.0.1:2380"}
 
 // socketIn is where etcd serves this process. The file is open to all, so its directory must not be.
 func socketIn(dir string) string { return filepath.Join(dir, "client.sock") }
 
-// startEtcd starts a single member in dir and waits until it answers. It opens no port: clients come through the
-// socket, and there is no listener for peers, whose address is a label only until the cluster grows.
-func startEtcd(ctx context.Context, dir string, log *zap.Logger) (*embed.Etcd, error) {
+// startEtcd starts this process's member in dir and waits until it answers. Clients come through the socket only; the
+// one port there is, is for the other members, and a member that is alone has none.
+func startEtcd(ctx context.Context, dir string, self Self, log *zap.Logger) (*embed.Etcd, error) {
 	socket := socketIn(dir)
 	if len(socket) > maxSocket {
 		return nil, fmt.Errorf("start the store: the path %s is longer than the %d bytes a socket may have", socket, maxSocket)
 	}
+	cfg, err := configure(dir, self)
+	if err != nil {
+		return nil, err
+	}
 	client := url.URL{Scheme: "unix", Path: socket}
-	peer := url.URL{Scheme: "http", Host: "127.0.0.1:2380"}
-	cfg := embed.NewConfig()
-	cfg.Name = "control"
-	cfg.Dir = filepath.Join(dir, "data")
-	cfg.ListenClientUrls = []url.URL{client}
-	cfg.AdvertiseClientUrls = []url.URL{client}
-	cfg.ListenPeerUrls = nil
-	cfg.AdvertisePeerUrls = []url.URL{peer}
-	cfg.InitialCluster = cfg.Name + "=" + peer.String()
-	cfg.InitialClusterToken = "mobyfs"
-	cfg.EnableGRPCGateway = false
-	cfg.TickMs, cfg.ElectionMs = tick, election
-	cfg.MaxTxnOps = maxTxnOps
-	cfg.QuotaBackendBytes = quota
-	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, history
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
 	server, err := embed.StartEtcd(cfg)
 	if err != nil {
@@ -77,6 +77,57 @@ func startEtcd(ctx context.Context, dir string, log *zap.Logger) (*embed.Etcd, e
 		server.Close()
 		return nil, fmt.Errorf("start the store: %w", ctx.Err())
 	}
+}
+
+// configure is how etcd runs as this member, without its clients.
+func configure(dir string, self Self) (*embed.Config, error) {
+	if err := self.check(); err != nil {
+		return nil, err
+	}
+	cfg := embed.NewConfig()
+	cfg.Name = self.name()
+	cfg.Dir = filepath.Join(dir, "data")
+	cfg.InitialClusterToken = "mobyfs"
+	cfg.EnableGRPCGateway = false
+	cfg.MaxTxnOps = maxTxnOps
+	cfg.MaxLearners = maxLearners
+	cfg.QuotaBackendBytes = quota
+	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, history
+	cfg.TickMs, cfg.ElectionMs = tickAlone, electionAlone
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = nil, []url.URL{aloneURL}
+	if !self.alone() {
+		if err := listenToPeers(cfg, self); err != nil {
+			return nil, err
+		}
+	}
+	cfg.InitialCluster = cfg.Name + "=" + cfg.AdvertisePeerUrls[0].String()
+	if self.Join != "" {
+		cfg.ClusterState, cfg.InitialCluster = embed.ClusterStateFlagExisting, self.Join
+	}
+	return cfg, nil
+}
+
+// anyPeer is a name that all members' certificates have.
+var anyPeer = pki.ServerName(pki.RolePeer, pki.RolePeer)
+
+// listenToPeers opens the port for the other members.
+func listenToPeers(cfg *embed.Config, self Self) error {
+	at, err := url.Parse(self.URL)
+	if err != nil {
+		return err
+	}
+	cfg.ListenPeerUrls = []url.URL{{Scheme: "https", Host: self.Listen}}
+	cfg.AdvertisePeerUrls = []url.URL{*at}
+	cfg.TickMs, cfg.ElectionMs = tick, election
+	cfg.PeerTLSInfo = peerTLS(self)
+	cfg.TlsMinVersion = "TLS1.3"
+	gates, ok := cfg.ServerFeatureGate.(featuregate.MutableFeatureGate)
+	if !ok {
+		return errors.New("start the store: this etcd can't check itself for corruption")
+	}
+	return gates.SetFromMap(map[string]bool{
+		string(features.InitialCorruptCheck): true, string(features.CompactHashCheck): true,
+	})
 }
 
 // dirLock keeps other processes out of a directory. It ends with the process, however that ends.

@@ -9,10 +9,12 @@ package store
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +32,11 @@ type Config struct {
 	Cluster string           // name of the cluster; a store of another one is refused
 	Log     *slog.Logger     // not nil
 	Now     func() time.Time // time.Now if nil
+	Self    Self             // which member of the store this process is
+	// Endpoints are those of an etcd that somebody else runs (https://host:port), with TLS to call it. This process then
+	// is no member, and Root is not used.
+	Endpoints []string
+	TLS       *tls.Config
 }
 
 // Store is an open store. All methods may be called at once.
@@ -54,8 +61,11 @@ type Store struct {
 }
 
 // Open starts the store in etcd and loads what it holds. Records that can't be read don't stop it: Unreadable tells
-// them. It fails at once if another process has the directory.
+// them. It fails at once if another process has the directory. A member that joins is open once it may vote.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if len(cfg.Endpoints) > 0 {
+		return openForeign(ctx, cfg)
+	}
 	dir := filepath.Join(cfg.Root, "etcd")
 	if err := durable.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of the store: %w", err)
@@ -64,8 +74,14 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Self.Join != "" {
+		if err := mayJoin(ctx, dir, cfg.Self, time.Now()); err != nil {
+			lock.release()
+			return nil, err
+		}
+	}
 	serving := &atomic.Bool{}
-	server, err := startEtcd(ctx, dir, zap.New(etcdLog{cfg.Log.Handler(), serving}))
+	server, err := startEtcd(ctx, dir, cfg.Self, zap.New(etcdLog{cfg.Log.Handler(), serving}))
 	if err != nil {
 		lock.release()
 		return nil, err
@@ -91,6 +107,28 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.running.Go(s.watchEtcd)
 	return s.open(ctx, cfg, lock.release)
 }
+
+// openForeign is Open on an etcd that somebody else runs.
+func openForeign(ctx context.Context, cfg Config) (*Store, error) {
+	client, err := clientv3.New(clientv3.Config{
+		Context: context.WithoutCancel(ctx), Endpoints: cfg.Endpoints, TLS: cfg.TLS, DialTimeout: foreignTimeout,
+		DialKeepAliveTime: foreignTimeout, DialKeepAliveTimeout: foreignTimeout, Logger: zap.NewNop(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), err)
+	}
+	s := newStore(etcdEngine{client}, cfg, &atomic.Bool{})
+	s.end = func() error { close(s.done); return client.Close() }
+	opening, cancel := context.WithTimeout(ctx, foreignPatience)
+	defer cancel()
+	return s.open(opening, cfg, func() {})
+}
+
+// How long an etcd that somebody else runs may take.
+const (
+	foreignTimeout  = 10 * time.Second // to take a connection, or to show that one is alive
+	foreignPatience = 60 * time.Second // to answer when the store is opened
+)
 
 // OpenMemory is Open on records in memory, which stay there when the store is closed.
 func OpenMemory(ctx context.Context, cfg Config, m *Memory) (*Store, error) {
@@ -122,6 +160,14 @@ func (s *Store) open(ctx context.Context, cfg Config, released func()) (*Store, 
 
 // start checks whose store it is, loads the cache and keeps it fresh until follow ends.
 func (s *Store) start(ctx, follow context.Context, cfg Config) error {
+	if s.etcd != nil {
+		if err := s.awaitVote(ctx); err != nil {
+			return err
+		}
+		if err := s.settle(ctx, cfg.Self); err != nil {
+			return err
+		}
+	}
 	if err := s.adoptCluster(ctx, cfg.Cluster, s.now()); err != nil {
 		return err
 	}
@@ -131,6 +177,9 @@ func (s *Store) start(ctx, follow context.Context, cfg Config) error {
 	}
 	s.complain(s.Unreadable())
 	s.running.Go(func() { s.follow(follow, rev+1) })
+	if s.etcd != nil && !cfg.Self.alone() {
+		s.running.Go(func() { s.promote(follow) })
+	}
 	return nil
 }
 
