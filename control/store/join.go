@@ -61,8 +61,7 @@ func mayJoin(ctx context.Context, dir string, self Self, now time.Time) error {
 
 // askPeers asks the others, one after the other, who is a member, and what time it is.
 func askPeers(ctx context.Context, self Self) (members []told, at time.Time, err error) {
-	info := peerTLS(self)
-	config, err := info.ClientConfig()
+	config, err := self.Files.PeerTLS()
 	if err != nil {
 		return nil, at, fmt.Errorf("join the store: %w", err)
 	}

@@ -2,17 +2,11 @@ package store
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,61 +19,32 @@ import (
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
-// authority signs for the members of one test's store.
-type authority struct {
-	t    *testing.T
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-}
-
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t *testing.T) *pki.Authority {
 	t.Helper()
-	a := &authority{t: t}
-	a.key, a.cert = a.certify(&x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
+	a, err := pki.NewAuthority(t.TempDir(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
 	return a
 }
 
-// certify makes a key and its certificate, which the authority signs, or the key itself if there is none yet.
-func (a *authority) certify(tmpl *x509.Certificate) (*ecdsa.PrivateKey, *x509.Certificate) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// certified are the files of an identity that the authority has signed for.
+func certified(t *testing.T, a *pki.Authority, role, name string) pki.Files {
+	t.Helper()
+	f := pki.FilesIn(t.TempDir(), name)
+	if role == pki.RolePeer {
+		f = pki.PeerFiles(t.TempDir())
+	}
+	csr, err := f.NewRequest()
 	if err != nil {
-		a.t.Fatal(err)
+		t.Fatal(err)
 	}
-	tmpl.SerialNumber, tmpl.NotBefore, tmpl.NotAfter = big.NewInt(time.Now().UnixNano()), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = tmpl, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &key.PublicKey, signer)
+	cert, err := a.Sign(csr, pki.Identity{Cluster: a.Cluster, Role: role, Name: name})
 	if err != nil {
-		a.t.Fatal(err)
+		t.Fatal(err)
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return key, cert
-}
-
-// files are those of an identity that the authority has certified under DNS names.
-func (a *authority) files(names ...string) pki.Files {
-	a.t.Helper()
-	key, cert := a.certify(&x509.Certificate{
-		DNSNames: names, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	})
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	f := pki.FilesIn(a.t.TempDir(), "peer")
-	for path, block := range map[string]*pem.Block{
-		f.Key: {Type: "PRIVATE KEY", Bytes: der}, f.Cert: {Type: "CERTIFICATE", Bytes: cert.Raw}, f.CA: {Type: "CERTIFICATE", Bytes: a.cert.Raw},
-	} {
-		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
-			a.t.Fatal(err)
-		}
+	if err := f.Install(cert, a.CertPEM); err != nil {
+		t.Fatal(err)
 	}
 	return f
 }
@@ -92,7 +57,7 @@ type seat struct {
 	store *Store
 }
 
-func newSeat(t *testing.T, a *authority, name string) *seat {
+func newSeat(t *testing.T, a *pki.Authority, name string) *seat {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -101,7 +66,7 @@ func newSeat(t *testing.T, a *authority, name string) *seat {
 	defer l.Close()
 	at := l.Addr().String()
 	return &seat{t: t, root: shortDir(t), self: Self{
-		Name: name, Listen: at, URL: "https://" + at, Files: a.files(name+".peer.mobyfs", "peer.peer.mobyfs"),
+		Name: name, Listen: at, URL: "https://" + at, Files: certified(t, a, pki.RolePeer, name),
 	}}
 }
 
@@ -210,6 +175,7 @@ func (s *seat) write() *writer {
 }
 
 func TestStoreGrowsToThreeWithoutAFailedWrite(t *testing.T) {
+	t.Parallel() // most of the time members wait for each other
 	a := newAuthority(t)
 	h1, h2, h3 := newSeat(t, a, "h1"), newSeat(t, a, "h2"), newSeat(t, a, "h3")
 	h1.start()
@@ -232,6 +198,7 @@ func TestStoreGrowsToThreeWithoutAFailedWrite(t *testing.T) {
 }
 
 func TestSecondMemberDoesNotVote(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	h1, h2 := newSeat(t, a, "h1"), newSeat(t, a, "h2")
 	h1.start()
@@ -260,6 +227,7 @@ func TestSecondMemberDoesNotVote(t *testing.T) {
 }
 
 func TestLostMemberIsReplaced(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	h1, h2, h3 := newSeat(t, a, "h1"), newSeat(t, a, "h2"), newSeat(t, a, "h3")
 	h1.start()
@@ -283,6 +251,7 @@ func TestLostMemberIsReplaced(t *testing.T) {
 }
 
 func TestMemberThatLostItsDataIsNotTakenForItself(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	h1, h2, h3 := newSeat(t, a, "h1"), newSeat(t, a, "h2"), newSeat(t, a, "h3")
 	h1.start()
@@ -298,6 +267,7 @@ func TestMemberThatLostItsDataIsNotTakenForItself(t *testing.T) {
 }
 
 func TestChangesOfMembersAreRefused(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	alone := newSeat(t, a, "h1")
 	alone.self.Listen = ""
@@ -325,14 +295,16 @@ func second[T any](_ T, err error) error { return err }
 
 // TestAttackPeerPortTakesPeersOnly: what opens other doors of the cluster does not open this one.
 func TestAttackPeerPortTakesPeersOnly(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	h1 := newSeat(t, a, "h1")
 	h1.start()
 	for name, files := range map[string]pki.Files{
-		"a node of the same authority":  a.files("h1.node.mobyfs"),
-		"a peer of another authority":   newAuthority(t).files("h1.peer.mobyfs", "peer.peer.mobyfs"),
-		"an operator of the same":       a.files("ana.operator.mobyfs"),
-		"control's own API certificate": a.files("h1.control.mobyfs", "control.control.mobyfs"),
+		"a node":                        certified(t, a, pki.RoleNode, "h1"),
+		"control's own API certificate": certified(t, a, pki.RoleControl, "h1"),
+		"an operator":                   certified(t, a, pki.RoleOperator, "ana"),
+		"a node that is called peer":    certified(t, a, pki.RoleNode, "peer"),
+		"a peer of another authority":   certified(t, newAuthority(t), pki.RolePeer, "h1"),
 	} {
 		if err := knock(t, h1.self.Listen, files); err == nil {
 			t.Errorf("%s gets through to the peer port", name)
@@ -369,6 +341,7 @@ func knock(t *testing.T, address string, files pki.Files) error {
 }
 
 func TestStoreInAnEtcdThatOthersRun(t *testing.T) {
+	t.Parallel()
 	s := open(t, shortDir(t)) // its etcd is the foreign one
 	foreign := Config{Cluster: "shop", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Endpoints: etcdOf(s).Endpoints()}
 	other, err := Open(t.Context(), foreign)
