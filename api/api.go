@@ -42,6 +42,10 @@ type Service interface {
 	CancelMove(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error)
 	// Nodes lists all nodes, sorted by name.
 	Nodes(ctx context.Context, who pki.Identity) ([]mobyfs.Node, error)
+	// Events calls each with the events of revision since and later, in the order of their revisions, and with the
+	// revision up to which they are all; then with every new one, until ctx ends or each returns an error. The first call
+	// comes at once, if need be with no events.
+	Events(ctx context.Context, who pki.Identity, since int64, each func(events []mobyfs.Event, upTo int64) error) error
 	// Cluster tells how the cluster is.
 	Cluster(ctx context.Context, who pki.Identity) (Cluster, error)
 	// Metrics are what the service counts, for Prometheus.

@@ -72,6 +72,7 @@ func NewServer(service Service, log *slog.Logger) *Server {
 	s.serveVolumes()
 	s.serveAgents()
 	s.serveWatch()
+	s.serveEvents()
 	s.serveCluster()
 	s.serveMetrics()
 	delete(s.huma.OpenAPI().Components.Schemas.Map(), "ErrorModel") // huma's own, which plainProblem replaces

@@ -48,7 +48,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.watches, cancel)()
-	lines := &lineWriter{w: w, rc: http.NewResponseController(w)}
+	lines := &lineWriter{w: w, rc: http.NewResponseController(w), kind: streamType}
 	var alive sync.WaitGroup
 	defer alive.Wait() // w is not ours any more after the return
 	err := s.service.Watch(ctx, caller(ctx), func(c mobyfs.Change) error {
@@ -73,10 +73,12 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 
 // lineWriter writes whole lines and sends each at once.
 type lineWriter struct {
-	mu   sync.Mutex
-	w    http.ResponseWriter
-	rc   *http.ResponseController
-	last time.Time // when a line was written last; zero before the first
+	mu    sync.Mutex
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	kind  string    // the type of the content
+	alive []byte    // the line that says that the server is there
+	last  time.Time // when a line was written last; zero before the first
 }
 
 func (l *lineWriter) begun() bool {
@@ -89,7 +91,8 @@ func (l *lineWriter) write(line []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.last.IsZero() {
-		l.w.Header().Set("Content-Type", streamType)
+		l.w.Header().Set("Content-Type", l.kind)
+		l.w.Header().Set("Cache-Control", "no-store")
 	}
 	l.last = time.Now()
 	if err := l.rc.SetWriteDeadline(l.last.Add(watchPatience)); err != nil && !errors.Is(err, http.ErrNotSupported) {
@@ -101,7 +104,7 @@ func (l *lineWriter) write(line []byte) error {
 	return l.rc.Flush()
 }
 
-// keepAlive writes an empty line whenever nothing else was written for a while, until ctx ends.
+// keepAlive says that the server is there, again and again until ctx ends.
 func (l *lineWriter) keepAlive(ctx context.Context, cancel func()) {
 	t := time.NewTicker(keepAlive)
 	defer t.Stop()
@@ -110,7 +113,7 @@ func (l *lineWriter) keepAlive(ctx context.Context, cancel func()) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if l.write(nil) != nil {
+			if l.write(l.alive) != nil {
 				cancel()
 				return
 			}

@@ -24,6 +24,7 @@ const (
 	doAbort   action = "abort migrations"
 	doReport  action = "report for a node"
 	doMeasure action = "read metrics"
+	doEvents  action = "read events"
 )
 
 // may is the whole of who may do what. Nodes may do the rest only as themselves and with what is theirs: the
@@ -32,7 +33,7 @@ func may(role string, do action) bool {
 	switch do {
 	case doCreate, doGet, doRemove, doWatch:
 		return role == pki.RoleNode || role == pki.RoleOperator
-	case doList, doMove, doMeasure:
+	case doList, doMove, doMeasure, doEvents:
 		return role == pki.RoleOperator
 	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doReport:
 		return role == pki.RoleNode

@@ -49,6 +49,7 @@ type Store struct {
 	serving *atomic.Bool // between start and stop
 	cache   *cache
 	boxes   *mailboxes
+	tail    *tail
 
 	stop     context.CancelFunc // ends follow
 	released func()             // gives the directory back
@@ -142,7 +143,7 @@ func newStore(e engine, cfg Config, serving *atomic.Bool) *Store {
 		cfg.Now = time.Now
 	}
 	return &Store{
-		engine: e, log: cfg.Log, now: cfg.Now, cache: newCache(), boxes: &mailboxes{}, serving: serving,
+		engine: e, log: cfg.Log, now: cfg.Now, cache: newCache(), boxes: &mailboxes{}, tail: newTail(), serving: serving,
 		closed: make(chan struct{}), done: make(chan struct{}),
 	}
 }

@@ -29,6 +29,7 @@ func (s *Store) load(ctx context.Context) (int64, error) {
 	s.cache.watched = max(s.cache.watched, complete)
 	s.cache.newest = max(s.cache.newest, complete)
 	s.cache.mu.Unlock()
+	s.tail.reset(complete)
 	return complete, nil
 }
 
@@ -99,6 +100,7 @@ func (s *Store) apply(changes []change) int64 {
 	}
 	s.cache.watched = max(s.cache.watched, last)
 	s.cache.mu.Unlock()
+	s.tail.learn(changes, last)
 	s.complain(unreadable)
 	for _, ref := range changed {
 		s.boxes.touch(ref)

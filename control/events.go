@@ -1,0 +1,44 @@
+package control
+
+import (
+	"context"
+	"errors"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/store"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// Events implements api.Service.
+func (c *Control) Events(ctx context.Context, who pki.Identity, since int64, each func([]mobyfs.Event, int64) error) error {
+	if err := c.allow(who, doEvents); err != nil {
+		return err
+	}
+	return c.followEvents(ctx, since, each)
+}
+
+func (c *Control) followEvents(ctx context.Context, since int64, each func([]mobyfs.Event, int64) error) error {
+	if err := c.checkSince(ctx, since); err != nil {
+		return err
+	}
+	err := c.store.FollowEvents(ctx, since, each)
+	if errors.Is(err, store.ErrClosed) {
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "control is stopping").WithHint("connect again in a moment")
+	}
+	return err
+}
+
+// checkSince refuses a revision that the store has not reached: it is of another store, or of one before a restore.
+func (c *Control) checkSince(ctx context.Context, since int64) error {
+	var newest int64
+	c.store.View(func(v store.View) { newest = v.Revision() })
+	if since <= newest+1 {
+		return nil
+	}
+	_, newest, err := c.store.EventsSince(ctx, since) // another control may be ahead of this one
+	if err == nil && since > newest+1 {
+		err = mobyfs.Errorf(mobyfs.CodeInvalid, "the store has not come to revision %d yet, it is at %d", since, newest).
+			WithHint("begin anew with since=0: these events are of another store, or of before a restore")
+	}
+	return err
+}
