@@ -91,6 +91,10 @@ bench: prepare build ## measures against doing it by hand; writes docs/benchmark
 bench-driver: prepare build ## measures what the driver costs Docker; writes docs/benchmarks-driver.md
 	go test -count=1 -timeout 60m -tags bench -run '^TestBenchDriver$$' -v ./test -bench-into $(CURDIR)/docs/benchmarks-driver.md
 
+.PHONY: bench-control
+bench-control: build ## measures the control plane with 10,000 agents and a million volumes; writes docs/benchmarks-control.md
+	go test -count=1 -timeout 60m -tags bench -run '^TestBenchControl$$' -v ./test/scale -control $(CURDIR)/bin/mobyfs-control -bench-into $(CURDIR)/docs/benchmarks-control.md
+
 .PHONY: chaos
 chaos: ## 10,000 random schedules of containers, nodes and failures, against a model (an hour)
 	go test -race -count=1 -timeout 150m -run RandomSchedules ./agent -seeds 10000 -rounds 1

@@ -1,0 +1,143 @@
+//go:build bench
+
+package scale
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// beat is how often each agent is heard.
+const beat = 10 * time.Second
+
+// herd is many agents. Each has a certificate and one connection of its own, on which its watch and its heartbeats go.
+type herd struct {
+	agents  []*api.Client
+	full    atomic.Int64 // agents whose watch has begun
+	changes atomic.Int64
+	failed  atomic.Int64
+	wg      sync.WaitGroup
+}
+
+// benchAgents: what it costs control that so many agents are there, each with 20 volumes of its own.
+func benchAgents(t *testing.T) []row {
+	c := newCluster(t)
+	c.fill(*nodes, min(20**nodes, *volumes))
+	c.start()
+	alone := c.usage()
+	ctx, stop := context.WithCancel(t.Context())
+	h := &herd{}
+	defer h.wg.Wait()
+	defer stop()
+	begun := time.Now()
+	for i := range *nodes {
+		h.agents = append(h.agents, c.client(pki.RoleNode, nodeName(i)))
+	}
+	signed := time.Since(begun)
+	begun = time.Now()
+	h.start(ctx)
+	for h.full.Load() < int64(*nodes) && time.Since(begun) < 5*time.Minute {
+		time.Sleep(50 * time.Millisecond)
+	}
+	joined := time.Since(begun)
+	t.Logf("%d certificates in %v, %d agents joined in %v; %d calls failed", *nodes, signed, h.full.Load(), joined, h.failed.Load())
+	time.Sleep(beat) // each has been heard once more
+	h.failed.Store(0)
+	from := c.usage()
+	time.Sleep(time.Duration(*beats) * beat)
+	to := c.usage()
+	if n := h.failed.Load(); n > 0 || h.full.Load() != int64(*nodes) {
+		t.Errorf("%d calls failed, %d agents watch", n, h.full.Load())
+	}
+	share := to.core(from)
+	rows := []row{
+		show(t, row{what: fmt.Sprintf("CPU of control with %d agents that watch and are heard each %v", *nodes, beat),
+			figure: fmt.Sprintf("**%.1f %%** of a core", 100*share), goal: "≤ 25 %", met: share <= .25}),
+		show(t, row{what: "Memory of that process (resident)",
+			figure: fmt.Sprintf("**%s**, %s of them not files; before the agents came %s", mib(to.rss), mib(to.own), mib(alone.rss)),
+			goal:   "≤ 512 MiB", met: to.rss <= 512<<20}),
+		show(t, row{what: "All these agents connect at once, each gets its volumes", figure: joined.Round(100 * time.Millisecond).String()}),
+	}
+	return append(rows, benchFanOut(t, c, h))
+}
+
+// benchFanOut: from the answer to one node's change to its arrival at that node's watch, while all the others are there.
+func benchFanOut(t *testing.T, c *cluster, h *herd) row {
+	operator := c.client(pki.RoleOperator, "ana")
+	defer operator.Close()
+	var took []time.Duration
+	before := h.changes.Load()
+	for i := range 50 {
+		node := nodeName(rand.IntN(*nodes))
+		begun := time.Now()
+		seen := h.changes.Load()
+		if _, err := operator.CreateVolume(t.Context(), fmt.Sprintf("late-%d", i), mobyfs.VolumeSpec{}, node); err != nil {
+			t.Fatal(err)
+		}
+		for h.changes.Load() == seen {
+			time.Sleep(200 * time.Microsecond)
+		}
+		took = append(took, time.Since(begun))
+		time.Sleep(20 * time.Millisecond)
+	}
+	return show(t, row{what: "A volume is created until its node's watch tells of it, with all agents there",
+		figure: fmt.Sprintf("p50 %v, p99 %v; %.1f lines sent for each", round(quantile(took, .5)), round(quantile(took, .99)), float64(h.changes.Load()-before)/50)})
+}
+
+// start makes all agents watch and be heard until ctx ends.
+func (h *herd) start(ctx context.Context) {
+	slots := make(chan struct{}, 64) // how many connect at the same time
+	for i, agent := range h.agents {
+		report := mobyfs.Report{Address: nodeName(i) + ":8080", Version: "v1", Volumes: 20,
+			Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 39}}
+		h.wg.Go(func() {
+			slots <- struct{}{}
+			h.beat(ctx, agent, report)
+			began := sync.OnceFunc(func() { <-slots; h.full.Add(1) })
+			h.wg.Go(func() { h.watch(ctx, agent, began) })
+			pause(ctx, rand.N(beat))
+			for ctx.Err() == nil {
+				h.beat(ctx, agent, report)
+				pause(ctx, beat+rand.N(beat/5)-beat/10)
+			}
+		})
+	}
+}
+
+func (h *herd) beat(ctx context.Context, agent *api.Client, r mobyfs.Report) {
+	if err := agent.Report(ctx, r); err != nil && ctx.Err() == nil {
+		h.failed.Add(1)
+	}
+}
+
+func (h *herd) watch(ctx context.Context, agent *api.Client, began func()) {
+	for ctx.Err() == nil {
+		err := agent.Watch(ctx, func(c mobyfs.Change) {
+			if c.Full != nil {
+				began()
+				return
+			}
+			h.changes.Add(1)
+		})
+		if err != nil && ctx.Err() == nil {
+			h.failed.Add(1)
+			pause(ctx, time.Second)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

@@ -1,0 +1,189 @@
+//go:build bench
+
+package scale
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// bareEtcd, set to a directory, makes this program serve nothing but etcd there.
+const bareEtcd = "MOBYFS_BENCH_ETCD"
+
+// serveEtcd serves at a socket in dir until it is killed.
+func serveEtcd(dir string) {
+	cfg := embed.NewConfig()
+	cfg.Dir, cfg.LogLevel, cfg.LogOutputs = filepath.Join(dir, "data"), "error", []string{"/dev/null"}
+	cfg.ListenPeerUrls = nil
+	socket := url.URL{Scheme: "unix", Path: filepath.Join(dir, "s")}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{socket}, []url.URL{socket}
+	cfg.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:2380"}}
+	cfg.InitialCluster = cfg.Name + "=http://127.0.0.1:2380"
+	if _, err := embed.StartEtcd(cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	select {}
+}
+
+// benchClaims: decisions over the whole way, against the transactions alone that they are made of: a comparison of one
+// key's revision, that key and an event.
+func benchClaims(t *testing.T) []row {
+	bare := startBare(t)
+	c := newCluster(t)
+	c.start()
+	var rows []row
+	for _, clients := range []int{1, 64, 256} {
+		theirs := transactions(t, bare, clients)
+		ours := decisions(t, c, clients)
+		ratio := rate(ours) / rate(theirs)
+		rows = append(rows, show(t, row{
+			what: fmt.Sprintf("Claims and releases, %d clients, against bare etcd's compare-and-swap with event", clients),
+			figure: fmt.Sprintf("**%.2f**: %.0f/s (p50 %v, p99 %v) against %.0f/s (p50 %v, p99 %v)", ratio,
+				rate(ours), round(quantile(ours, .5)), round(quantile(ours, .99)),
+				rate(theirs), round(quantile(theirs, .5)), round(quantile(theirs, .99))),
+			goal: "≥ 0.5", met: ratio >= 0.5,
+		}))
+	}
+	return rows
+}
+
+func round(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
+
+func rate(all []time.Duration) float64 { return float64(len(all)) / each.Seconds() }
+
+// startBare starts an etcd in a process of its own and returns where it answers.
+func startBare(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "etcd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), bareEtcd+"="+dir)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		os.RemoveAll(dir)
+	})
+	return "unix://" + filepath.Join(dir, "s")
+}
+
+// transactions makes as many clients write as fast as they can, and returns how long each transaction took.
+func transactions(t *testing.T, endpoint string, clients int) []time.Duration {
+	var conns []*clientv3.Client
+	for range min(clients, 8) {
+		conn, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 30 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns = append(conns, conn)
+	}
+	record, event := strings.Repeat("v", 330), strings.Repeat("e", 300)
+	return drive(t, clients, func(ctx context.Context, client int) func() error {
+		conn, key, n := conns[client%len(conns)], fmt.Sprintf("/bench/%d/%d", clients, client), 0
+		rev := int64(0)
+		return func() error {
+			n++
+			resp, err := conn.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", rev)).
+				Then(clientv3.OpPut(key, record), clientv3.OpPut(fmt.Sprintf("/event/%d/%d/%d", clients, client, n), event)).Commit()
+			if err == nil && !resp.Succeeded {
+				err = fmt.Errorf("somebody else wrote %s", key)
+			}
+			if err == nil {
+				rev = resp.Header.Revision
+			}
+			return err
+		}
+	})
+}
+
+// decisions makes as many nodes claim and release a volume each as fast as they can.
+func decisions(t *testing.T, c *cluster, clients int) []time.Duration {
+	return drive(t, clients, func(ctx context.Context, client int) func() error {
+		node := fmt.Sprintf("n%d-%d", clients, client)
+		agent := c.client(pki.RoleNode, node)
+		t.Cleanup(agent.Close)
+		if err := agent.Report(ctx, mobyfs.Report{Address: node + ":8080", Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 40}}); err != nil {
+			t.Fatal(err)
+		}
+		v, err := agent.CreateVolume(ctx, "vol-"+node, mobyfs.VolumeSpec{}, node)
+		if err == nil {
+			v, err = agent.Created(ctx, v.ID)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var held mobyfs.Fence
+		return func() error {
+			if held != 0 {
+				fence := held
+				held = 0
+				return agent.Release(ctx, v.ID, fence)
+			}
+			g, err := agent.Claim(ctx, v.ID)
+			held = g.Fence
+			return err
+		}
+	})
+}
+
+// drive calls what ready has made for each client again and again, all at once, for a while. A tenth of that warms up.
+func drive(t *testing.T, clients int, ready func(ctx context.Context, client int) func() error) []time.Duration {
+	t.Helper()
+	ctx := t.Context()
+	acts := make([]func() error, clients)
+	for i := range acts {
+		acts[i] = ready(ctx, i)
+	}
+	var mu sync.Mutex
+	var all []time.Duration
+	var wg sync.WaitGroup
+	from := time.Now().Add(*each / 10)
+	until := from.Add(*each)
+	for _, act := range acts {
+		wg.Go(func() {
+			var mine []time.Duration
+			for begun := time.Now(); begun.Before(until); {
+				if err := act(); err != nil {
+					t.Error(err)
+					break
+				}
+				ended := time.Now()
+				if ended.After(from) && ended.Before(until) {
+					mine = append(mine, ended.Sub(begun))
+				}
+				begun = ended
+			}
+			mu.Lock()
+			all = append(all, mine...)
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	if len(all) == 0 {
+		t.Fatal("nothing was done")
+	}
+	return all
+}
