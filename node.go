@@ -14,15 +14,16 @@ type Node struct {
 	Volumes    int       `json:"volumes"` // whose home it is, by its own count
 	JoinedAt   time.Time `json:"joined_at"`
 	LastSeenAt time.Time `json:"last_seen_at"` // of its last heartbeat, by the clock of control
-	Ready      bool      `json:"ready"`        // heard from within NodeSilence
+	Ready      bool      `json:"ready"`        // it has a session
+	Epoch      uint64    `json:"epoch"`        // of its newest session
 }
 
 // NodeSilence is how long a node may be silent before it counts as not ready. Nothing is taken from a silent
 // node; it only gets no new volumes, and a migration towards it is given up.
-const NodeSilence = 20 * time.Second
+const NodeSilence = SessionTTL
 
-// Heartbeat is how often an agent tells control that it is there.
-const Heartbeat = 5 * time.Second
+// Heartbeat is how often an agent tells control that it is there, within a tenth more or less.
+const Heartbeat = 10 * time.Second
 
 // Capacity is the space for volumes on a node, in bytes, as its file system tells.
 type Capacity struct {

@@ -64,8 +64,9 @@ type Control interface {
 	Commit(ctx context.Context, id VolumeID, migration MigrationID, receipt Receipt) (Grant, error)
 	// Abort gives the migration up; the source stays the home. CodeStaleFence if it was committed.
 	Abort(ctx context.Context, id VolumeID, migration MigrationID, reason string) error
-	// Report tells what this node sees. It is also its heartbeat; the first one after start joins the cluster.
-	Report(ctx context.Context, r Report) error
+	// Report tells what this node sees. It is also its heartbeat; the first one after start joins the cluster and begins
+	// a session. CodeStaleFence if another agent has begun one for this node since: this one must not go on.
+	Report(ctx context.Context, r Report) (Session, error)
 	// Watch calls each with the full state of the cluster, then with every change, until ctx ends or the
 	// connection is lost (an error; the caller calls again). Changes of one object arrive in order; states that
 	// a slow watcher missed are skipped.
@@ -92,6 +93,8 @@ type Snapshot struct {
 type Report struct {
 	Address  string                   `json:"address"`
 	Version  string                   `json:"version"`
+	Instance string                   `json:"instance,omitempty"` // names this life of the agent
+	Begins   bool                     `json:"begins,omitempty"`   // control has not answered a report of this life yet
 	Capacity Capacity                 `json:"capacity"`
 	Volumes  int                      `json:"volumes"`            // whose bytes are here
 	Used     map[VolumeID]int64       `json:"used,omitempty"`     // bytes, of volumes whose home it is

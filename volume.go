@@ -36,6 +36,7 @@ type VolumeSpec struct {
 	Class     string            `json:"class,omitempty"`      // the VolumeClass that filled what the user left open
 	Backend   string            `json:"backend,omitempty"`    // "dir" if empty
 	SizeBytes int64             `json:"size_bytes,omitempty"` // space to count on for placement; 0 = no promise
+	Takeover  Takeover          `json:"takeover,omitempty"`   // TakeoverNever if empty
 	Labels    map[string]string `json:"labels,omitempty"`
 }
 
@@ -43,7 +44,8 @@ type VolumeSpec struct {
 func (s VolumeSpec) Meets(asked VolumeSpec) bool {
 	s = s.WithDefaults()
 	if asked.Class != "" && asked.Class != s.Class || asked.Backend != "" && asked.Backend != s.Backend ||
-		asked.SizeBytes != 0 && asked.SizeBytes != s.SizeBytes {
+		asked.SizeBytes != 0 && asked.SizeBytes != s.SizeBytes ||
+		asked.Takeover != "" && asked.Takeover != cmp.Or(s.Takeover, TakeoverNever) {
 		return false
 	}
 	for k, v := range asked.Labels {
@@ -72,12 +74,14 @@ type VolumeClass struct {
 	Name      string            `json:"name"`
 	Backend   string            `json:"backend,omitempty"`
 	SizeBytes int64             `json:"size_bytes,omitempty"`
+	Takeover  Takeover          `json:"takeover,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 }
 
 // Fill gives a spec what it leaves open.
 func (c VolumeClass) Fill(s VolumeSpec) VolumeSpec {
 	s.Class, s.Backend, s.SizeBytes = c.Name, cmp.Or(s.Backend, c.Backend), cmp.Or(s.SizeBytes, c.SizeBytes)
+	s.Takeover = cmp.Or(s.Takeover, c.Takeover)
 	labels := maps.Clone(c.Labels)
 	if labels == nil && s.Labels != nil {
 		labels = map[string]string{}

@@ -482,8 +482,8 @@ func (s *seat) Abort(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migration
 	return err
 }
 
-func (s *seat) Report(ctx context.Context, r mobyfs.Report) error {
-	return s.change(ctx, s.node, "Report", func() (*mobyfs.Volume, error) {
+func (s *seat) Report(ctx context.Context, r mobyfs.Report) (mobyfs.Session, error) {
+	return mobyfs.Session{Epoch: 1, TTLMillis: mobyfs.SessionTTL.Milliseconds()}, s.change(ctx, s.node, "Report", func() (*mobyfs.Volume, error) {
 		s.reports[s.node] = r
 		for id, names := range r.Users {
 			if v := s.volumes[id]; v != nil && v.Lease != nil && v.Lease.Node == s.node {

@@ -74,9 +74,9 @@ func (m moments) Abort(ctx context.Context, id mobyfs.VolumeID, migration mobyfs
 	return err
 }
 
-func (m moments) Report(ctx context.Context, r mobyfs.Report) error {
+func (m moments) Report(ctx context.Context, r mobyfs.Report) (mobyfs.Session, error) {
 	failpoint.Reach("agent.report.before")
-	err := m.Control.Report(ctx, r)
+	s, err := m.Control.Report(ctx, r)
 	failpoint.Reach("agent.report.after")
-	return err
+	return s, err
 }

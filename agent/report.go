@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"maps"
 	"sync"
 	"time"
@@ -11,13 +12,15 @@ import (
 
 // reporter tells control what this node sees: at each heartbeat, and soon after something that others wait for.
 type reporter struct {
-	agent *Agent
-	wake  chan struct{}
+	agent    *Agent
+	wake     chan struct{}
+	instance string // names this life of the agent
 
 	mu      sync.Mutex
 	address string // at which other nodes pull from here
 	used    map[mobyfs.VolumeID]measurement
 	again   bool // control may have lost what it was told
+	began   bool // control has answered a report of this life
 }
 
 // measurement is the space that a volume takes.
@@ -30,7 +33,7 @@ type measurement struct {
 const reportPause = 500 * time.Millisecond // between two reports
 
 func newReporter(a *Agent) *reporter {
-	return &reporter{agent: a, wake: make(chan struct{}, 1), address: a.Address, used: map[mobyfs.VolumeID]measurement{}}
+	return &reporter{agent: a, instance: rand.Text(), wake: make(chan struct{}, 1), address: a.Address, used: map[mobyfs.VolumeID]measurement{}}
 }
 
 // kick asks for a report soon.
@@ -86,9 +89,9 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 		a.Log.Warn("measure the space for volumes", "err", err)
 	}
 	r.mu.Lock()
-	address := r.address
+	report := mobyfs.Report{Address: r.address, Instance: r.instance, Begins: !r.began}
 	r.mu.Unlock()
-	report := mobyfs.Report{Address: address, Version: a.Version, Capacity: capacity, Progress: map[mobyfs.MigrationID]mobyfs.Progress{}}
+	report.Version, report.Capacity, report.Progress = a.Version, capacity, map[mobyfs.MigrationID]mobyfs.Progress{}
 	for _, w := range a.all() {
 		w.mu.Lock()
 		if w.bytes {
@@ -104,10 +107,13 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	report.Used = r.usedNews(all)
 	ctx, cancel := context.WithTimeout(ctx, mobyfs.Heartbeat)
 	defer cancel()
-	if err := a.Control.Report(ctx, report); err != nil {
+	if _, err := a.Control.Report(ctx, report); err != nil {
 		a.Log.Debug("report to control", "err", err) // the watch says it when control is away
 		return false
 	}
+	r.mu.Lock()
+	r.began = true
+	r.mu.Unlock()
 	usersSent()
 	r.usedSent(report.Used)
 	return true

@@ -76,8 +76,9 @@ func (s *Server) serveAgents() {
 	handle(s, abort, func(ctx context.Context, who pki.Identity, in *reply[abortRequest]) (*none, error) {
 		return nil, s.service.Abort(ctx, who, in.Body.Volume, in.Body.Migration, in.Body.Reason)
 	})
-	handle(s, report, func(ctx context.Context, who pki.Identity, in *reply[mobyfs.Report]) (*none, error) {
-		return nil, s.service.Report(ctx, who, in.Body)
+	handle(s, report, func(ctx context.Context, who pki.Identity, in *reply[mobyfs.Report]) (*reply[mobyfs.Session], error) {
+		session, err := s.service.Report(ctx, who, in.Body)
+		return &reply[mobyfs.Session]{session}, err
 	})
 }
 
@@ -121,6 +122,7 @@ func (c *Client) Abort(ctx context.Context, id mobyfs.VolumeID, migration mobyfs
 }
 
 // Report implements mobyfs.Control.
-func (c *Client) Report(ctx context.Context, r mobyfs.Report) error {
-	return c.ask(ctx, report, "", r, nil)
+func (c *Client) Report(ctx context.Context, r mobyfs.Report) (s mobyfs.Session, err error) {
+	err = c.ask(ctx, report, "", r, &s)
+	return s, err
 }

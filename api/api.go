@@ -31,13 +31,16 @@ type Service interface {
 	Accept(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID) (mobyfs.Grant, error)
 	Commit(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, receipt mobyfs.Receipt) (mobyfs.Grant, error)
 	Abort(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, reason string) error
-	Report(ctx context.Context, who pki.Identity, r mobyfs.Report) error
+	Report(ctx context.Context, who pki.Identity, r mobyfs.Report) (mobyfs.Session, error)
 
 	// Volumes lists all volumes, sorted by name.
 	Volumes(ctx context.Context, who pki.Identity) ([]mobyfs.Volume, error)
 	// MoveVolume begins to move a volume that nobody uses. Volume.Migration is nil in the answer if it is there
 	// already. Repeated, it tells of the move that is under way.
 	MoveVolume(ctx context.Context, who pki.Identity, name, to string) (mobyfs.Volume, error)
+	// TakeOver gives a volume whose node is silent to another node. CodeInvalid if its class or its backend does not
+	// allow that, CodeInUse if the node is there, CodeUnavailable while the node may not have stopped yet.
+	TakeOver(ctx context.Context, who pki.Identity, name, to, reason string) (mobyfs.Volume, error)
 	// CancelMove gives the move up that is under way; the volume stays where it is. Repeated, it is success.
 	CancelMove(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error)
 	// Nodes lists all nodes, sorted by name.

@@ -15,6 +15,7 @@ var (
 	getVolume    = call{http.MethodGet, "/v1/volumes/{name}", "get-volume", "Get a volume by its name"}
 	removeVolume = call{http.MethodDelete, "/v1/volumes/{name}", "remove-volume", "Remove a volume that nobody uses"}
 	moveVolume   = call{http.MethodPost, "/v1/volumes/{name}:move", "move-volume", "Begin to move a volume to another node"}
+	takeOver     = call{http.MethodPost, "/v1/volumes/{name}:takeover", "take-over-volume", "Give a volume whose node is silent to another node"}
 	cancelMove   = call{http.MethodPost, "/v1/volumes/{name}:cancel-move", "cancel-move", "Give up the move that is under way"}
 )
 
@@ -26,6 +27,11 @@ type createRequest struct {
 
 type moveRequest struct {
 	To string `json:"to" doc:"the node that shall be the home"`
+}
+
+type takeOverRequest struct {
+	To     string `json:"to" doc:"the node that shall have it"`
+	Reason string `json:"reason" doc:"for people; it becomes part of the event"`
 }
 
 type named struct {
@@ -53,6 +59,13 @@ func (s *Server) serveVolumes() {
 		Body moveRequest
 	}) (*reply[mobyfs.Volume], error) {
 		v, err := s.service.MoveVolume(ctx, who, in.Name, in.Body.To)
+		return &reply[mobyfs.Volume]{v}, err
+	})
+	handle(s, takeOver, func(ctx context.Context, who pki.Identity, in *struct {
+		Name string `path:"name"`
+		Body takeOverRequest
+	}) (*reply[mobyfs.Volume], error) {
+		v, err := s.service.TakeOver(ctx, who, in.Name, in.Body.To, in.Body.Reason)
 		return &reply[mobyfs.Volume]{v}, err
 	})
 	handle(s, cancelMove, func(ctx context.Context, who pki.Identity, in *named) (*reply[mobyfs.Volume], error) {
@@ -88,6 +101,12 @@ func (c *Client) RemoveVolume(ctx context.Context, name string) error {
 // if it is there already.
 func (c *Client) MoveVolume(ctx context.Context, name, to string) (v mobyfs.Volume, err error) {
 	err = c.ask(ctx, moveVolume, name, moveRequest{to}, &v)
+	return v, err
+}
+
+// TakeOver gives a volume whose node is silent to another node.
+func (c *Client) TakeOver(ctx context.Context, name, to, reason string) (v mobyfs.Volume, err error) {
+	err = c.ask(ctx, takeOver, name, takeOverRequest{to, reason}, &v)
 	return v, err
 }
 

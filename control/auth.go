@@ -9,22 +9,23 @@ import (
 type action string
 
 const (
-	doCreate  action = "create volumes"
-	doGet     action = "look at a volume"
-	doRemove  action = "remove volumes"
-	doWatch   action = "watch the cluster"
-	doList    action = "list volumes and nodes"
-	doMove    action = "move volumes"
-	doCreated action = "make volumes ready"
-	doRemoved action = "delete the records of volumes"
-	doClaim   action = "claim volumes"
-	doRelease action = "release volumes"
-	doAccept  action = "accept migrations"
-	doCommit  action = "commit migrations"
-	doAbort   action = "abort migrations"
-	doReport  action = "report for a node"
-	doMeasure action = "read metrics"
-	doEvents  action = "read events"
+	doCreate   action = "create volumes"
+	doGet      action = "look at a volume"
+	doRemove   action = "remove volumes"
+	doWatch    action = "watch the cluster"
+	doList     action = "list volumes and nodes"
+	doMove     action = "move volumes"
+	doTakeOver action = "take volumes over"
+	doCreated  action = "make volumes ready"
+	doRemoved  action = "delete the records of volumes"
+	doClaim    action = "claim volumes"
+	doRelease  action = "release volumes"
+	doAccept   action = "accept migrations"
+	doCommit   action = "commit migrations"
+	doAbort    action = "abort migrations"
+	doReport   action = "report for a node"
+	doMeasure  action = "read metrics"
+	doEvents   action = "read events"
 )
 
 // may is the whole of who may do what. Nodes may do the rest only as themselves and with what is theirs: the
@@ -33,7 +34,7 @@ func may(role string, do action) bool {
 	switch do {
 	case doCreate, doGet, doRemove, doWatch:
 		return role == pki.RoleNode || role == pki.RoleOperator
-	case doList, doMove, doMeasure, doEvents:
+	case doList, doMove, doTakeOver, doMeasure, doEvents:
 		return role == pki.RoleOperator
 	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doReport:
 		return role == pki.RoleNode

@@ -34,8 +34,12 @@ func calls(v mobyfs.Volume) map[string]func(ctx context.Context, c caller) error
 			_, err := c.Commit(ctx, v.ID, m, mobyfs.Receipt{})
 			return err
 		},
-		"abort":   func(ctx context.Context, c caller) error { return c.Abort(ctx, v.ID, "other", "") },
-		"report":  func(ctx context.Context, c caller) error { return c.Report(ctx, mobyfs.Report{}) },
+		"abort":  func(ctx context.Context, c caller) error { return c.Abort(ctx, v.ID, "other", "") },
+		"report": func(ctx context.Context, c caller) error { _, err := c.Report(ctx, mobyfs.Report{}); return err },
+		"take over": func(ctx context.Context, c caller) error {
+			_, err := c.TakeOver(ctx, "pgdata", "h2", "test")
+			return err
+		},
 		"healthy": func(ctx context.Context, c caller) error { return c.Healthy(ctx) },
 	}
 }
@@ -57,7 +61,7 @@ func watchOnce(ctx context.Context, c caller) error {
 func TestWhoMayDoWhat(t *testing.T) {
 	any := []string{"create", "get", "remove", "watch", "healthy"}
 	allowed := map[pki.Identity][]string{
-		{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}:    append([]string{"volumes", "nodes", "cluster", "move", "cancel"}, any...),
+		{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}:    append([]string{"volumes", "nodes", "cluster", "move", "cancel", "take over"}, any...),
 		{Cluster: "shop", Role: pki.RoleNode, Name: "h1"}:         append([]string{"created", "removed", "claim", "release", "abort", "commit", "report"}, any...),
 		{Cluster: "shop", Role: pki.RoleNode, Name: "h2"}:         append([]string{"claim", "release", "accept", "abort", "commit", "report"}, any...),
 		{Cluster: "shop", Role: pki.RoleNode, Name: "h3"}:         append([]string{"claim", "release", "abort", "commit", "report"}, any...),

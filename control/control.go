@@ -10,6 +10,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control/store"
+	"github.com/mobyfs/mobyfs/internal/boottime"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
@@ -36,6 +38,9 @@ type Config struct {
 	Classes  []mobyfs.VolumeClass // from which volumes may be made; see ReadClasses
 	Log      *slog.Logger         // not nil
 	Now      func() time.Time     // time.Now if nil
+	Clock    boottime.Clock       // boottime.Now if nil; leases are measured by it
+	// SessionTTL is how long a node may be silent before its session ends; mobyfs.SessionTTL if 0, whole seconds.
+	SessionTTL time.Duration
 
 	// OpenStore opens the store; store.Open if nil.
 	OpenStore func(context.Context, store.Config) (*store.Store, error)
@@ -62,6 +67,10 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = boottime.Now
+	}
+	cfg.SessionTTL = cmp.Or(cfg.SessionTTL, mobyfs.SessionTTL)
 	if cfg.OpenStore == nil {
 		cfg.OpenStore = store.Open
 	}
@@ -78,8 +87,13 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, err
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(cfg.Now()), stop: stop}
+	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), stop: stop}
 	c.metrics = newMetrics(c)
+	sessions := s.Subscribe()
+	for _, name := range c.nodeNames() {
+		c.lookAtSession(ctx, name)
+	}
+	c.running.Go(func() { c.followSessions(background, sessions) })
 	c.running.Go(func() { c.reconcileUntil(background) })
 	return c, nil
 }

@@ -4,15 +4,19 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -36,12 +40,16 @@ func (c *clock) advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
+// since is the clock as one that nobody can set.
+func (c *clock) since() time.Duration { return c.Now().Sub(time.Unix(0, 0)) }
+
 // caller is all that anybody can ask of the control plane, as one identity.
 type caller interface {
 	mobyfs.Control
 	Volumes(ctx context.Context) ([]mobyfs.Volume, error)
 	MoveVolume(ctx context.Context, name, to string) (mobyfs.Volume, error)
 	CancelMove(ctx context.Context, name string) (mobyfs.Volume, error)
+	TakeOver(ctx context.Context, name, to, reason string) (mobyfs.Volume, error)
 	Nodes(ctx context.Context) ([]mobyfs.Node, error)
 	Cluster(ctx context.Context) (api.Cluster, error)
 	Healthy(ctx context.Context) error
@@ -58,7 +66,8 @@ type fleet struct {
 	cfg       Config
 	control   *Control
 	server    *api.Server
-	address   string // of the server; empty: in process
+	address   string               // of the server; empty: in process
+	heard     map[string]time.Time // when nodes reported last, by the clock
 }
 
 // newFleet opens a control plane of the cluster shop. With wire its callers come over mutual TLS on loopback.
@@ -77,9 +86,9 @@ func newFleet(t testing.TB, wire bool) *fleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fleet{t: t, authority: authority, dir: dir, clock: &clock{now: time.Now()}}
+	f := &fleet{t: t, authority: authority, dir: dir, clock: &clock{now: time.Now()}, heard: map[string]time.Time{}}
 	f.cfg = Config{
-		Cluster: "shop", Root: dir, Version: "v1.2.3", Now: f.clock.Now,
+		Cluster: "shop", Root: dir, Version: "v1.2.3", Now: f.clock.Now, Clock: f.clock.since,
 		Identity: f.files(authority, pki.RoleControl, "control"),
 		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
@@ -190,8 +199,39 @@ func (f *fleet) report(n caller, r mobyfs.Report) {
 	if r.Version == "" {
 		r.Version = "v1"
 	}
-	if err := n.Report(f.t.Context(), r); err != nil {
+	if _, err := n.Report(f.t.Context(), r); err != nil {
 		f.t.Fatal(err)
+	}
+	name, _, _ := strings.Cut(r.Address, ":")
+	f.heard[name] = f.clock.Now()
+}
+
+// advance lets time pass, and sessions end in it as they would in the store, which has a clock of its own.
+func (f *fleet) advance(d time.Duration) {
+	f.t.Helper()
+	until := f.clock.Now().Add(d)
+	for _, name := range slices.SortedFunc(maps.Keys(f.heard), func(a, b string) int { return f.heard[a].Compare(f.heard[b]) }) {
+		if ends := f.heard[name].Add(mobyfs.SessionTTL); ends.Before(until) {
+			f.clock.advance(max(ends.Sub(f.clock.Now()), 0))
+			f.lose(name)
+		}
+	}
+	f.clock.advance(until.Sub(f.clock.Now()))
+}
+
+// lose ends the session of a node, and waits until control has seen it.
+func (f *fleet) lose(name string) {
+	f.t.Helper()
+	delete(f.heard, name)
+	var session store.Session
+	f.control.store.View(func(v store.View) { session, _ = store.Sessions.In(v, name) })
+	if err := f.control.store.Revoke(f.t.Context(), store.Lease(session.Lease)); err != nil {
+		f.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); f.control.silence(name) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("control does not see that %s is silent", name)
+		}
 	}
 }
 
@@ -284,7 +324,12 @@ func (l local) Commit(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migratio
 func (l local) Abort(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, reason string) error {
 	return l.c.Abort(ctx, l.who, id, m, reason)
 }
-func (l local) Report(ctx context.Context, r mobyfs.Report) error { return l.c.Report(ctx, l.who, r) }
+func (l local) Report(ctx context.Context, r mobyfs.Report) (mobyfs.Session, error) {
+	return l.c.Report(ctx, l.who, r)
+}
+func (l local) TakeOver(ctx context.Context, name, to, reason string) (mobyfs.Volume, error) {
+	return l.c.TakeOver(ctx, l.who, name, to, reason)
+}
 func (l local) Watch(ctx context.Context, each func(mobyfs.Change)) error {
 	return l.c.Watch(ctx, l.who, func(c mobyfs.Change) error { each(c); return nil })
 }

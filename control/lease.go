@@ -15,6 +15,9 @@ func (c *Control) Claim(ctx context.Context, who pki.Identity, id mobyfs.VolumeI
 		return mobyfs.Grant{}, err
 	}
 	v, err := c.decideFreed(ctx, id, who, func(v *mobyfs.Volume) (string, error) { return c.claim(v, who.Name) })
+	if v.Node != who.Name && c.isOrphan(v) {
+		v, err = c.takeOver(ctx, id, who.Name, true, "a container on "+who.Name+" wants it")
+	}
 	if err != nil {
 		return mobyfs.Grant{}, err
 	}
@@ -56,7 +59,7 @@ func (c *Control) recall(ctx context.Context, id mobyfs.VolumeID, by string) (en
 		return false
 	case v.Lease == nil:
 		return true
-	case c.told.silence(v.Lease.Node, c.now()) > mobyfs.NodeSilence:
+	case c.silence(v.Lease.Node) > 0:
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, recallWait)
@@ -90,6 +93,10 @@ func (c *Control) claim(v *mobyfs.Volume, node string) (string, error) {
 		return c.claimMoving(v, node)
 	case v.Node != node && v.Lease != nil:
 		return "", c.inUse(*v, "try again")
+	case v.Node != node && mobyfs.SharesBytes(v.Spec.Backend):
+		v.Node, v.Arrived = node, ""
+		give(v, c.now())
+		return "volume moved, lease given", nil
 	case v.Node != node:
 		if err := c.mayArrive(*v, node, true); err != nil {
 			return "", err
@@ -103,6 +110,11 @@ func (c *Control) claim(v *mobyfs.Volume, node string) (string, error) {
 	return "lease given", nil
 }
 
+// isOrphan reports whether a volume that all nodes see is held by a node that is silent.
+func (c *Control) isOrphan(v mobyfs.Volume) bool {
+	return v.Lease != nil && mobyfs.SharesBytes(v.Spec.Backend) && c.silence(v.Lease.Node) > 0
+}
+
 // claimMoving is claim while a migration is under way.
 func (c *Control) claimMoving(v *mobyfs.Volume, node string) (string, error) {
 	m := v.Migration
@@ -112,7 +124,7 @@ func (c *Control) claimMoving(v *mobyfs.Volume, node string) (string, error) {
 	case m.To == node:
 		m.Mount = true // the same decision, with the lease at its end
 		return "a container waits for the migration", nil
-	case v.Node == node && c.told.silence(m.To, c.now()) > mobyfs.NodeSilence:
+	case v.Node == node && c.silence(m.To) > 0:
 		end(v, mobyfs.MigrationAborted, m.To+" fell silent, and a container on "+node+" needs the volume", c.now())
 		give(v, c.now())
 		return "migration aborted, lease given", nil

@@ -70,7 +70,7 @@ func TestClaimOfAVolumeInUseNamesNodeAndContainers(t *testing.T) {
 		if want := "stop it there, then try again"; mobyfs.HintOf(err) != want {
 			t.Errorf("the hint is %q, want %q", mobyfs.HintOf(err), want)
 		}
-		f.clock.advance(time.Hour) // nothing is taken from a silent node
+		f.advance(time.Hour) // nothing is taken from a silent node
 		_, err = h2.Claim(ctx, v.ID)
 		wantCode(t, err, mobyfs.CodeInUse)
 	})
@@ -209,10 +209,10 @@ func TestHomeWinsBackFromASilentDestination(t *testing.T) {
 	ctx, h1, h2 := t.Context(), f.node("h1"), f.node("h2")
 	v := f.ready("pgdata", "h1")
 	g := must[mobyfs.Grant](t)(h2.Claim(ctx, v.ID))
-	f.clock.advance(mobyfs.NodeSilence)
+	f.advance(mobyfs.NodeSilence)
 	_, err := h1.Claim(ctx, v.ID)
 	wantCode(t, err, mobyfs.CodeMoving)
-	f.clock.advance(time.Second)
+	f.advance(time.Second)
 	back := must[mobyfs.Grant](t)(h1.Claim(ctx, v.ID))
 	if l := back.Volume.Lease; l == nil || l.Node != "h1" || back.Fence <= g.Fence || back.Volume.Migration != nil {
 		t.Errorf("the home got %+v", back)
@@ -233,7 +233,7 @@ func TestClaimOfAVolumeOnASilentNodeSaysSo(t *testing.T) {
 	f.node("h1")
 	h2 := f.node("h2")
 	v := f.ready("pgdata", "h1")
-	f.clock.advance(time.Minute)
+	f.advance(time.Minute)
 	_, err := h2.Claim(ctx, v.ID)
 	wantCode(t, err, mobyfs.CodeUnavailable)
 	if !strings.Contains(err.Error(), "on h1, which has been silent for 1m0s") || !strings.Contains(mobyfs.HintOf(err), "h1") {

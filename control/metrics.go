@@ -92,10 +92,10 @@ func (s *census) Collect(ch chan<- prometheus.Metric) {
 	for condition, n := range conditions {
 		gauge(descVolumes, float64(n), condition)
 	}
-	ready, now := 0, c.now()
+	ready := 0
 	var space mobyfs.Capacity
 	for _, n := range nodes {
-		if n = c.told.node(n, now); n.Ready {
+		if n = c.told.node(n); n.Ready {
 			ready++
 			space.TotalBytes += n.Capacity.TotalBytes
 			space.FreeBytes += n.Capacity.FreeBytes
@@ -111,7 +111,7 @@ func (s *census) Collect(ch chan<- prometheus.Metric) {
 	gauge(descBox, float64(stats.Watchers))
 	ch <- prometheus.MustNewConstMetric(descSum, prometheus.CounterValue, float64(stats.Coalesced))
 	if _, until, err := c.cfg.Identity.Identity(); err == nil {
-		gauge(descDue, until.Sub(now).Round(time.Second).Seconds())
+		gauge(descDue, until.Sub(c.now()).Round(time.Second).Seconds())
 	}
 }
 

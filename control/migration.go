@@ -55,6 +55,14 @@ func (c *Control) move(v *mobyfs.Volume, to string) (string, error) {
 	case v.Lease != nil:
 		return "", c.inUse(*v, "try again")
 	}
+	if mobyfs.SharesBytes(v.Spec.Backend) {
+		if err := c.takes(to, title(*v), 0, false); err != nil {
+			return "", err
+		}
+		v.Node, v.Arrived = to, ""
+		v.Fence++
+		return "volume moved", nil
+	}
 	if err := c.mayArrive(*v, to, false); err != nil {
 		return "", err
 	}
@@ -65,7 +73,7 @@ func (c *Control) move(v *mobyfs.Volume, to string) (string, error) {
 // mayArrive is nil if a migration of the volume to the node can succeed as far as control knows. here says that it is
 // the node itself that asks.
 func (c *Control) mayArrive(v mobyfs.Volume, to string, here bool) error {
-	if silent := c.told.silence(v.Node, c.now()); silent > mobyfs.NodeSilence {
+	if silent := c.silence(v.Node); silent > 0 {
 		return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s is on %s, which has been silent for %s", title(v), v.Node, silent.Round(time.Second)).
 			WithHint("start %s or its mobyfs.service, then try again", v.Node)
 	}

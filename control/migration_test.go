@@ -44,7 +44,7 @@ func TestMoveCommitsOnceAndForAll(t *testing.T) {
 		_, err = h2.Commit(ctx, v.ID, m.ID, mobyfs.Receipt{})
 		wantCode(t, err, mobyfs.CodeInvalid)
 
-		f.clock.advance(3 * time.Second)
+		f.advance(3 * time.Second)
 		done := must[mobyfs.Grant](t)(h2.Commit(ctx, v.ID, m.ID, someReceipt))
 		after := done.Volume
 		if after.Node != "h2" || after.Migration != nil || after.Lease != nil || done.Fence != m.Fence+1 || after.Fence != done.Fence || after.Arrived != m.ID {
@@ -143,7 +143,7 @@ func TestMoveIsRefusedWithTheReason(t *testing.T) {
 	if err := h1.Release(ctx, v.ID, g.Fence); err != nil {
 		t.Fatal(err)
 	}
-	f.clock.advance(time.Minute)
+	f.advance(time.Minute)
 	f.report(h1, mobyfs.Report{Address: "h1:8080"})
 	move("h2", mobyfs.CodeUnavailable, "silent")
 	_, err := op.MoveVolume(ctx, "nosuch", "h2")
@@ -186,17 +186,17 @@ func TestMigrationToASilentNodeIsGivenUp(t *testing.T) {
 	f.ready("goes", "h1")
 	must[mobyfs.Volume](t)(op.MoveVolume(ctx, "stays", "h3"))
 	m := must[mobyfs.Volume](t)(op.MoveVolume(ctx, "goes", "h2")).Migration
-	f.clock.advance(giveUpAfter)
+	f.advance(giveUpAfter)
 	f.control.reconcile(ctx)
 	if f.record("stays").Migration == nil {
 		t.Error("the migration was given up too early")
 	}
 	f.report(h2, mobyfs.Report{Address: "h2:8080"})
 	f.report(h1, mobyfs.Report{Address: "h1:8080"})
-	f.clock.advance(time.Second)
+	f.advance(time.Second)
 	f.control.reconcile(ctx)
 	got := f.record("stays")
-	if got.Migration != nil || got.LastMove.State != mobyfs.MigrationAborted || !strings.Contains(got.LastMove.Reason, "h3 has been silent for 41s") {
+	if got.Migration != nil || got.LastMove.State != mobyfs.MigrationAborted || !strings.Contains(got.LastMove.Reason, "h3 has been silent for 1m1s") {
 		t.Errorf("after the silence: %+v", got.LastMove)
 	}
 	if still := f.record("goes").Migration; still == nil || still.ID != m.ID {

@@ -17,23 +17,28 @@ import (
 
 // Bounds of what a node may tell.
 const (
-	maxVersion = 64  // bytes
-	maxUsers   = 100 // of one volume; more are not shown
-	maxUser    = 253 // bytes
+	maxVersion  = 64  // bytes
+	maxInstance = 64  // bytes
+	maxUsers    = 100 // of one volume; more are not shown
+	maxUser     = 253 // bytes
 )
 
 // Report implements api.Service.
-func (c *Control) Report(ctx context.Context, who pki.Identity, r mobyfs.Report) error {
+func (c *Control) Report(ctx context.Context, who pki.Identity, r mobyfs.Report) (mobyfs.Session, error) {
 	if err := c.allow(who, doReport); err != nil {
-		return err
+		return mobyfs.Session{}, err
 	}
 	if err := checkReport(who.Name, r); err != nil {
-		return err
+		return mobyfs.Session{}, err
 	}
 	r.Version = clean(r.Version, maxVersion)
 	news := c.told.hear(who.Name, r, c.now()) // before its record, which is told as soon as it is written
-	if err := c.join(ctx, who.Name, r); err != nil {
-		return err
+	session, err := c.keepSession(ctx, who.Name, r)
+	if err != nil {
+		return mobyfs.Session{}, err
+	}
+	if err := c.describe(ctx, who.Name, r); err != nil {
+		return mobyfs.Session{}, err
 	}
 	if news {
 		c.store.Touch(store.NodeRef(who.Name))
@@ -41,7 +46,7 @@ func (c *Control) Report(ctx context.Context, who pki.Identity, r mobyfs.Report)
 	for _, id := range c.hearOfMoves(who.Name, r.Progress) {
 		c.store.Touch(store.VolumeRef(id))
 	}
-	return c.hearOfUse(ctx, who.Name, r)
+	return session, c.hearOfUse(ctx, who.Name, r)
 }
 
 // checkReport refuses what can't be true of any node.
@@ -51,6 +56,10 @@ func checkReport(node string, r mobyfs.Report) error {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "the address %q of %s is not host:port", clean(r.Address, 300), node).
 			WithHint("set MOBYFS_ADVERTISE to the address at which other nodes reach %s", node)
 	}
+	if len(r.Instance) > maxInstance || !printable(r.Instance) {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s names its agent in a way that can't be shown", node).
+			WithHint("install a mobyfs of the cluster's version on %s", node)
+	}
 	if r.Capacity.TotalBytes < 0 || r.Capacity.FreeBytes < 0 || r.Volumes < 0 {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s reports a negative capacity or number of volumes", node).
 			WithHint("look at its file system: df")
@@ -58,34 +67,35 @@ func checkReport(node string, r mobyfs.Report) error {
 	return nil
 }
 
-// join writes the node's record if it is new or its address or version has changed, and not for each heartbeat.
-func (c *Control) join(ctx context.Context, name string, r mobyfs.Report) error {
-	same := func(n mobyfs.Node) bool { return n.Address == r.Address && n.Version == r.Version }
+// describe writes the node's record if what other control processes must know of it has changed, and not for each
+// heartbeat: of the space that is free they know a sixteenth more or less.
+func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) error {
 	var known mobyfs.Node
 	c.store.View(func(v store.View) { known, _ = v.Node(name) })
-	if same(known) && known.Name == name {
+	moved := known.Address != r.Address || known.Version != r.Version
+	if !moved && known.Capacity.TotalBytes == r.Capacity.TotalBytes && !differ(known.Capacity.FreeBytes, r.Capacity.FreeBytes) {
 		return nil
 	}
-	var said string
 	err := c.store.Update(ctx, func(tx *store.Tx) error {
 		n, err := tx.Node(name)
-		said = "node changed"
-		if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
-			n, said, err = mobyfs.Node{Name: name, JoinedAt: c.now().UTC()}, "node joined", nil
-		}
 		if err != nil {
 			return err
 		}
-		n.Address, n.Version, n.Capacity, n.Volumes, n.LastSeenAt = r.Address, r.Version, r.Capacity, r.Volumes, c.now().UTC()
-		if err := tx.PutNode(n); err != nil {
-			return err
+		if err := tx.PutNode(c.described(n, r)); err != nil || !moved {
+			return err // space is no event
 		}
-		return tx.Record(mobyfs.Event{Text: said, Node: name})
+		return tx.Record(mobyfs.Event{Text: "node changed", Node: name})
 	})
-	if err == nil {
-		c.log.Info(said, "node", name, "address", r.Address, "version", r.Version)
+	if err == nil && moved {
+		c.log.Info("node changed", "node", name, "address", r.Address, "version", r.Version)
 	}
 	return err
+}
+
+// described is the record of a node that reports r.
+func (c *Control) described(n mobyfs.Node, r mobyfs.Report) mobyfs.Node {
+	n.Address, n.Version, n.Capacity, n.Volumes, n.LastSeenAt = r.Address, r.Version, r.Capacity, r.Volumes, c.now().UTC()
+	return n
 }
 
 // hearOfMoves notes how far the pulls of a node are, and returns the volumes that watchers should look at again.

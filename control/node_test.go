@@ -21,11 +21,11 @@ func TestHeartbeatsWriteNothingAndKeepANodeReady(t *testing.T) {
 		}
 		revision := must[api.Cluster](t)(op.Cluster(ctx)).Revision
 		for i := range 10 {
-			f.clock.advance(mobyfs.Heartbeat)
-			f.report(h1, mobyfs.Report{Address: "h1:8080", Volumes: i, Capacity: mobyfs.Capacity{TotalBytes: 50, FreeBytes: int64(50 - i)}})
+			f.advance(mobyfs.Heartbeat)
+			f.report(h1, mobyfs.Report{Address: "h1:8080", Volumes: i, Capacity: mobyfs.Capacity{TotalBytes: 200 * gib, FreeBytes: int64(1000-i) * gib / 10}})
 		}
 		after := must[[]mobyfs.Node](t)(op.Nodes(ctx))[0]
-		if !after.Ready || after.Volumes != 9 || after.Capacity.FreeBytes != 41 || after.LastSeenAt.Sub(f.clock.Now()).Abs() > time.Millisecond {
+		if !after.Ready || after.Volumes != 9 || after.Capacity.FreeBytes != 991*gib/10 || after.LastSeenAt.Sub(f.clock.Now()).Abs() > time.Millisecond {
 			t.Errorf("after ten heartbeats: %+v", after)
 		}
 		if got := must[api.Cluster](t)(op.Cluster(ctx)).Revision; got != revision {
@@ -35,7 +35,7 @@ func TestHeartbeatsWriteNothingAndKeepANodeReady(t *testing.T) {
 		if got := must[[]mobyfs.Node](t)(op.Nodes(ctx))[0]; got.Address != "h1:9090" || got.Version != "v2" || !got.JoinedAt.Equal(before.JoinedAt) {
 			t.Errorf("after a change of address: %+v", got)
 		}
-		f.clock.advance(mobyfs.NodeSilence + time.Second)
+		f.advance(mobyfs.NodeSilence + time.Second)
 		if got := must[[]mobyfs.Node](t)(op.Nodes(ctx))[0]; got.Ready {
 			t.Error("a silent node is ready")
 		}
@@ -46,7 +46,7 @@ func TestBadReportsAreRefused(t *testing.T) {
 	f := newFleet(t, false)
 	n := f.caller("node", "h1")
 	for _, address := range []string{"", "h1", ":8080", "h1:", "h1:0", "h1:99999", "h1:http", "h1\n:80", strings.Repeat("x", 300) + ":1"} {
-		err := n.Report(t.Context(), mobyfs.Report{Address: address})
+		_, err := n.Report(t.Context(), mobyfs.Report{Address: address})
 		wantCode(t, err, mobyfs.CodeInvalid)
 		if mobyfs.HintOf(err) == "" {
 			t.Errorf("the refusal of the address %q tells no way out", address)
@@ -57,7 +57,8 @@ func TestBadReportsAreRefused(t *testing.T) {
 		{Address: "h1:1", Capacity: mobyfs.Capacity{TotalBytes: -1}},
 		{Address: "h1:1", Capacity: mobyfs.Capacity{FreeBytes: -1}},
 	} {
-		wantCode(t, n.Report(t.Context(), r), mobyfs.CodeInvalid)
+		_, err := n.Report(t.Context(), r)
+		wantCode(t, err, mobyfs.CodeInvalid)
 	}
 	if nodes := must[[]mobyfs.Node](t)(f.operator().Nodes(t.Context())); len(nodes) != 0 {
 		t.Errorf("a refused report joined: %+v", nodes)

@@ -105,8 +105,9 @@ func (r *racer) run(ctx context.Context, f *fleet) {
 // report is one heartbeat in three, so that nodes fall silent now and then.
 func (r *racer) report(ctx context.Context) {
 	if r.rng.IntN(3) > 0 {
-		r.expect(r.c.Report(ctx, mobyfs.Report{Address: r.name + ":8080", Version: "v1",
-			Capacity: mobyfs.Capacity{TotalBytes: gib, FreeBytes: gib}}))
+		_, err := r.c.Report(ctx, mobyfs.Report{Address: r.name + ":8080", Version: "v1",
+			Capacity: mobyfs.Capacity{TotalBytes: gib, FreeBytes: gib}})
+		r.expect(err)
 	}
 }
 

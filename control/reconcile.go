@@ -26,14 +26,10 @@ func (c *Control) reconcileUntil(ctx context.Context) {
 	}
 }
 
-// reconcile tells watchers which nodes fell silent, aborts the migrations that wait for them too long, and forgets
+// reconcile aborts the migrations that wait for them too long, and forgets
 // what was told of things that are gone. What fails is tried again with the next tick.
 func (c *Control) reconcile(ctx context.Context) {
 	now := c.now()
-	for _, name := range c.told.fallen(now) {
-		c.log.Info("node is silent", "node", name)
-		c.store.Touch(store.NodeRef(name))
-	}
 	var volumes []mobyfs.Volume
 	there, moving := map[mobyfs.VolumeID]bool{}, map[mobyfs.MigrationID]bool{}
 	c.store.View(func(view store.View) {
@@ -45,8 +41,7 @@ func (c *Control) reconcile(ctx context.Context) {
 			}
 		}
 	})
-	silence := func(node string) time.Duration { return c.told.silence(node, now) }
-	for _, a := range overdue(volumes, silence) {
+	for _, a := range overdue(volumes, c.silence) {
 		_, err := c.decide(ctx, a.volume, func(v *mobyfs.Volume) (string, error) {
 			if v.Migration == nil || v.Migration.ID != a.migration {
 				return "", nil // it has ended since

@@ -2,7 +2,6 @@ package control
 
 import (
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -13,8 +12,8 @@ import (
 // records that are given out carry it.
 type told struct {
 	mu       sync.Mutex
-	opened   time.Time // no silence is counted from before
 	nodes    map[string]heard
+	gone     map[string]time.Duration // when this process saw the sessions of silent nodes end, by its own clock
 	used     map[mobyfs.VolumeID]int64
 	progress map[mobyfs.MigrationID]mobyfs.Progress
 }
@@ -24,12 +23,11 @@ type heard struct {
 	at       time.Time
 	capacity mobyfs.Capacity
 	volumes  int
-	ready    bool // as watchers were told last
 }
 
-func newTold(now time.Time) *told {
+func newTold() *told {
 	return &told{
-		opened: now, nodes: map[string]heard{},
+		nodes: map[string]heard{}, gone: map[string]time.Duration{},
 		used: map[mobyfs.VolumeID]int64{}, progress: map[mobyfs.MigrationID]mobyfs.Progress{},
 	}
 }
@@ -52,26 +50,39 @@ func (t *told) volume(v mobyfs.Volume) mobyfs.Volume {
 }
 
 // node is the record with what is told of it.
-func (t *told) node(n mobyfs.Node, now time.Time) mobyfs.Node {
+func (t *told) node(n mobyfs.Node) mobyfs.Node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h, ok := t.nodes[n.Name]
 	if ok {
 		n.LastSeenAt, n.Capacity, n.Volumes = h.at.UTC(), h.capacity, h.volumes
 	}
-	n.Ready = ok && now.Sub(h.at) <= mobyfs.NodeSilence
+	_, silent := t.gone[n.Name]
+	n.Ready = !silent && n.Epoch > 0
 	return n
 }
 
-// silence is how long nothing was heard of a node while this process listened.
-func (t *told) silence(node string, now time.Time) time.Duration {
+// setThere notes whether a node has a session, and reports whether that is news. at is this process's own clock.
+func (t *told) setThere(node string, there bool, at time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	since := t.opened
-	if h, ok := t.nodes[node]; ok && h.at.After(since) {
-		since = h.at
+	_, silent := t.gone[node]
+	if there {
+		delete(t.gone, node)
+		return silent
 	}
-	return now.Sub(since)
+	if !silent {
+		t.gone[node] = at
+	}
+	return !silent
+}
+
+// lost tells when this process saw the session of a node end, and whether it has none.
+func (t *told) lost(node string) (at time.Duration, silent bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, silent = t.gone[node]
+	return at, silent
 }
 
 // hear notes a heartbeat and reports whether watchers should look at the node again.
@@ -79,25 +90,9 @@ func (t *told) hear(node string, r mobyfs.Report, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	was := t.nodes[node]
-	t.nodes[node] = heard{at: now, capacity: r.Capacity, volumes: r.Volumes, ready: true}
-	return !was.ready || was.volumes != r.Volumes || differ(was.capacity.FreeBytes, r.Capacity.FreeBytes) ||
+	t.nodes[node] = heard{at: now, capacity: r.Capacity, volumes: r.Volumes}
+	return was.at.IsZero() || was.volumes != r.Volumes || differ(was.capacity.FreeBytes, r.Capacity.FreeBytes) ||
 		was.capacity.TotalBytes != r.Capacity.TotalBytes
-}
-
-// fallen tells the nodes that became silent since it was last asked.
-func (t *told) fallen(now time.Time) []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var silent []string
-	for name, h := range t.nodes {
-		if h.ready && now.Sub(h.at) > mobyfs.NodeSilence {
-			h.ready = false
-			t.nodes[name] = h
-			silent = append(silent, name)
-		}
-	}
-	slices.Sort(silent)
-	return silent
 }
 
 // setUsed notes the space that a volume takes.

@@ -90,13 +90,16 @@ func checkSpec(name string, s mobyfs.VolumeSpec) error {
 			WithHint("leave it out, or give less")
 	}
 	switch {
-	case s.Backend != mobyfs.DefaultBackend:
+	case s.Backend != mobyfs.DefaultBackend && s.Backend != mobyfs.SharedBackend:
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "create volume %s: there is no backend %q", name, clean(s.Backend, maxLabelKey)).
-			WithHint("leave it out, or use %s", mobyfs.DefaultBackend)
+			WithHint("leave it out, or use %s or %s", mobyfs.DefaultBackend, mobyfs.SharedBackend)
 	case s.SizeBytes < 0:
 		return bad("its size is negative")
 	case len(s.Labels) > maxLabels:
 		return bad("it has %d labels, %d are the most", len(s.Labels), maxLabels)
+	}
+	if err := mobyfs.CheckTakeover(s.Takeover, s.Backend); err != nil {
+		return err
 	}
 	for k, v := range s.Labels {
 		if k == "" || len(k) > maxLabelKey || len(v) > maxLabel || !printable(k) || !printable(v) {

@@ -126,7 +126,7 @@ func TestPlacementGoesByRoomAndReadiness(t *testing.T) {
 	wantCode(t, err, mobyfs.CodeNotFound)
 	_, err = create("big", "../h1", 0)
 	wantCode(t, err, mobyfs.CodeInvalid)
-	f.clock.advance(mobyfs.NodeSilence + time.Second)
+	f.advance(mobyfs.NodeSilence + time.Second)
 	free(h1, "h1:8080", 10*gib)
 	if got, err := create("after", "", gib); err != nil || got != "h1" {
 		t.Errorf("with h2 silent the volume went to %q, %v", got, err)

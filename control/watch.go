@@ -51,7 +51,7 @@ func (c *Control) change(ref store.Ref) (mobyfs.Change, bool) {
 		case store.KindNode:
 			var n mobyfs.Node
 			if n, ok = view.Node(ref.ID); ok {
-				n = c.told.node(n, c.now())
+				n = c.told.node(n)
 				change.Node = &n
 			}
 		case store.KindVolume:
@@ -69,7 +69,6 @@ func (c *Control) change(ref store.Ref) (mobyfs.Change, bool) {
 
 // snapshot is everything, sorted by name.
 func (c *Control) snapshot() mobyfs.Change {
-	now := c.now()
 	full := mobyfs.Snapshot{Cluster: c.cfg.Cluster, Volumes: []mobyfs.Volume{}, Nodes: []mobyfs.Node{}}
 	var revision int64
 	c.store.View(func(view store.View) {
@@ -78,7 +77,7 @@ func (c *Control) snapshot() mobyfs.Change {
 			full.Volumes = append(full.Volumes, c.told.volume(v))
 		}
 		for n := range view.Nodes {
-			full.Nodes = append(full.Nodes, c.told.node(n, now))
+			full.Nodes = append(full.Nodes, c.told.node(n))
 		}
 	})
 	byName(full.Volumes)

@@ -122,7 +122,7 @@ func TestWatchBeginsWithEverythingAndTellsEachChange(t *testing.T) {
 		isH2 := func(ready bool) func(c mobyfs.Change) bool {
 			return func(c mobyfs.Change) bool { return c.Node != nil && c.Node.Name == "h2" && c.Node.Ready == ready }
 		}
-		f.clock.advance(mobyfs.NodeSilence + time.Second)
+		f.advance(mobyfs.NodeSilence + time.Second)
 		f.report(h1, mobyfs.Report{Address: "h1:8080"})
 		f.control.reconcile(ctx)
 		next(t, changes, isH2(false))
@@ -232,7 +232,7 @@ func TestClusterCounts(t *testing.T) {
 		f.ready("c1", "h2")
 		must[mobyfs.Grant](t)(h1.Claim(ctx, a.ID))
 		must[mobyfs.Volume](t)(op.MoveVolume(ctx, "b1", "h2"))
-		f.clock.advance(mobyfs.NodeSilence + time.Second)
+		f.advance(mobyfs.NodeSilence + time.Second)
 		f.report(h1, mobyfs.Report{Address: "h1:8080"})
 		got := must[api.Cluster](t)(op.Cluster(ctx))
 		if got.Revision == 0 {

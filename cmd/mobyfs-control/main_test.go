@@ -379,7 +379,7 @@ func TestKilledControlKeepsEveryAnswer(t *testing.T) {
 	h1, ana := p.client("node", "h1", address), p.client("operator", "ana", address)
 	var all []known
 	for round := range 4 {
-		err := h1.Report(t.Context(), mobyfs.Report{Address: "h1:8080", Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 40}})
+		_, err := h1.Report(t.Context(), mobyfs.Report{Address: "h1:8080", Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 40}})
 		if err != nil {
 			t.Fatal(err)
 		}

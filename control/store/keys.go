@@ -17,9 +17,11 @@ const (
 
 // Kinds of records.
 const (
-	KindVolume Kind = "volume"
-	KindNode   Kind = "node"
-	KindEvent  Kind = "event"
+	KindVolume  Kind = "volume"
+	KindNode    Kind = "node"
+	KindEvent   Kind = "event"
+	KindSession Kind = "session"
+	KindDown    Kind = "down"
 )
 
 // The tables. A kind that is not listed in tables is not read.
@@ -27,8 +29,12 @@ var (
 	Volumes = Table[mobyfs.Volume]{Kind: KindVolume, prefix: "vol/", sharded: true, check: checkVolume}
 	Nodes   = Table[mobyfs.Node]{Kind: KindNode, prefix: "node/", check: checkNode}
 	Events  = Table[mobyfs.Event]{Kind: KindEvent, prefix: "ev/", passing: true}
+	// Sessions are those of nodes that are there, by the node's name. Each is written with a lease, and gone with it.
+	Sessions = Table[Session]{Kind: KindSession, prefix: "sess/"}
+	// Downs are the sessions of nodes that ended last, by the node's name.
+	Downs = Table[Down]{Kind: KindDown, prefix: "down/"}
 
-	tables = []table{Volumes, Nodes, Events}
+	tables = []table{Volumes, Nodes, Events, Sessions, Downs}
 )
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }

@@ -1,0 +1,192 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/store"
+)
+
+// keepSession takes a heartbeat. It writes nothing unless a session begins.
+//
+// An agent begins a session with its first heartbeat, and then ends that of whichever agent the node had before: that
+// one is dead, or it runs on a copy of the machine. If it should still be there, its next heartbeat is refused for good.
+func (c *Control) keepSession(ctx context.Context, node string, r mobyfs.Report) (mobyfs.Session, error) {
+	var known store.Session
+	var ok bool
+	c.store.View(func(v store.View) { known, ok = store.Sessions.In(v, node) })
+	if ok && known.Instance == r.Instance {
+		err := c.store.Renew(ctx, store.Lease(known.Lease))
+		if err == nil {
+			return c.session(known), nil
+		}
+		if !errors.Is(err, store.ErrNoLease) {
+			return mobyfs.Session{}, err
+		}
+	}
+	return c.beginSession(ctx, node, r)
+}
+
+func (c *Control) session(s store.Session) mobyfs.Session {
+	return mobyfs.Session{Epoch: s.Epoch, TTLMillis: c.cfg.SessionTTL.Milliseconds()}
+}
+
+// beginSession begins one, with which a new node joins, unless another agent has one and this agent's was ended for it.
+func (c *Control) beginSession(ctx context.Context, node string, r mobyfs.Report) (mobyfs.Session, error) {
+	lease, err := c.store.Grant(ctx, c.cfg.SessionTTL)
+	if err != nil {
+		return mobyfs.Session{}, err
+	}
+	var began, before store.Session
+	var joined bool
+	err = c.store.Update(ctx, func(tx *store.Tx) (err error) {
+		before, err = store.Sessions.Get(tx, node)
+		if err != nil && mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
+			return err
+		}
+		if err == nil && before.Instance != r.Instance && !r.Begins {
+			return replaced(node, before)
+		}
+		n, err := tx.Node(node)
+		if joined = mobyfs.CodeOf(err) == mobyfs.CodeNotFound; joined {
+			n, err = mobyfs.Node{Name: node, JoinedAt: c.now().UTC()}, nil
+		}
+		if err != nil {
+			return err
+		}
+		n = c.described(n, r)
+		n.Epoch++
+		began = store.Session{Node: node, Instance: r.Instance, Epoch: n.Epoch, Lease: int64(lease), Since: c.now().UTC()}
+		if err := tx.PutNode(n); err != nil {
+			return err
+		}
+		if err := store.Sessions.PutLeased(tx, node, began, lease); err != nil {
+			return err
+		}
+		return tx.Record(mobyfs.Event{Text: sessionText(joined), Node: node})
+	})
+	if err != nil {
+		return mobyfs.Session{}, errors.Join(err, c.store.Revoke(context.WithoutCancel(ctx), lease))
+	}
+	if before.Lease != 0 {
+		err = c.store.Revoke(ctx, store.Lease(before.Lease)) // nothing lies at it any more; it would only run out
+	}
+	c.log.Info(sessionText(joined), "node", node, "epoch", began.Epoch, "address", r.Address, "version", r.Version)
+	return c.session(began), err
+}
+
+func sessionText(joined bool) string {
+	if joined {
+		return "node joined"
+	}
+	return "session begins"
+}
+
+func replaced(node string, by store.Session) error {
+	return mobyfs.Errorf(mobyfs.CodeStaleFence, "another agent speaks for %s since %s", node, by.Since.Format(time.RFC3339)).
+		WithHint("two machines have the certificate of %s: take mobyfs off one of them; to go on here, restart mobyfs.service", node)
+}
+
+// followSessions notes which nodes are silent, as the store tells it to all control processes alike, until ctx ends.
+func (c *Control) followSessions(ctx context.Context, box *store.Mailbox) {
+	defer box.Close()
+	for {
+		refs, err := box.Next(ctx)
+		if err != nil {
+			return
+		}
+		for _, ref := range refs {
+			if ref.Kind == store.KindSession {
+				c.lookAtSession(ctx, ref.ID)
+			}
+		}
+	}
+}
+
+// lookAtSession notes whether a node has a session. That it has lost its session is written down by whoever sees it
+// first; from when on the node may be passed over, each process measures by itself.
+func (c *Control) lookAtSession(ctx context.Context, node string) {
+	var there, known bool
+	c.store.View(func(v store.View) {
+		_, there = store.Sessions.In(v, node)
+		_, known = v.Node(node)
+	})
+	if !known {
+		return
+	}
+	if news := c.told.setThere(node, there, c.cfg.Clock()); !news {
+		return
+	}
+	c.store.Touch(store.NodeRef(node))
+	if there {
+		return
+	}
+	if err := c.writeDown(ctx, node); err != nil && ctx.Err() == nil {
+		c.log.Warn("write down that a node is silent", "node", node, "err", err)
+	}
+}
+
+// writeDown records once that a session has ended.
+func (c *Control) writeDown(ctx context.Context, node string) error {
+	var wrote bool
+	err := c.store.Update(ctx, func(tx *store.Tx) error {
+		wrote = false
+		if _, err := store.Sessions.Get(tx, node); mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
+			return err // it has begun anew
+		}
+		n, err := tx.Node(node)
+		if err != nil {
+			return err
+		}
+		down, err := store.Downs.Get(tx, node)
+		if err == nil && down.Epoch == n.Epoch || err != nil && mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
+			return err
+		}
+		wrote = true
+		if err := store.Downs.Put(tx, node, store.Down{Node: node, Epoch: n.Epoch, Since: c.now().UTC()}); err != nil {
+			return err
+		}
+		return tx.Record(mobyfs.Event{Text: "session has ended", Node: node})
+	})
+	if wrote && err == nil {
+		c.log.Info("node is silent", "node", node)
+	}
+	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
+		return nil // the node was forgotten meanwhile
+	}
+	return err
+}
+
+// silence is how long a node has been silent at least, as far as this process can say: 0 while it has a session.
+// A session that ended had no heartbeat for its whole TTL before.
+func (c *Control) silence(node string) time.Duration {
+	since, silent := c.told.lost(node)
+	if !silent {
+		return 0
+	}
+	return c.cfg.Clock() - since + c.cfg.SessionTTL
+}
+
+// lockDelay is how much longer what a silent node has may not be given to another: a whole TTL after this process saw
+// the session end. The node counts its own time from before the heartbeat that control heard last, so it has stopped
+// by then; the delay is for a store that ends a session too early. Rule: Consul's lock-delay.
+func (c *Control) lockDelay(node string) time.Duration {
+	since, silent := c.told.lost(node)
+	if !silent {
+		return c.cfg.SessionTTL
+	}
+	return max(c.cfg.SessionTTL-(c.cfg.Clock()-since), 0)
+}
+
+// nodeNames are the names of all nodes that this process knows.
+func (c *Control) nodeNames() []string {
+	var names []string
+	c.store.View(func(v store.View) {
+		for n := range v.Nodes {
+			names = append(names, n.Name)
+		}
+	})
+	return names
+}

@@ -1,0 +1,54 @@
+package mobyfs
+
+import "time"
+
+// Session says that a node is there. It begins with the first heartbeat of an agent and ends when none came for
+// SessionTTL. There is one session of a node at a time; a new agent's ends that of the agent before.
+type Session struct {
+	Epoch     uint64 `json:"epoch"`  // grows by one with each session of the node
+	TTLMillis int64  `json:"ttl_ms"` // how long control waits for the next heartbeat, in milliseconds
+}
+
+// TTL is how long control waits for the next heartbeat. The agent counts it from the moment at which it sent the one
+// that was answered, for it can't know when control heard it.
+func (s Session) TTL() time.Duration { return time.Duration(s.TTLMillis) * time.Millisecond }
+
+// SessionTTL is how long a node may be silent before its session ends, unless the control plane is set to another time.
+const SessionTTL = 30 * time.Second
+
+// Takeover says who may give a volume to another node while the node that uses it is silent. It is of use only for
+// volumes whose bytes outlive the node (see SharesBytes).
+type Takeover string
+
+const (
+	// TakeoverNever: nobody. The volume waits for its node, and its node never has to fear that it was taken.
+	TakeoverNever Takeover = "never"
+	// TakeoverManual: an operator, who gives a reason.
+	TakeoverManual Takeover = "manual"
+	// TakeoverAuto: control, once another node wants it and the silent one has had time to stop. A node that can't
+	// reach control in time stops the containers that use such a volume.
+	TakeoverAuto Takeover = "auto"
+)
+
+// CheckTakeover tells what is wrong with a takeover for volumes of a backend, or nil. Empty is never.
+func CheckTakeover(t Takeover, backend string) error {
+	switch t {
+	case "", TakeoverNever:
+		return nil
+	case TakeoverManual, TakeoverAuto:
+		if SharesBytes(backend) {
+			return nil
+		}
+		return Errorf(CodeInvalid, "takeover %s is not possible with backend %s: the bytes are on one node alone, and lost with it", t, backend).
+			WithHint("leave takeover out, or use backend %s", SharedBackend)
+	}
+	return Errorf(CodeInvalid, "there is no takeover %.20q", string(t)).
+		WithHint("choose %s, %s or %s", TakeoverNever, TakeoverManual, TakeoverAuto)
+}
+
+// SharedBackend keeps volumes in a directory that all nodes see, such as a mount of NFS.
+const SharedBackend = "shared"
+
+// SharesBytes reports whether all nodes see the bytes of volumes of a backend. Such a volume moves without being copied,
+// and is not lost with its node.
+func SharesBytes(backend string) bool { return backend == SharedBackend }
