@@ -160,7 +160,7 @@ func (a *Agent) look() error {
 		}
 		for _, h := range held {
 			w := a.worker(h.ID)
-			w.backend, w.bytes = b, true
+			w.backend, w.bytes, w.seen = b, true, h.Fence
 		}
 		for _, s := range staged {
 			if s.Volume == "" {

@@ -620,28 +620,29 @@ func TestC87UnmountDoesNotWaitForControl(t *testing.T) {
 	})
 }
 
-func TestMountWithControlAwaySaysSoInSeconds(t *testing.T) {
+func TestMountWithControlAwayAndTheBytesElsewhereSaysSoInSeconds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRig(t, "h1")
-		h1 := r.nodes["h1"]
-		h1.create("pgdata", nil)
+		r := newRig(t, "h1", "h2")
+		h2 := r.nodes["h2"]
+		r.nodes["h1"].create("pgdata", nil)
+		settled()
 		r.cluster.setDown(true)
 		start := time.Now()
-		_, err := h1.agent.Mount(t.Context(), "pgdata", "a")
+		_, err := h2.agent.Mount(t.Context(), "pgdata", "a")
 		wantCode(t, err, mobyfs.CodeUnavailable, `"pgdata"`, "control", "try again")
 		if took := time.Since(start); took < 4*time.Second || took > 15*time.Second {
 			t.Errorf("took %v", took)
 		}
 		time.AfterFunc(3*time.Second, func() { r.cluster.setDown(false) })
-		h1.mount("pgdata", "a") // a short absence goes unnoticed
+		h2.mount("pgdata", "a") // a short absence goes unnoticed
 	})
 }
 
 func TestMountOfAnImpatientClientSaysThatControlHangs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRig(t, "h1")
-		h1 := r.nodes["h1"]
-		h1.create("pgdata", nil)
+		r := newRig(t, "h1", "h2")
+		r.nodes["h1"].create("pgdata", nil)
+		settled()
 		r.cluster.hook(func(_, call string) error {
 			if call == "Claim" {
 				time.Sleep(time.Minute)
@@ -650,7 +651,7 @@ func TestMountOfAnImpatientClientSaysThatControlHangs(t *testing.T) {
 		}, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), 4500*time.Millisecond)
 		defer cancel()
-		_, err := h1.agent.Mount(ctx, "pgdata", "a")
+		_, err := r.nodes["h2"].agent.Mount(ctx, "pgdata", "a")
 		wantCode(t, err, mobyfs.CodeUnavailable, `"pgdata"`, "control has not answered", "run it again")
 	})
 }

@@ -25,25 +25,29 @@ type view struct {
 	waiting  int                // Mounts that wait
 	linger   time.Duration      // how long the lease stays yet although nobody uses the volume
 	exports  int                // migrations that read the volume here
+	seen     mobyfs.Fence       // the highest that lies beside the bytes, as far as is known
+	away     bool               // control could not be asked the last time
+	alone    bool               // the lease is assumed: control was away and could not give it
 }
 
 // task is what a worker does next.
 type task string
 
 const (
-	rest    task = ""        // nothing
-	refuse  task = "refuse"  // those who wait: there is nothing to give them
-	release task = "release" // give the lease back
-	confirm task = "confirm" // that a lease used here is still ours
-	create  task = "create"  // the empty volume
-	remove  task = "remove"  // the volume, for good
-	adopt   task = "adopt"   // what a committed migration brought
-	discard task = "discard" // what a migration brought that did not win
-	pull    task = "pull"    // the bytes from their home
-	vacate  task = "vacate"  // the bytes of a volume that has its home elsewhere
-	claim   task = "claim"   // the lease, for those who wait
-	attach  task = "attach"  // the volume, under the lease
-	missing task = "missing" // say that the bytes are not where control and we believed them to be
+	rest    task = ""          // nothing
+	refuse  task = "refuse"    // those who wait: there is nothing to give them
+	release task = "release"   // give the lease back
+	confirm task = "confirm"   // that a lease used here is still ours
+	create  task = "create"    // the empty volume
+	remove  task = "remove"    // the volume, for good
+	adopt   task = "adopt"     // what a committed migration brought
+	discard task = "discard"   // what a migration brought that did not win
+	pull    task = "pull"      // the bytes from their home
+	vacate  task = "vacate"    // the bytes of a volume that has its home elsewhere
+	claim   task = "claim"     // the lease, for those who wait
+	attach  task = "attach"    // the volume, under the lease
+	goAlone task = "use alone" // the volume, whose only bytes are here, while control is away
+	missing task = "missing"   // say that the bytes are not where control and we believed them to be
 )
 
 // step is a task, of which migration if of one, under which fence, and why.
@@ -60,6 +64,8 @@ func decide(v view) step {
 	r := v.record
 	wanted := v.uses > 0 || v.waiting > 0
 	switch {
+	case v.away && v.waiting > 0 && v.mayGoAlone():
+		return step{task: goAlone, fence: v.aloneFence(), why: "a container waits, control is away, and the only bytes are here"}
 	case v.settling != 0:
 		return step{task: release, fence: v.settling, why: "a release has no known outcome yet"}
 	case r == nil && v.waiting > 0:
@@ -70,6 +76,8 @@ func decide(v view) step {
 		return step{task: confirm, why: "control has decided something since the lease was given"}
 	case v.lease != 0 && wanted && (!v.attached || v.waiting > 0):
 		return step{task: attach, fence: v.lease, why: "it is wanted and the lease is here"}
+	case v.alone && v.lease != 0 && wanted:
+		return step{task: confirm, why: "it is used and control has not given the lease yet"}
 	case r == nil && v.fresh && len(v.staged) > 0:
 		return step{task: discard, migration: v.staged[0].Migration, why: "its volume does not exist any more"}
 	case r == nil:

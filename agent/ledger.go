@@ -32,6 +32,8 @@ type entry struct {
 	// Releasing is the fence of a lease that is being given back, with an outcome that is not known yet. No new
 	// lease is asked for before it is: a release that arrives late must not take away a newer lease.
 	Releasing mobyfs.Fence `json:"releasing,omitempty"`
+	// Alone says that Lease was not given by control, which was away: the newest fence known here stands for it.
+	Alone bool `json:"alone,omitempty"`
 	// Uses counts by Docker's ID of a mount.
 	Uses map[string]int `json:"uses,omitempty"`
 
@@ -103,6 +105,7 @@ func (l *ledger) change(id mobyfs.VolumeID, f func(*entry)) {
 		e.Uses = map[string]int{}
 	}
 	f(e)
+	e.Alone = e.Alone && e.Lease != 0
 	if e.Lease == 0 && e.Releasing == 0 && len(e.Uses) == 0 {
 		delete(l.entries, id)
 	}
@@ -151,6 +154,7 @@ func (l *ledger) holder(name, use string) (mobyfs.VolumeID, bool) {
 type standing struct {
 	lease, releasing mobyfs.Fence
 	uses             int // IDs counted
+	alone            bool
 	last             time.Time
 }
 
@@ -161,7 +165,7 @@ func (l *ledger) standing(id mobyfs.VolumeID) standing {
 	if e == nil {
 		return standing{}
 	}
-	return standing{e.Lease, e.Releasing, len(e.Uses), e.last}
+	return standing{e.Lease, e.Releasing, len(e.Uses), e.Alone, e.last}
 }
 
 // volumes lists the volumes that the ledger says something about.

@@ -191,7 +191,7 @@ func (w *worker) doAdopt(ctx context.Context, s step, v view) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.backend, w.bytes, w.problem = b, true, ""
+	w.backend, w.bytes, w.problem, w.seen = b, true, "", s.fence
 	w.unstage(s.migration)
 	return nil
 }

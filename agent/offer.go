@@ -105,7 +105,7 @@ func (w *worker) export(ctx context.Context, t mobyfs.Ticket) (string, func(), e
 	w.log.Info("giving the volume away", "name", w.name(record), "to", t.To, "migration", t.Migration, "fence", t.Fence)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.attached = ""
+	w.attached, w.seen = "", max(w.seen, t.Fence)
 	w.exports++
 	return dir, func() {
 		release()

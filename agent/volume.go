@@ -39,7 +39,9 @@ type worker struct {
 	lingers  time.Time          // until then the lease stays although nobody uses the volume
 	over     mobyfs.MigrationID // known to have ended
 	exports  int
-	problem  string // what a person should know, shown by docker volume inspect
+	seen     mobyfs.Fence // the highest fence beside the bytes, as far as is known
+	away     bool         // control could not be asked the last time
+	problem  string       // what a person should know, shown by docker volume inspect
 	move     move
 }
 
@@ -114,6 +116,7 @@ func (w *worker) view() view {
 		bytes: w.bytes, staged: w.staged, attached: w.attached != "", over: w.over,
 		lease: max(s.lease, w.granted), settling: s.releasing, released: w.released,
 		uses: s.uses, waiting: len(w.waiters), exports: w.exports, linger: time.Until(w.lingers),
+		seen: w.seen, away: w.away, alone: s.alone && w.granted == 0,
 	}
 }
 

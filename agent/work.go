@@ -25,6 +25,8 @@ func (w *worker) do(ctx context.Context, s step, v view) error {
 		return w.doConfirm(ctx, v)
 	case claim:
 		return w.doClaim(ctx, v)
+	case goAlone:
+		return w.doGoAlone(ctx, s, v)
 	case attach:
 		return w.doAttach(ctx, s, v)
 	case create:
@@ -67,10 +69,12 @@ func (w *worker) reportMissing(r *mobyfs.Volume) {
 
 // doClaim asks for the lease, for those who wait. What it brings is the lease, or a migration to here.
 func (w *worker) doClaim(ctx context.Context, v view) error {
-	grant, err := w.claim(ctx)
+	grant, err := w.claim(ctx, v)
 	switch code := mobyfs.CodeOf(err); {
 	case err == nil:
 		w.accept(grant)
+		return nil
+	case code == mobyfs.CodeUnavailable && w.controlIsAway(v):
 		return nil
 	case code == mobyfs.CodeUnavailable:
 		w.giveUpOnControl(v.record, "mounted", err)
@@ -82,8 +86,13 @@ func (w *worker) doClaim(ctx context.Context, v view) error {
 	}
 }
 
-func (w *worker) claim(ctx context.Context) (mobyfs.Grant, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+// claim asks for the lease. Where nothing depends on the answer it is not waited for long.
+func (w *worker) claim(ctx context.Context, v view) (mobyfs.Grant, error) {
+	patience := callTimeout
+	if v.mayGoAlone() || v.alone {
+		patience = askTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return w.agent.Control.Claim(ctx, w.id)
 }
@@ -103,7 +112,7 @@ func (w *worker) accept(g mobyfs.Grant) {
 func (w *worker) setGranted(lease mobyfs.Fence) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.granted, w.problem = lease, ""
+	w.granted, w.problem, w.away = lease, "", false
 }
 
 // giveUpOnControl refuses those who have waited for control long enough.
@@ -123,14 +132,14 @@ func (w *worker) doConfirm(ctx context.Context, v view) error {
 		w.loseLease(fmt.Errorf("control gave volume %q to %s", r.Name, r.Node))
 		return nil
 	}
-	grant, err := w.claim(ctx)
+	grant, err := w.claim(ctx, v)
 	switch code := mobyfs.CodeOf(err); {
 	case err == nil && grant.From == nil:
 		w.accept(grant)
 		w.mu.Lock()
 		w.attached = "" // attach it under the new fence
 		w.mu.Unlock()
-		w.agent.ledger.change(w.id, func(e *entry) { e.Lease = grant.Fence })
+		w.agent.ledger.change(w.id, func(e *entry) { e.Lease, e.Alone = grant.Fence, false })
 		return w.agent.ledger.flush()
 	case err == nil, code != mobyfs.CodeUnavailable && code != mobyfs.CodeInternal:
 		w.loseLease(err)
@@ -157,7 +166,7 @@ func (w *worker) doAttach(ctx context.Context, s step, v view) error {
 	if err == nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.attached = path
+		w.attached, w.seen = path, max(w.seen, s.fence)
 		w.problem = ""
 		for wt := range w.waiters {
 			w.count(wt, s.fence)
@@ -173,6 +182,10 @@ func (w *worker) doAttach(ctx context.Context, s step, v view) error {
 		if v.uses > 0 {
 			return err
 		}
+		return nil
+	}
+	if v.alone && mobyfs.CodeOf(err) == mobyfs.CodeStaleFence {
+		w.notAlone(v, err)
 		return nil
 	}
 	w.decline(about(err, "mount", w.name(v.record)))
@@ -211,10 +224,13 @@ func (w *worker) doRelease(ctx context.Context, s step, v view) error {
 		w.decline(about(err, "mount", w.name(v.record))) // whoever waits would wait for the disk
 		return err
 	}
-	call, cancel := context.WithTimeout(ctx, callTimeout)
+	call, cancel := context.WithTimeout(ctx, w.releasePatience(v))
 	defer cancel()
 	err := w.agent.Control.Release(call, w.id, s.fence)
 	if code := mobyfs.CodeOf(err); code == mobyfs.CodeUnavailable || code == mobyfs.CodeInternal {
+		if w.controlIsAway(v) {
+			return err
+		}
 		w.giveUpOnControl(v.record, "mounted", err)
 		return err
 	}
@@ -225,7 +241,7 @@ func (w *worker) doRelease(ctx context.Context, s step, v view) error {
 	}
 	w.agent.ledger.change(w.id, func(e *entry) { e.Releasing = 0 }) // repeating it after a crash does no harm
 	w.mu.Lock()
-	w.released = max(w.released, s.fence)
+	w.released, w.away = max(w.released, s.fence), false
 	w.mu.Unlock()
 	w.agent.roster.forget(w.id)
 	return nil
