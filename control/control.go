@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -41,6 +42,10 @@ type Config struct {
 	Clock    boottime.Clock       // boottime.Now if nil; leases are measured by it
 	// SessionTTL is how long a node may be silent before its session ends; mobyfs.SessionTTL if 0, whole seconds.
 	SessionTTL time.Duration
+
+	Self        store.Self  // which member of the store this process is
+	Endpoints   []string    // of an etcd that somebody else runs; then this process is no member
+	EndpointTLS *tls.Config // to call it
 
 	// OpenStore opens the store; store.Open if nil.
 	OpenStore func(context.Context, store.Config) (*store.Store, error)
@@ -82,7 +87,10 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "the certificate says %s, control needs %s", who.URI(), want.URI()).
 			WithHint("mobyfs-control init --cluster %s", cfg.Cluster)
 	}
-	s, err := cfg.OpenStore(ctx, store.Config{Root: cfg.Root, Cluster: cfg.Cluster, Log: cfg.Log, Now: cfg.Now})
+	s, err := cfg.OpenStore(ctx, store.Config{
+		Root: cfg.Root, Cluster: cfg.Cluster, Log: cfg.Log, Now: cfg.Now,
+		Self: cfg.Self, Endpoints: cfg.Endpoints, TLS: cfg.EndpointTLS,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mobyfs/mobyfs"
-	"github.com/mobyfs/mobyfs/internal/durable"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -38,16 +37,8 @@ func initialise(s settings) (*pki.Authority, time.Time, error) {
 	if err := s.check(); err != nil {
 		return nil, time.Time{}, err
 	}
-	if err := os.MkdirAll(s.root, 0o700); err != nil {
+	if err := s.makePrivate(); err != nil {
 		return nil, time.Time{}, err
-	}
-	if err := durable.Mkdir(s.pkiDir(), 0o700); err != nil {
-		return nil, time.Time{}, err
-	}
-	for _, dir := range []string{s.root, s.pkiDir()} {
-		if err := os.Chmod(dir, 0o700); err != nil {
-			return nil, time.Time{}, err
-		}
 	}
 	authority, err := pki.NewAuthority(s.pkiDir(), s.cluster)
 	if err != nil {

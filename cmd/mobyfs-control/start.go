@@ -1,14 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -39,10 +37,7 @@ func newStartCommand(s *settings) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&debug, "debug", false, "log all that etcd says, too")
-	cmd.Flags().StringVar(&s.classes, "classes", cmp.Or(os.Getenv("MOBYFS_CLASSES"), "/etc/mobyfs/classes.json"),
-		"file of the classes of volumes (MOBYFS_CLASSES)")
-	cmd.Flags().StringVar(&s.listen, "listen", cmp.Or(os.Getenv("MOBYFS_CONTROL_LISTEN"), ":7946"),
-		"host:port of the API (MOBYFS_CONTROL_LISTEN)")
+	s.addStart(cmd.Flags())
 	return cmd
 }
 
@@ -63,6 +58,14 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	self, err := s.self()
+	if err != nil {
+		return err
+	}
+	etcdTLS, err := s.etcd.tls()
+	if err != nil {
+		return err
+	}
 	warnOfExpiry(s.identity(), log)
 	listener, err := net.Listen("tcp", s.listen) // first of all: it tells at once if another control runs
 	if err != nil {
@@ -71,6 +74,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	ctl, err := control.Open(ctx, control.Config{
 		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Classes: classes, Log: log,
+		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS,
 	})
 	if err != nil {
 		listener.Close()

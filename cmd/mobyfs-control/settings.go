@@ -1,0 +1,148 @@
+package main
+
+import (
+	"cmp"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/store"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// settings say which cluster's control this is, where it lies, and who keeps the store with it.
+type settings struct {
+	cluster string
+	name    string // of this one among the cluster's controls: its host's
+	listen  string // host:port of the API
+	root    string // private directory: pki/ and etcd/
+	classes string // file of the classes of volumes
+
+	peerListen string // host:port at which other members of the store are heard; empty: there are none
+	peerURL    string // https://host:port at which they reach this one
+	join       string // members of the store to join while there is no data here; empty: as joinFile says
+
+	etcd foreign
+}
+
+// foreign is an etcd that somebody else runs. Without endpoints there is none.
+type foreign struct {
+	endpoints     []string
+	ca, cert, key string // files; all empty for an etcd without TLS
+}
+
+// add defines the flags that all commands have.
+func (s *settings) add(flags *pflag.FlagSet) {
+	text := func(into *string, name, variable, otherwise, usage string) {
+		flags.StringVar(into, name, cmp.Or(os.Getenv(variable), otherwise), usage+" ("+variable+")")
+	}
+	text(&s.cluster, "cluster", "MOBYFS_CLUSTER", "", "name of the cluster")
+	text(&s.name, "name", "MOBYFS_CONTROL_NAME", "control", "name of this host among those with a control")
+	text(&s.root, "root", "MOBYFS_CONTROL_ROOT", "/var/lib/mobyfs-control", "where the store and the authority lie")
+}
+
+// addStart defines the flags of a control that runs.
+func (s *settings) addStart(flags *pflag.FlagSet) {
+	text := func(into *string, name, variable, otherwise, usage string) {
+		flags.StringVar(into, name, cmp.Or(os.Getenv(variable), otherwise), usage+" ("+variable+")")
+	}
+	text(&s.classes, "classes", "MOBYFS_CLASSES", "/etc/mobyfs/classes.json", "file of the classes of volumes")
+	text(&s.listen, "listen", "MOBYFS_CONTROL_LISTEN", ":7946", "host:port of the API")
+	text(&s.peerListen, "peer-listen", "MOBYFS_PEER_LISTEN", "", "host:port at which other members of the store are heard; none if empty")
+	text(&s.peerURL, "peer-url", "MOBYFS_PEER_URL", "", "https://host:port at which other members reach this one")
+	text(&s.join, "join", "MOBYFS_JOIN", "", "members of the store to join, as member add tells; read only while there is no data here")
+	flags.StringSliceVar(&s.etcd.endpoints, "etcd-endpoints", split(os.Getenv("MOBYFS_ETCD_ENDPOINTS")),
+		"an etcd that somebody else runs, instead of one in this process: https://host:port,… (MOBYFS_ETCD_ENDPOINTS)")
+	text(&s.etcd.ca, "etcd-ca", "MOBYFS_ETCD_CA", "", "file of the authority of that etcd")
+	text(&s.etcd.cert, "etcd-cert", "MOBYFS_ETCD_CERT", "", "file of the certificate that is shown to it")
+	text(&s.etcd.key, "etcd-key", "MOBYFS_ETCD_KEY", "", "file of its key")
+}
+
+func split(list string) []string {
+	if list == "" {
+		return nil
+	}
+	return strings.Split(list, ",")
+}
+
+func (s settings) pkiDir() string { return filepath.Join(s.root, "pki") }
+
+// identity is where control's own certificate lies.
+func (s settings) identity() pki.Files { return pki.FilesIn(s.pkiDir(), "control") }
+
+// peer is where the certificate lies that this control shows to the other members of its store.
+func (s settings) peer() pki.Files { return pki.PeerFiles(s.pkiDir()) }
+
+// who is this control in a role.
+func (s settings) who(role string) pki.Identity {
+	return pki.Identity{Cluster: s.cluster, Role: role, Name: s.name}
+}
+
+// joinFile is where the installer leaves what to join.
+func (s settings) joinFile() string { return filepath.Join(s.root, "join") }
+
+// self is this control as a member of its store.
+func (s settings) self() (store.Self, error) {
+	self := store.Self{Name: s.name, Listen: s.peerListen, URL: s.peerURL, Join: s.join, Files: s.peer()}
+	if self.Join == "" && self.Listen != "" {
+		text, err := os.ReadFile(s.joinFile())
+		if err != nil && !os.IsNotExist(err) {
+			return self, fmt.Errorf("read what to join: %w", err)
+		}
+		self.Join = strings.TrimSpace(string(text))
+	}
+	return self, nil
+}
+
+// tls is how the foreign etcd is called; nil without TLS.
+func (f foreign) tls() (*tls.Config, error) {
+	if f.ca == "" && f.cert == "" && f.key == "" {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f.ca != "" {
+		text, err := os.ReadFile(f.ca)
+		if err != nil {
+			return nil, fmt.Errorf("read the authority of etcd: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(text) {
+			return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "%s holds no certificate", f.ca).WithHint("give the authority of etcd in PEM")
+		}
+	}
+	if f.cert != "" || f.key != "" {
+		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+		if err != nil {
+			return nil, fmt.Errorf("read the certificate for etcd: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+// check tells what is wrong with the settings, or nil. The cluster's name stands in certificates, so the rule is
+// that of nodes.
+func (s settings) check() error {
+	if s.cluster == "" {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "the cluster's name is missing").WithHint("set MOBYFS_CLUSTER, or give --cluster NAME")
+	}
+	if mobyfs.CheckNodeName(s.cluster) != nil {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q can't be the name of a cluster", s.cluster).
+			WithHint("use up to 63 lower-case letters, digits and -, such as shop")
+	}
+	if mobyfs.CheckNodeName(s.name) != nil {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q can't be the name of a control", s.name).
+			WithHint("set MOBYFS_CONTROL_NAME to the name that its host has in cluster.yaml")
+	}
+	if len(s.etcd.endpoints) > 0 && (s.peerListen != "" || s.join != "") {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "the store is either an etcd that somebody else runs or one with members of our own, not both").
+			WithHint("leave out --etcd-endpoints, or --peer-listen and --join")
+	}
+	return nil
+}
