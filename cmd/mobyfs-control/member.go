@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,8 +34,8 @@ func newMemberListCommand(s *settings) *cobra.Command {
 		Short: "List the members of the store",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withMembers(cmd.Context(), *s, func(m *store.Members) error {
-				all, err := m.List(cmd.Context())
+			return withMembers(cmd.Context(), *s, func(ctx context.Context, m *store.Members) error {
+				all, err := m.List(ctx)
 				if err != nil {
 					return err
 				}
@@ -71,14 +72,14 @@ func newMemberAddCommand(s *settings) *cobra.Command {
 			"first and vote once they have caught up and that makes an odd number of voters, so the store loses nothing if they\n" +
 			"never start. Asked again it prints the same.",
 		Example: "  mobyfs-control member add h2 https://h2:7947 h3 https://h3:7947",
-		Args:    cobra.MinimumNArgs(2),
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args)%2 != 0 {
 				return mobyfs.Errorf(mobyfs.CodeInvalid, "%s has no URL", args[len(args)-1]).
 					WithHint("give each member its name and its URL, such as h2 https://h2:7947")
 			}
-			return withMembers(cmd.Context(), *s, func(m *store.Members) error {
-				join, err := addMembers(cmd.Context(), m, args)
+			return withMembers(cmd.Context(), *s, func(ctx context.Context, m *store.Members) error {
+				join, err := addMembers(ctx, m, args)
 				if err == nil {
 					fmt.Fprintln(cmd.OutOrStdout(), join)
 				}
@@ -115,17 +116,22 @@ func newMemberRemoveCommand(s *settings) *cobra.Command {
 			"success. One without which the others have no quorum is kept.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withMembers(cmd.Context(), *s, func(m *store.Members) error { return m.Remove(cmd.Context(), args[0]) })
+			return withMembers(cmd.Context(), *s, func(ctx context.Context, m *store.Members) error { return m.Remove(ctx, args[0]) })
 		},
 	}
 }
 
+// memberLimit is how long a command may wait for a store that has no quorum, or has just got one.
+const memberLimit = 30 * time.Second
+
 // withMembers reaches the store through the control that runs here.
-func withMembers(ctx context.Context, s settings, do func(*store.Members) error) error {
+func withMembers(ctx context.Context, s settings, do func(context.Context, *store.Members) error) error {
+	ctx, cancel := context.WithTimeout(ctx, memberLimit)
+	defer cancel()
 	m, err := store.DialMembers(ctx, s.root)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	return do(m)
+	return do(ctx, m)
 }

@@ -166,7 +166,7 @@ func (c *trio) leader() *seat {
 	c.eventually("the store has a leader", 30*time.Second, func(context.Context) error {
 		for _, s := range c.seats {
 			out, _, code := s.run("", "member", "ls")
-			if code != 0 {
+			if code != 0 { // all must agree
 				return fmt.Errorf("%s can't tell", s.name)
 			}
 			for line := range strings.Lines(out) {

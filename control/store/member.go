@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -86,10 +86,12 @@ type Members struct {
 // DialMembers reaches the store that a running control keeps in root.
 func DialMembers(ctx context.Context, root string) (*Members, error) {
 	socket := socketIn(filepath.Join(root, "etcd"))
-	if _, err := os.Stat(socket); err != nil {
+	probe, err := (&net.Dialer{Timeout: memberTimeout}).DialContext(ctx, "unix", socket) // one left behind refuses
+	if err != nil {
 		return nil, mobyfs.Errorf(mobyfs.CodeUnavailable, "reach the store in %s: no mobyfs-control runs on it", root).
 			WithHint("systemctl start mobyfs-control")
 	}
+	_ = probe.Close()
 	client, err := clientv3.New(clientv3.Config{
 		Context: ctx, Endpoints: []string{"unix://" + socket}, DialTimeout: memberTimeout, Logger: zap.NewNop(),
 	})
