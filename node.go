@@ -2,6 +2,7 @@ package mobyfs
 
 import (
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -16,6 +17,130 @@ type Node struct {
 	LastSeenAt time.Time `json:"last_seen_at"` // of its last heartbeat, by the clock of control
 	Ready      bool      `json:"ready"`        // it has a session
 	Epoch      uint64    `json:"epoch"`        // of its newest session
+
+	// What operators say of it, for placement to go by. A node tells its own labels, zone and rack only when it joins.
+	Labels       map[string]string `json:"labels,omitempty"`
+	Zone         string            `json:"zone,omitempty"` // nodes of one zone can fail together
+	Rack         string            `json:"rack,omitempty"`
+	Taints       []Taint           `json:"taints,omitempty"`
+	Availability Availability      `json:"availability,omitempty"` // active if empty
+	Generation   int64             `json:"generation,omitempty"`   // raised by each change of these
+}
+
+// Availability says what a node may be used for.
+type Availability string
+
+const (
+	// NodeActive: it may get volumes.
+	NodeActive Availability = "active"
+	// NodeCordoned: it gets no volumes; those that are there stay.
+	NodeCordoned Availability = "cordoned"
+	// NodeDraining: it gets no volumes, and those that are there are moved away.
+	NodeDraining Availability = "draining"
+	// NodeDrained: it was drained and holds no volume.
+	NodeDrained Availability = "drained"
+	// NodeEvicted: its certificates are revoked. Its record stays until it is forgotten.
+	NodeEvicted Availability = "evicted"
+)
+
+// Leads reports whether an operator's command may bring a node from a to next. Only forgetting follows eviction.
+func (a Availability) Leads(next Availability) bool {
+	switch a {
+	case NodeEvicted:
+		return false
+	case NodeDraining:
+		return next != NodeCordoned && next != a
+	case NodeActive, NodeCordoned, NodeDrained:
+		return next != a && next != NodeDrained
+	default:
+		return false
+	}
+}
+
+// Taint keeps volumes away from a node unless they tolerate it.
+type Taint struct {
+	Key    string      `json:"key"`
+	Value  string      `json:"value,omitempty"`
+	Effect TaintEffect `json:"effect"`
+}
+
+// TaintEffect says how strictly.
+type TaintEffect string
+
+const (
+	TaintNoPlace   TaintEffect = "no-place"   // no volume that does not tolerate it
+	TaintPreferNot TaintEffect = "prefer-not" // only if no other node can take the volume
+)
+
+func (t Taint) String() string {
+	if t.Value == "" {
+		return t.Key + ":" + string(t.Effect)
+	}
+	return t.Key + "=" + t.Value + ":" + string(t.Effect)
+}
+
+// Tolerated reports whether a toleration, "key" or "key=value", is for this taint.
+func (t Taint) Tolerated(by []string) bool {
+	for _, toleration := range by {
+		if toleration == t.Key || toleration == t.Key+"="+t.Value {
+			return true
+		}
+	}
+	return false
+}
+
+// ParseTaint reads KEY[=VALUE][:EFFECT]. Without an effect it is no-place.
+func ParseTaint(text string) (Taint, error) {
+	what, effect, given := strings.Cut(text, ":")
+	if !given {
+		effect = string(TaintNoPlace)
+	}
+	t := Taint{Effect: TaintEffect(effect)}
+	t.Key, t.Value, _ = strings.Cut(what, "=")
+	if !labelKey.MatchString(t.Key) || t.Value != "" && !labelKey.MatchString(t.Value) || t.Effect != TaintNoPlace && t.Effect != TaintPreferNot {
+		return Taint{}, Errorf(CodeInvalid, "%.80q is no taint", text).
+			WithHint("write KEY, KEY=VALUE or KEY=VALUE:EFFECT; the effects are %s and %s", TaintNoPlace, TaintPreferNot)
+	}
+	return t, nil
+}
+
+var labelKey = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_./-]{0,61}[a-zA-Z0-9])?$`)
+
+// maxNodeLabels is how many labels a node may have.
+const maxNodeLabels = 64
+
+// CheckLabels tells what is wrong with the labels, zone and rack of a node, or nil.
+func (n Node) CheckLabels() error {
+	bad := func(what, text string) error {
+		return Errorf(CodeInvalid, "%.80q can't be the %s of a node", text, what).
+			WithHint("use up to 63 letters, digits and - _ . /, with a letter or digit at both ends")
+	}
+	if len(n.Labels) > maxNodeLabels {
+		return Errorf(CodeInvalid, "a node can't have %d labels, %d are the most", len(n.Labels), maxNodeLabels).WithHint("give it less")
+	}
+	for k, v := range n.Labels {
+		if !labelKey.MatchString(k) {
+			return bad("name of a label", k)
+		}
+		if v != "" && !labelKey.MatchString(v) {
+			return bad("value of a label", v)
+		}
+	}
+	if n.Zone != "" && !labelKey.MatchString(n.Zone) {
+		return bad("zone", n.Zone)
+	}
+	if n.Rack != "" && !labelKey.MatchString(n.Rack) {
+		return bad("rack", n.Rack)
+	}
+	return nil
+}
+
+// Use is the availability, active if none is written.
+func (n Node) Use() Availability {
+	if n.Availability == "" {
+		return NodeActive
+	}
+	return n.Availability
 }
 
 // NodeSilence is how long a node may be silent before it counts as not ready. Nothing is taken from a silent

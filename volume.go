@@ -38,6 +38,11 @@ type VolumeSpec struct {
 	SizeBytes int64             `json:"size_bytes,omitempty"` // space to count on for placement; 0 = no promise
 	Takeover  Takeover          `json:"takeover,omitempty"`   // TakeoverNever if empty
 	Labels    map[string]string `json:"labels,omitempty"`
+
+	Zone        string            `json:"zone,omitempty"`        // only nodes of this zone
+	NodeLabels  map[string]string `json:"node_labels,omitempty"` // only nodes with all of these
+	Apart       string            `json:"apart,omitempty"`       // only nodes without another volume of this group (anti-affinity)
+	Tolerations []string          `json:"tolerations,omitempty"` // taints that do not keep it away: KEY or KEY=VALUE
 }
 
 // Meets reports whether a volume of this spec is what is asked for. What is left open is met by anything.
@@ -47,6 +52,14 @@ func (s VolumeSpec) Meets(asked VolumeSpec) bool {
 		asked.SizeBytes != 0 && asked.SizeBytes != s.SizeBytes ||
 		asked.Takeover != "" && asked.Takeover != cmp.Or(s.Takeover, TakeoverNever) {
 		return false
+	}
+	if asked.Zone != "" && asked.Zone != s.Zone || asked.Apart != "" && asked.Apart != s.Apart {
+		return false
+	}
+	for k, v := range asked.NodeLabels {
+		if has, ok := s.NodeLabels[k]; !ok || has != v {
+			return false
+		}
 	}
 	for k, v := range asked.Labels {
 		if has, ok := s.Labels[k]; !ok || has != v {

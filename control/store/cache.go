@@ -57,16 +57,19 @@ func (c *cache) forget(key string, rev int64) {
 	}
 }
 
-// learn notes what this process has committed. What the watch has passed already it knows better.
-func (s *Store) learn(key string, raw []byte, rev int64) {
+// learn notes what this process has committed, all at once. What the watch has passed already it knows better.
+func (s *Store) learn(writes map[string]write, rev int64) {
+	var changed []Ref
 	s.cache.mu.Lock()
-	news := false
-	var ref Ref
 	if rev > s.cache.watched {
-		ref, news = s.cache.put(key, raw, rev)
+		for key, w := range writes {
+			if ref, news := s.cache.put(key, w.raw, rev); news {
+				changed = append(changed, ref)
+			}
+		}
 	}
 	s.cache.mu.Unlock()
-	if news {
+	for _, ref := range changed {
 		s.boxes.touch(ref)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/placement"
 )
 
 // Where the records lie. Volumes are spread over 256 shards by a hash of their ID, so that no list is ever long
@@ -22,6 +23,9 @@ const (
 	KindEvent   Kind = "event"
 	KindSession Kind = "session"
 	KindDown    Kind = "down"
+
+	KindOperation Kind = "operation"
+	KindLoad      Kind = "load"
 )
 
 // The tables. A kind that is not listed in tables is not read.
@@ -34,7 +38,12 @@ var (
 	// Downs are the sessions of nodes that ended last, by the node's name.
 	Downs = Table[Down]{Kind: KindDown, prefix: "down/"}
 
-	tables = []table{Volumes, Nodes, Events, Sessions, Downs}
+	Operations = Table[mobyfs.Operation]{Kind: KindOperation, prefix: "op/", check: checkOperation}
+	// Loads is what each node has promised. PutVolume and DeleteVolume keep it, so whoever has read a node's load in a
+	// transaction knows that nobody else places there meanwhile.
+	Loads = Table[placement.Load]{Kind: KindLoad, prefix: "res/", check: checkLoad}
+
+	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Operations, Loads}
 )
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }
@@ -53,6 +62,19 @@ func checkNode(name string, n *mobyfs.Node, _ int64) error {
 	if n.Name != name {
 		return fmt.Errorf("the record is not that of node %s", name)
 	}
+	return nil
+}
+
+func checkOperation(id string, o *mobyfs.Operation, rev int64) error {
+	if string(o.ID) != id {
+		return fmt.Errorf("the record is not that of operation %s", id)
+	}
+	o.Revision = rev
+	return nil
+}
+
+func checkLoad(_ string, l *placement.Load, rev int64) error {
+	l.Revision = rev
 	return nil
 }
 

@@ -21,7 +21,8 @@ type Tx struct {
 	s      *Store
 	reads  map[string]entry
 	writes map[string]write
-	notes  []func(rev int64) // called after the commit
+	placed map[mobyfs.VolumeID]placed // volumes that were written
+	notes  []func(rev int64)          // called after the commit
 }
 
 // Update runs fn and commits what it wrote in one transaction, in which nothing that fn read has changed. If
@@ -31,6 +32,9 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	for {
 		tx := &Tx{ctx: ctx, s: s, reads: map[string]entry{}, writes: map[string]write{}}
 		if err := fn(tx); err != nil {
+			return err
+		}
+		if err := tx.keepLoads(); err != nil {
 			return err
 		}
 		done, err := tx.commit()
@@ -73,9 +77,7 @@ func (tx *Tx) commit() (bool, error) {
 	for _, note := range tx.notes {
 		note(rev)
 	}
-	for key, w := range tx.writes {
-		tx.s.learn(key, w.raw, rev)
-	}
+	tx.s.learn(tx.writes, rev)
 	return true, nil
 }
 
@@ -138,6 +140,7 @@ func (tx *Tx) PutVolume(v *mobyfs.Volume) error {
 	}
 	tx.writes[volumeKey(v.ID)] = write{raw: raw}
 	tx.notes = append(tx.notes, func(rev int64) { v.Revision = rev })
+	tx.place(v.ID, old, &record)
 	if old.rev != 0 {
 		before, err := Volumes.decode(string(v.ID), old.raw, old.rev)
 		if err != nil || before.State == v.State || v.State != mobyfs.VolumeRemoving {
@@ -167,7 +170,14 @@ func (tx *Tx) putName(v mobyfs.Volume) error {
 }
 
 // DeleteVolume deletes the record of a volume in VolumeRemoving.
-func (tx *Tx) DeleteVolume(id mobyfs.VolumeID) error { return Volumes.Delete(tx, string(id)) }
+func (tx *Tx) DeleteVolume(id mobyfs.VolumeID) error {
+	old, err := tx.get(volumeKey(id))
+	if err != nil {
+		return err
+	}
+	tx.place(id, old, nil)
+	return Volumes.Delete(tx, string(id))
+}
 
 // Node reads the record of a node. CodeNotFound if there is none.
 func (tx *Tx) Node(name string) (mobyfs.Node, error) { return Nodes.Get(tx, name) }
