@@ -1,5 +1,6 @@
 // Package backend is the contract of what keeps the bytes of volumes on a node. Package backendtest holds the
-// suite that every backend must pass; backend/dir is the one that works on any file system.
+// suite that every backend must pass; backend/dir is the one that works on any file system, backend/shared the one whose
+// bytes all nodes see.
 //
 // A backend knows nothing of the cluster. Two rules make it safe all the same:
 //
@@ -69,6 +70,15 @@ type Backend interface {
 
 	// Capacity tells the space for all volumes.
 	Capacity(ctx context.Context) (mobyfs.Capacity, error)
+}
+
+// Shared is a backend whose bytes all nodes see. A volume moves from node to node without being copied, and a node that
+// lost one has nothing to remove.
+type Shared interface {
+	Backend
+	// Leave takes the volume from Path and forgets that this node had it. The bytes stay as they are: they are the
+	// volume, and another node's. It may be called at any fence.
+	Leave(ctx context.Context, id mobyfs.VolumeID) error
 }
 
 // Held is a volume whose bytes are here; whether they are the volume's true bytes only control knows.

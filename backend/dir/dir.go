@@ -44,6 +44,20 @@ var _ backend.Backend = (*Backend)(nil)
 
 // Open makes the root and what belongs in it where they are missing, and clears away what a crash left half-made.
 func Open(root string) (*Backend, error) {
+	b, err := OpenBeside(root)
+	if err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{b.volumes(), b.incoming()} {
+		if err := clearHalfMade(sub); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// OpenBeside is Open of a root that other processes have open too: what is half-made stays, for one of them may be at it.
+func OpenBeside(root string) (*Backend, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, err
@@ -57,15 +71,7 @@ func Open(root string) (*Backend, error) {
 			return nil, fault("make the backend's root", err)
 		}
 	}
-	if err := durable.SyncDir(filepath.Dir(root)); err != nil {
-		return nil, err
-	}
-	for _, sub := range []string{b.volumes(), b.incoming()} {
-		if err := clearHalfMade(sub); err != nil {
-			return nil, err
-		}
-	}
-	return b, nil
+	return b, durable.SyncDir(filepath.Dir(root))
 }
 
 // Name is the word for this backend in VolumeSpec.Backend.
@@ -104,7 +110,8 @@ func (b *Backend) staged(m mobyfs.MigrationID) string { return filepath.Join(b.i
 // divide the names in the trash and mark what is half-made.
 var element = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 
-func checkVolume(id mobyfs.VolumeID) error {
+// CheckVolume tells what is wrong with an ID that can't become part of a path, or nil.
+func CheckVolume(id mobyfs.VolumeID) error {
 	if !element.MatchString(string(id)) {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%.80q can't be the ID of a volume", string(id))
 	}

@@ -20,7 +20,7 @@ type staging struct {
 // Stage makes an empty directory for what the migration brings. Of an earlier try, sealed bytes go to the trash
 // and others are deleted.
 func (b *Backend) Stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID) (string, error) {
-	if err := checkVolume(id); err != nil {
+	if err := CheckVolume(id); err != nil {
 		return "", err
 	}
 	doing := fmt.Sprintf("stage migration %s", m)

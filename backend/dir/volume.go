@@ -22,7 +22,7 @@ type record struct {
 // Create makes an empty volume whose data is 0755 and root's, as Docker's copy of an image's content into a fresh
 // volume needs it. Killed on the way it leaves nothing that counts as a volume.
 func (b *Backend) Create(_ context.Context, id mobyfs.VolumeID, spec mobyfs.VolumeSpec) error {
-	if err := checkVolume(id); err != nil {
+	if err := CheckVolume(id); err != nil {
 		return err
 	}
 	if spec = spec.WithDefaults(); spec.Backend != b.Name() {
@@ -65,7 +65,7 @@ func (b *Backend) Attach(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fen
 }
 
 // Detach does nothing, for Attach put nothing anywhere.
-func (b *Backend) Detach(_ context.Context, id mobyfs.VolumeID) error { return checkVolume(id) }
+func (b *Backend) Detach(_ context.Context, id mobyfs.VolumeID) error { return CheckVolume(id) }
 
 // Export notes durably that the volume is given away at the fence. While it is being read it can't be removed.
 func (b *Backend) Export(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fence) (string, func(), error) {
@@ -126,7 +126,7 @@ func checkFence(id mobyfs.VolumeID, seen, fence mobyfs.Fence, doing string) erro
 // load reads the record of a volume. CodeNotFound if the volume is not here. A volume without a record that can be
 // read is CodeCorrupt: its fence is unknown, so nothing may be done with it, and its bytes stay.
 func (b *Backend) load(id mobyfs.VolumeID) (record, error) {
-	if err := checkVolume(id); err != nil {
+	if err := CheckVolume(id); err != nil {
 		return record{}, err
 	}
 	if here, err := exists(b.volume(id)); err != nil || !here {
