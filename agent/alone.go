@@ -16,10 +16,11 @@ import (
 //
 // Killed after any step: the ledger says that the volume is used alone, so the next life attaches it and asks control.
 
-// mayGoAlone reports whether the volume may be used here although control can't be asked.
+// mayGoAlone reports whether the volume may be used here although control can't be asked. Bytes that other nodes see
+// too are never used so, for those nodes need nothing from this one.
 func (v view) mayGoAlone() bool {
 	r := v.record
-	return r != nil && r.Node == v.me && r.State == mobyfs.VolumeReady && r.Migration == nil &&
+	return r != nil && !v.shared && r.Node == v.me && r.State == mobyfs.VolumeReady && r.Migration == nil &&
 		v.bytes && len(v.staged) == 0 && v.exports == 0 && v.lease == 0
 }
 

@@ -25,6 +25,7 @@ type view struct {
 	waiting  int                // Mounts that wait
 	linger   time.Duration      // how long the lease stays yet although nobody uses the volume
 	exports  int                // migrations that read the volume here
+	shared   bool               // all nodes see the bytes; then bytes says that this node has had the volume
 	seen     mobyfs.Fence       // the highest that lies beside the bytes, as far as is known
 	away     bool               // control could not be asked the last time
 	alone    bool               // the lease is assumed: control was away and could not give it
@@ -148,12 +149,13 @@ func (v view) onDisk() step {
 // idleHere reports whether this node may ask for the lease and get it, as far as the record tells.
 func (v view) idleHere() bool {
 	r := v.record
-	return r.Node == v.me && r.State == mobyfs.VolumeReady && r.Migration == nil && v.bytes
+	return r.Node == v.me && r.State == mobyfs.VolumeReady && r.Migration == nil && (v.bytes || v.shared)
 }
 
-// lost reports whether the bytes should be here and nothing that is here can become them.
+// lost reports whether the bytes should be here and nothing that is here can become them. Shared ones come with the
+// home; whether they are there shows when they are attached.
 func (v view) lost() bool {
-	return v.record.Node == v.me && v.record.State == mobyfs.VolumeReady && !v.bytes && v.told
+	return v.record.Node == v.me && v.record.State == mobyfs.VolumeReady && !v.bytes && !v.shared && v.told
 }
 
 // comes reports whether a migration is under way to here.

@@ -404,6 +404,11 @@ func (s *seat) claim(ctx context.Context, id mobyfs.VolumeID) (mobyfs.Grant, err
 			where, _ := v.InUse()
 			return false, mobyfs.Errorf(mobyfs.CodeInUse, "volume %q is in use %s", v.Name, where).WithHint("stop it there, then try again")
 		}
+		if mobyfs.SharesBytes(v.Spec.Backend) {
+			v.Fence++
+			v.Node, v.Arrived, v.Lease = s.node, "", &mobyfs.Lease{Node: s.node, Fence: v.Fence, Since: time.Now()}
+			return true, nil
+		}
 		s.begin(v, s.node, true)
 		v.Fence++
 		return true, nil
@@ -657,6 +662,7 @@ type rig struct {
 	authority *pki.Authority
 	cluster   *cluster
 	nodes     map[string]*node
+	shared    string // a directory that all nodes see; "" for none
 	// pull may hold a pull up or make it fail, before anything is copied.
 	pull func(ctx context.Context, to string, from mobyfs.From, progress func(mobyfs.Progress)) error
 }
@@ -734,6 +740,10 @@ func (n *node) start() {
 	if n.wrap != nil {
 		b = n.wrap(b)
 	}
+	backends := []backend.Backend{b}
+	if n.rig.shared != "" {
+		backends = append(backends, n.openShared())
+	}
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", n.name)
@@ -741,7 +751,7 @@ func (n *node) start() {
 	if n.control == nil {
 		n.control = n.rig.cluster.as(n.name)
 	}
-	a, err := Open(Config{Node: n.name, Address: n.name + ":8080", Version: "test", Root: n.root, Backends: []backend.Backend{b},
+	a, err := Open(Config{Node: n.name, Address: n.name + ":8080", Version: "test", Root: n.root, Backends: backends,
 		Control: n.control, Peer: &peer{n}, Files: n.files, Docker: n.docker, Kernel: n.kernel, Linger: n.rig.linger, Log: log})
 	if err != nil {
 		n.rig.t.Fatal(err)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,7 +12,7 @@ import (
 )
 
 // optionNames are the options that docker volume create -o may give.
-var optionNames = []string{"backend", "class", "size"}
+var optionNames = []string{"backend", "class", "size", "takeover"}
 
 // parseOptions makes a spec of Docker's options. An error names the option and never shows the value of one that is
 // not known: it may be a secret.
@@ -37,6 +38,11 @@ func parseOptions(opts map[string]string, backends []string) (mobyfs.VolumeSpec,
 				return spec, mobyfs.Errorf(mobyfs.CodeInvalid, "class= names no class").WithHint("leave it out, or name one of those that mobyctl class ls lists")
 			}
 			spec.Class = value
+		case "takeover": // whether the backend allows it, control knows
+			spec.Takeover = mobyfs.Takeover(value)
+			if err := mobyfs.CheckTakeover(spec.Takeover, mobyfs.SharedBackend); err != nil || value == "" {
+				return spec, cmp.Or(err, error(mobyfs.Errorf(mobyfs.CodeInvalid, "takeover= says nothing").WithHint("leave it out, or choose never, manual or auto")))
+			}
 		default:
 			return spec, mobyfs.Errorf(mobyfs.CodeInvalid, "there is no option %.40q", key).
 				WithHint("%s", suggest(key, optionNames))
@@ -65,6 +71,9 @@ func difference(has, asked mobyfs.VolumeSpec) string {
 	}
 	if asked.Backend != "" && has.Backend != asked.Backend {
 		parts = append(parts, fmt.Sprintf("it has backend=%s, asked for was backend=%s", has.Backend, asked.Backend))
+	}
+	if has, asked := cmp.Or(has.Takeover, mobyfs.TakeoverNever), asked.Takeover; asked != "" && has != asked {
+		parts = append(parts, fmt.Sprintf("it has takeover=%s, asked for was takeover=%s", has, asked))
 	}
 	if asked.Class != "" && has.Class != asked.Class {
 		parts = append(parts, fmt.Sprintf("it has %s, asked for was class=%s", shownClass(has.Class), asked.Class))

@@ -116,7 +116,7 @@ func (w *worker) view() view {
 		bytes: w.bytes, staged: w.staged, attached: w.attached != "", over: w.over,
 		lease: max(s.lease, w.granted), settling: s.releasing, released: w.released,
 		uses: s.uses, waiting: len(w.waiters), exports: w.exports, linger: time.Until(w.lingers),
-		seen: w.seen, away: w.away, alone: s.alone && w.granted == 0,
+		shared: record != nil && mobyfs.SharesBytes(record.Spec.WithDefaults().Backend), seen: w.seen, away: w.away, alone: s.alone && w.granted == 0,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
@@ -69,6 +70,10 @@ func (w *worker) reportMissing(r *mobyfs.Volume) {
 
 // doClaim asks for the lease, for those who wait. What it brings is the lease, or a migration to here.
 func (w *worker) doClaim(ctx context.Context, v view) error {
+	if _, err := w.target(v.record); err != nil {
+		w.decline(about(err, "mount", w.name(v.record))) // to claim it would take it from a node that can use it
+		return nil
+	}
 	grant, err := w.claim(ctx, v)
 	switch code := mobyfs.CodeOf(err); {
 	case err == nil:
@@ -166,7 +171,7 @@ func (w *worker) doAttach(ctx context.Context, s step, v view) error {
 	if err == nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.attached, w.seen = path, max(w.seen, s.fence)
+		w.attached, w.seen, w.bytes = path, max(w.seen, s.fence), true
 		w.problem = ""
 		for wt := range w.waiters {
 			w.count(wt, s.fence)
@@ -324,12 +329,12 @@ func (w *worker) doRemove(ctx context.Context, s step, v view) error {
 	return nil
 }
 
-// doVacate puts the bytes of a volume that has moved away into the trash.
+// doVacate ends what is left here of a volume that has moved away or was taken over.
 func (w *worker) doVacate(ctx context.Context, s step, v view) error {
 	if err := w.checkUnusedForGood(v.record); err != nil {
 		return w.trouble(err)
 	}
-	if err := w.home(v.record).Remove(ctx, w.id, s.fence); err != nil {
+	if err := w.cede(ctx, s, v); err != nil {
 		return w.trouble(err)
 	}
 	w.mu.Lock()
@@ -337,6 +342,15 @@ func (w *worker) doVacate(ctx context.Context, s step, v view) error {
 	w.bytes, w.attached, w.problem = false, "", ""
 	w.log.Info("moved away", "name", v.record.Name, "to", v.record.Node)
 	return nil
+}
+
+// cede ends what this node has of a volume whose home is another one: its own copy goes to the trash; bytes that the new
+// home uses stay where they are.
+func (w *worker) cede(ctx context.Context, s step, v view) error {
+	if b, ok := w.home(v.record).(backend.Shared); ok {
+		return b.Leave(ctx, w.id)
+	}
+	return w.home(v.record).Remove(ctx, w.id, s.fence)
 }
 
 // name is the volume's name as far as it is known, else its ID.
