@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path"
 	"reflect"
 	"slices"
 	"strings"
@@ -61,15 +62,17 @@ type DockerConfig struct {
 // VolumesConfig says how volumes are made and kept.
 type VolumesConfig struct {
 	Linger  string        `yaml:"linger"` // as Go writes durations
+	Shared  string        `yaml:"shared"` // directory that all nodes see, for volumes of backend shared
 	Classes []ClassConfig `yaml:"classes"`
 }
 
 // ClassConfig is what volumes of one class get where they ask for nothing else.
 type ClassConfig struct {
-	Name    string            `yaml:"name"`
-	Size    string            `yaml:"size"`
-	Backend string            `yaml:"backend"`
-	Labels  map[string]string `yaml:"labels"`
+	Name     string            `yaml:"name"`
+	Size     string            `yaml:"size"`
+	Backend  string            `yaml:"backend"`
+	Takeover string            `yaml:"takeover"`
+	Labels   map[string]string `yaml:"labels"`
 }
 
 // HostConfig is one host.
@@ -170,6 +173,9 @@ func (c *Config) checkVolumes(d *document) {
 	if linger, err := time.ParseDuration(c.Volumes.Linger); err != nil || linger < 0 || linger > mobyfs.MaxLinger {
 		d.wrong("$.volumes.linger", "%q is no time from 0s to %v: write it as 5s or 1m30s", c.Volumes.Linger, mobyfs.MaxLinger)
 	}
+	if s := c.Volumes.Shared; s != "" && (!path.IsAbs(s) || path.Clean(s) != s || strings.ContainsAny(s, " \n\"'")) {
+		d.wrong("$.volumes.shared", "%q is no plain absolute path", s)
+	}
 	names := map[string]bool{}
 	for i, class := range c.Volumes.Classes {
 		at := fmt.Sprintf("$.volumes.classes[%d]", i)
@@ -188,7 +194,13 @@ func (c *Config) checkVolumes(d *document) {
 			}
 		}
 		if class.Backend != "" {
-			choose(d, at+".backend", class.Backend, mobyfs.DefaultBackend)
+			choose(d, at+".backend", class.Backend, mobyfs.DefaultBackend, mobyfs.SharedBackend)
+		}
+		if err := mobyfs.CheckTakeover(mobyfs.Takeover(class.Takeover), class.Backend); err != nil {
+			d.wrong(at+".takeover", "%s: %s", err, mobyfs.HintOf(err))
+		}
+		if class.Backend == mobyfs.SharedBackend && c.Volumes.Shared == "" {
+			d.wrong(at+".backend", "backend %s needs volumes.shared: a directory that all hosts see", mobyfs.SharedBackend)
 		}
 	}
 }
@@ -198,7 +210,7 @@ func (c *Config) classes() []mobyfs.VolumeClass {
 	classes := []mobyfs.VolumeClass{}
 	for _, k := range c.Volumes.Classes {
 		size, _ := mobyfs.ParseSize(k.Size) // checked; none is 0
-		classes = append(classes, mobyfs.VolumeClass{Name: k.Name, Backend: k.Backend, SizeBytes: size, Labels: k.Labels})
+		classes = append(classes, mobyfs.VolumeClass{Name: k.Name, Backend: k.Backend, Takeover: mobyfs.Takeover(k.Takeover), SizeBytes: size, Labels: k.Labels})
 	}
 	return classes
 }

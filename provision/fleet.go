@@ -20,6 +20,7 @@ type Fleet struct {
 	AgentPort   int
 	Endpoint    discovery.Endpoint // where Docker calls the driver, on each host
 	Linger      string             // how long a lease stays after the last container, as agents read it
+	Shared      string             // directory that all nodes see; empty for none
 	Classes     []mobyfs.VolumeClass
 	// PasswordNeeded tells that cluster.yaml wants a sudo password asked for.
 	PasswordNeeded bool
@@ -32,6 +33,7 @@ func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 		ControlPort: c.Ports.Control, AgentPort: c.Ports.Agent,
 		Endpoint:       c.Docker.Address,
 		Linger:         c.Volumes.Linger,
+		Shared:         c.Volumes.Shared,
 		Classes:        c.classes(),
 		PasswordNeeded: c.SSH.Sudo == host.SudoWithPassword,
 	}

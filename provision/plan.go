@@ -185,7 +185,7 @@ func (in *Installer) files(d step.Desired, advertise, endpoint string) ([]step.F
 	}
 	env, err := templates.Node{
 		Cluster: d.Cluster, Node: d.Node, Control: endpoint, Advertise: advertise, AgentPort: in.Fleet.AgentPort,
-		Endpoint: string(d.Endpoint), Linger: in.Fleet.Linger,
+		Endpoint: string(d.Endpoint), Linger: in.Fleet.Linger, Shared: in.Fleet.Shared,
 	}.Environment()
 	err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs.env"), env, nil))
 	_, listen := d.Endpoint.Listen()

@@ -19,6 +19,7 @@ type Node struct {
 	Advertise string // host:port at which other agents reach this one
 	AgentPort int
 	Linger    string // how long a lease stays after the last container, such as 5s
+	Shared    string // directory that all nodes see, for volumes of backend shared; empty for none
 	Endpoint  string // where Docker calls: unix:///path, tcp://127.0.0.1:port or https://127.0.0.1:port
 }
 

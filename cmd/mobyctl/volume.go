@@ -18,12 +18,12 @@ import (
 func newVolumeCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "volume", Short: "Create, list, inspect, move and remove volumes"}
 	cmd.AddCommand(newVolumeCreateCommand(a), newVolumeLsCommand(a), newVolumeInspectCommand(a),
-		newVolumeRmCommand(a), newVolumeMoveCommand(a))
+		newVolumeRmCommand(a), newVolumeMoveCommand(a), newVolumeTakeoverCommand(a))
 	return cmd
 }
 
 func newVolumeCreateCommand(a *app) *cobra.Command {
-	var node, size, class string
+	var node, size, class, backend, takeover string
 	var labels map[string]string
 	cmd := &cobra.Command{
 		Use:   "create NAME",
@@ -33,7 +33,7 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 			if err := mobyfs.CheckVolumeName(args[0]); err != nil {
 				return err
 			}
-			spec := mobyfs.VolumeSpec{Class: class, Labels: labels}
+			spec := mobyfs.VolumeSpec{Class: class, Backend: backend, Takeover: mobyfs.Takeover(takeover), Labels: labels}
 			if size != "" {
 				bytes, err := mobyfs.ParseSize(size)
 				if err != nil {
@@ -57,6 +57,8 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&node, "node", "", "the node to create it on (default: the ready one with most room)")
+	cmd.Flags().StringVar(&backend, "backend", "", "dir, on one node, or shared, in a directory that all nodes see (default: the class's, or dir)")
+	cmd.Flags().StringVar(&takeover, "takeover", "", "who may take it from a node that is silent: never, manual or auto (default: the class's, or never)")
 	cmd.Flags().StringVar(&class, "class", "", "what it has in common with others: one of those that mobyctl class ls lists")
 	cmd.Flags().StringVar(&size, "size", "", "space to count on: 10G or 10GiB (powers of 1024), 10GB (powers of 1000), or bytes")
 	cmd.Flags().StringToStringVar(&labels, "label", nil, "labels, key=value")
@@ -129,6 +131,9 @@ func printVolume(w io.Writer, v mobyfs.Volume) {
 		row("class", "%s", v.Spec.Class)
 	}
 	row("backend", "%s", v.Spec.WithDefaults().Backend)
+	if v.Spec.Takeover != "" {
+		row("takeover", "%s", v.Spec.Takeover)
+	}
 	if v.Spec.SizeBytes > 0 {
 		row("size", "%s", humanize.IBytes(uint64(v.Spec.SizeBytes)))
 	}

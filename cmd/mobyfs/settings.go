@@ -36,6 +36,7 @@ type settings struct {
 	kept      string             // file of the endpoints that are served until dockerd ends
 	docker    string             // dockerd's own socket; empty: dockerd is not asked for the names of containers
 	linger    time.Duration      // how long a lease stays after the last container
+	shared    string             // directory that all nodes see, for volumes of backend shared; empty: none
 	run       string             // directory of what need not outlive a boot
 	log       string             // debug | info | warn | error
 	envFile   string             // read again on SIGHUP
@@ -59,6 +60,7 @@ func (s *settings) bind(f *pflag.FlagSet, lookup func(key string) string) {
 		linger = -1 // which check refuses
 	}
 	f.DurationVar(&s.linger, "linger", linger, "how long a volume stays held here after its last container ended, unless another node wants it (MOBYFS_LINGER)")
+	f.StringVar(&s.shared, "shared", env("MOBYFS_SHARED", ""), "directory that all nodes see, such as a mount of NFS, for volumes of backend shared (MOBYFS_SHARED)")
 	f.StringVar(&s.run, "run", "/run/mobyfs", "directory of what need not outlive a boot")
 	f.StringVar(&s.log, "log", env("MOBYFS_LOG", "info"), "debug, info, warn or error (MOBYFS_LOG)")
 	f.StringVar(&s.envFile, "env-file", "/etc/mobyfs/mobyfs.env", "where settings are read again on SIGHUP")
@@ -99,6 +101,9 @@ func (s *settings) check() error {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "the port for other nodes is none from 1 to 65535").WithHint("look at MOBYFS_PORT, or give one such as -p 8080")
 	case !filepath.IsAbs(s.root):
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no absolute path", s.root).WithHint("look at MOBYFS_ROOT")
+	}
+	if s.shared != "" && !filepath.IsAbs(s.shared) {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no absolute path", s.shared).WithHint("look at MOBYFS_SHARED")
 	}
 	if p := s.endpoint.Path(); p != "" && !filepath.IsAbs(p) {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no absolute path", p).WithHint("look at MOBYFS_ENDPOINT")

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/mobyfs/mobyfs/agent"
 	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/backend/dir"
+	"github.com/mobyfs/mobyfs/backend/shared"
 	"github.com/mobyfs/mobyfs/driver"
 	"github.com/mobyfs/mobyfs/migrate/transfer"
 )
@@ -99,9 +101,17 @@ func openAgent(s settings, toControl mobyfs.Control, log *slog.Logger) (*agent.A
 	if err != nil {
 		return nil, err
 	}
+	backends := []backend.Backend{dirs}
+	if s.shared != "" {
+		all, err := shared.Open(s.shared, filepath.Join(s.root, "shared"))
+		if err != nil {
+			return nil, err
+		}
+		backends = append(backends, all)
+	}
 	cfg := agent.Config{
 		Node: s.node, Address: s.advertise, Version: version, Root: s.root,
-		Backends: []backend.Backend{dirs},
+		Backends: backends,
 		Control:  toControl,
 		Peer:     transfer.NewClient(s.files()),
 		Files:    s.files(),
