@@ -15,6 +15,9 @@ const (
 	CodeInUse       Code = "in-use"      // another node or a container holds the volume
 	CodeMoving      Code = "moving"      // a migration of the volume is under way
 	CodeStaleFence  Code = "stale-fence" // the caller acts on a decision that a newer one has replaced
+	CodeChanged     Code = "changed"     // the record is not the one any more that the caller has seen
+	CodeReused      Code = "reused"      // the key of this request was given to another request before
+	CodeBusy        Code = "busy"        // the caller asks for too much at once; later it may have it
 	CodeDenied      Code = "denied"      // the caller's certificate does not allow this
 	CodeUnavailable Code = "unavailable" // nobody could be asked; the answer is unknown, trying again may help
 	CodeNoSpace     Code = "no-space"    // the bytes would not fit

@@ -39,3 +39,16 @@ func ActorOf(ctx context.Context) Actor {
 	a, _ := ctx.Value(actorKey{}).(Actor)
 	return a
 }
+
+type matchKey struct{}
+
+// WithMatch returns a context in which a change is made only if the record to change is of the revision.
+func WithMatch(ctx context.Context, revision int64) context.Context {
+	return context.WithValue(ctx, matchKey{}, revision)
+}
+
+// MatchOf is the revision that the record to change must be of, and whether it must be of one.
+func MatchOf(ctx context.Context) (int64, bool) {
+	revision, ok := ctx.Value(matchKey{}).(int64)
+	return revision, ok
+}

@@ -20,8 +20,10 @@ var (
 	report  = agentCall("report", "Tell what this node sees; also its heartbeat")
 )
 
+const agentPath = "/v1/agent/"
+
 func agentCall(verb, summary string) call {
-	return call{http.MethodPost, "/v1/agent/" + verb, verb, summary}
+	return call{method: http.MethodPost, path: agentPath + verb, id: verb, summary: summary}
 }
 
 type ofVolume struct {
@@ -51,9 +53,8 @@ type abortRequest struct {
 }
 
 func (s *Server) serveAgents() {
-	handle(s, created, func(ctx context.Context, who pki.Identity, in *reply[ofVolume]) (*reply[mobyfs.Volume], error) {
-		v, err := s.service.Created(ctx, who, in.Body.Volume)
-		return &reply[mobyfs.Volume]{v}, err
+	handle(s, created, func(ctx context.Context, who pki.Identity, in *reply[ofVolume]) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.Created(ctx, who, in.Body.Volume))
 	})
 	handle(s, removed, func(ctx context.Context, who pki.Identity, in *reply[ofVolume]) (*none, error) {
 		return nil, s.service.Removed(ctx, who, in.Body.Volume)

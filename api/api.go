@@ -8,6 +8,7 @@ package api
 
 import (
 	"context"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -33,8 +34,12 @@ type Service interface {
 	Abort(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, reason string) error
 	Report(ctx context.Context, who pki.Identity, r mobyfs.Report) (mobyfs.Session, error)
 
-	// Volumes lists all volumes, sorted by name.
-	Volumes(ctx context.Context, who pki.Identity) ([]mobyfs.Volume, error)
+	// VolumePage lists a part of the volumes, sorted by name.
+	VolumePage(ctx context.Context, who pki.Identity, q VolumeQuery) (VolumePage, error)
+	// WaitVolume returns the record of a volume once it is newer than a revision, or as it is when patience ends.
+	WaitVolume(ctx context.Context, who pki.Identity, name string, revision int64, patience time.Duration) (mobyfs.Volume, error)
+	// PatchVolume changes what a volume is asked to be. Repeated, it is success.
+	PatchVolume(ctx context.Context, who pki.Identity, name string, patch VolumePatch) (mobyfs.Volume, error)
 	// MoveVolume begins to move a volume that nobody uses. Volume.Migration is nil in the answer if it is there
 	// already. Repeated, it tells of the move that is under way.
 	MoveVolume(ctx context.Context, who pki.Identity, name, to string) (mobyfs.Volume, error)
@@ -49,6 +54,11 @@ type Service interface {
 	// revision up to which they are all; then with every new one, until ctx ends or each returns an error. The first call
 	// comes at once, if need be with no events.
 	Events(ctx context.Context, who pki.Identity, since int64, each func(events []mobyfs.Event, upTo int64) error) error
+	// Begin notes that a request is being answered. It returns the answer if that was given before. CodeReused if the
+	// key was another request's, CodeBusy if the same request is being answered now.
+	Begin(ctx context.Context, who pki.Identity, asked Asked) (*Answer, error)
+	// Finish keeps the answer for whoever repeats the request. Without one the request is forgotten, and can be made anew.
+	Finish(ctx context.Context, who pki.Identity, asked Asked, answer *Answer) error
 	// Cluster tells how the cluster is.
 	Cluster(ctx context.Context, who pki.Identity) (Cluster, error)
 	// Metrics are what the service counts, for Prometheus.

@@ -27,6 +27,7 @@ const (
 	pingTimeout   = 5 * time.Second
 	tcpKeepAlive  = 15 * time.Second
 	idleConnLimit = 4
+	busyPause     = 250 * time.Millisecond // before a request is repeated that is being answered
 )
 
 // Client is the other end: it speaks to the control plane as whoever its certificate names. It implements
@@ -87,18 +88,24 @@ func (c *Client) Close() { c.way.Load().transport.CloseIdleConnections() }
 
 // ask makes a call and decodes the answer into out, if that is not nil. name fills the path's {name}.
 func (c *Client) ask(ctx context.Context, what call, name string, in, out any) error {
+	_, err := c.askFor(ctx, what, name, in, out)
+	return err
+}
+
+// askFor is ask for an answer whose header counts too.
+func (c *Client) askFor(ctx context.Context, what call, name string, in, out any) (http.Header, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	path := what.path
 	if strings.Contains(path, "{name}") {
 		if err := mobyfs.CheckVolumeName(name); err != nil {
-			return err // it could lead to another path
+			return nil, err // it could lead to another path
 		}
 		path = strings.Replace(path, "{name}", url.PathEscape(name), 1)
 	}
 	resp, endpoint, err := c.send(ctx, what, path, in)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
@@ -106,9 +113,9 @@ func (c *Client) ask(ctx context.Context, what call, name string, in, out any) e
 		err = json.Unmarshal(body, out)
 	}
 	if err != nil {
-		return unreachable("ask", []string{endpoint}, err)
+		return nil, unreachable("ask", []string{endpoint}, err)
 	}
-	return nil
+	return resp.Header, nil
 }
 
 // send makes the request and returns the first answer of success with the endpoint that gave it. An answer of any
@@ -121,6 +128,10 @@ func (c *Client) send(ctx context.Context, what call, path string, in any) (*htt
 			return nil, "", fmt.Errorf("encode the request: %w", err)
 		}
 	}
+	key := ""
+	if what.method == http.MethodPost && !strings.HasPrefix(what.path, agentPath) && !strings.HasPrefix(what.path, pkiPath) {
+		key = newKey() // agents' calls name the decision that they speak of
+	}
 	w := c.way.Load()
 	if len(w.endpoints) == 0 {
 		return nil, "", mobyfs.Errorf(mobyfs.CodeInvalid, "no address of the control plane is known")
@@ -130,7 +141,7 @@ func (c *Client) send(ctx context.Context, what call, path string, in any) (*htt
 	for try := range len(w.endpoints) + 1 { // one more: a kept connection may have died unnoticed
 		i := (first + try) % len(w.endpoints)
 		var resp *http.Response
-		resp, err = w.sendTo(ctx, w.endpoints[i], what.method, path, body)
+		resp, err = w.sendOnce(ctx, w.endpoints[i], what.method, path, key, body)
 		if err != nil && ctx.Err() == nil {
 			continue
 		}
@@ -147,7 +158,24 @@ func (c *Client) send(ctx context.Context, what call, path string, in any) (*htt
 	return nil, "", unreachable("ask", w.endpoints, err)
 }
 
-func (w *way) sendTo(ctx context.Context, endpoint, method, path string, body []byte) (*http.Response, error) {
+// sendOnce is sendTo for a request with a key. A try before it, whose connection broke, may be answered still: then it
+// waits for that answer.
+func (w *way) sendOnce(ctx context.Context, endpoint, method, path, key string, body []byte) (*http.Response, error) {
+	for {
+		resp, err := w.sendTo(ctx, endpoint, method, path, key, body)
+		if err != nil || key == "" || resp.StatusCode != http.StatusTooManyRequests {
+			return resp, err
+		}
+		resp.Body.Close()
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (w *way) sendTo(ctx context.Context, endpoint, method, path, key string, body []byte) (*http.Response, error) {
 	var content io.Reader
 	if body != nil {
 		content = bytes.NewReader(body)
@@ -158,6 +186,12 @@ func (w *way) sendTo(ctx context.Context, endpoint, method, path string, body []
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if key != "" {
+		req.Header.Set(keyHeader, key)
+	}
+	if revision, ok := mobyfs.MatchOf(ctx); ok {
+		req.Header.Set("If-Match", etag(revision))
 	}
 	return w.http.Do(req)
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -24,12 +26,21 @@ type problem struct {
 	Code   mobyfs.Code `json:"code" doc:"the kind of the error, for programs"`
 	Next   string      `json:"next,omitempty" doc:"the way out, a sentence or a command"`
 	Cause  string      `json:"cause,omitempty" doc:"what lay under it"`
+	Retry  int         `json:"retry_after,omitempty" doc:"seconds after which the same request may succeed; also in Retry-After"`
 }
 
 func (p *problem) Error() string { return p.Detail }
 
 // GetStatus implements huma.StatusError.
 func (p *problem) GetStatus() int { return p.Status }
+
+// GetHeaders implements huma.HeadersError.
+func (p *problem) GetHeaders() http.Header {
+	if p.Retry == 0 {
+		return nil
+	}
+	return http.Header{"Retry-After": {strconv.Itoa(p.Retry)}}
+}
 
 // ContentType implements huma.ContentTypeFilter.
 func (p *problem) ContentType(string) string { return problemType }
@@ -48,7 +59,20 @@ func problemOf(err error) *problem {
 func newProblem(status int, code mobyfs.Code, detail, next string) *problem {
 	return &problem{
 		Type: "urn:mobyfs:" + string(code), Title: http.StatusText(status), Status: status,
-		Detail: detail, Code: code, Next: next,
+		Detail: detail, Code: code, Next: next, Retry: retryAfter(code),
+	}
+}
+
+// retryAfter tells after how many seconds a refused request may succeed as it stands; 0 if somebody has to do something
+// first.
+func retryAfter(code mobyfs.Code) int {
+	switch code {
+	case mobyfs.CodeBusy, mobyfs.CodeUnavailable:
+		return 1
+	case mobyfs.CodeMoving:
+		return 5
+	default:
+		return 0
 	}
 }
 
@@ -71,6 +95,12 @@ func statusOf(code mobyfs.Code) int {
 		return http.StatusNotFound
 	case mobyfs.CodeExists, mobyfs.CodeInUse, mobyfs.CodeMoving, mobyfs.CodeStaleFence:
 		return http.StatusConflict
+	case mobyfs.CodeChanged:
+		return http.StatusPreconditionFailed
+	case mobyfs.CodeReused:
+		return http.StatusUnprocessableEntity
+	case mobyfs.CodeBusy:
+		return http.StatusTooManyRequests
 	case mobyfs.CodeDenied:
 		return http.StatusForbidden
 	case mobyfs.CodeUnavailable:
@@ -107,6 +137,7 @@ func plainProblem(_ huma.Context, _ string, v any) (any, error) {
 }
 
 func writeProblem(w http.ResponseWriter, p *problem) {
+	maps.Copy(w.Header(), p.GetHeaders())
 	w.Header().Set("Content-Type", problemType)
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) // if the client is gone nobody needs to know

@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +33,6 @@ const (
 	bodyTimeout   = 5 * time.Second
 	answerTimeout = 15 * time.Second // for the service, not for a watch
 	idleTimeout   = 2 * time.Minute
-	maxRequestID  = 128                    // bytes
 	sendTime      = 300 * time.Millisecond // for the last answers before connections are closed
 )
 
@@ -50,8 +50,13 @@ type Server struct {
 	metrics    *metrics
 }
 
+// exactNames makes huma take NAME for no name: it would pass for name otherwise, as encoding/json reads it, and a request
+// could hold one field twice. huma has one setting for all servers of a process.
+var exactNames = sync.OnceFunc(func() { huma.ValidateStrictCasing = true })
+
 // NewServer makes a server of the service. log gets what no client can be told: panics, internal errors, refusals.
 func NewServer(service Service, log *slog.Logger) *Server {
+	exactNames()
 	s := &Server{service: service, log: log, mux: http.NewServeMux(), metrics: newMetrics()}
 	s.watches, s.endWatches = context.WithCancel(context.Background())
 	s.huma = huma.NewAPI(huma.Config{
@@ -151,15 +156,26 @@ func (s *Server) Handler() http.Handler {
 				fmt.Sprintf("the path %q holds . or .. or empty parts", r.URL.Path), seeSpec))
 			return
 		}
-		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: who.URI().String(), From: r.RemoteAddr, Request: requestID(r)})
-		s.mux.ServeHTTP(w, r.WithContext(context.WithValue(ctx, callerKey{}, who)))
+		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: who.URI().String(), From: r.RemoteAddr, Request: r.Header.Get(keyHeader)})
+		s.serve(w, r.WithContext(context.WithValue(ctx, callerKey{}, who)))
 	})
 }
 
-// requestID is the ID that the client gave its request, cut to what an event can hold.
-func requestID(r *http.Request) string {
-	id := r.Header.Get("Idempotency-Key")
-	return id[:min(len(id), maxRequestID)]
+// serve answers a request whose caller is known.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	body, err := readBody(w, r)
+	if err == nil {
+		r, err = withMatch(r)
+	}
+	if err != nil {
+		writeProblem(w, refusalOf(err))
+		return
+	}
+	if r.Method == http.MethodPost && r.Header.Get(keyHeader) != "" {
+		s.answerOnce(w, r, body)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
 }
 
 // survive turns a panic into an answer and a line in the log.
@@ -195,13 +211,16 @@ type call struct {
 func handle[I, O any](s *Server, c call, answer func(ctx context.Context, who pki.Identity, in *I) (*O, error)) {
 	huma.Register(s.huma, huma.Operation{
 		OperationID: c.id, Method: c.method, Path: c.path, Summary: c.summary,
-		MaxBodyBytes: maxBody, BodyReadTimeout: bodyTimeout,
+		MaxBodyBytes: maxBody, BodyReadTimeout: -1, Parameters: c.headers(),
 		Responses: map[string]*huma.Response{"default": s.problemResponse()},
 	}, func(ctx context.Context, in *I) (*O, error) {
 		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 		defer cancel()
 		begun := time.Now()
-		out, err := answer(ctx, caller(ctx), in)
+		out, err := (*O)(nil), c.checkMatch(ctx)
+		if err == nil {
+			out, err = answer(ctx, caller(ctx), in)
+		}
 		s.metrics.answered(c.id, err, time.Since(begun))
 		if err != nil {
 			s.note(ctx, c.id, err)
@@ -274,7 +293,7 @@ func (v verbs) Handle(op *huma.Operation, handler func(huma.Context)) {
 func splitVerb(r *http.Request) bool {
 	escaped := r.URL.EscapedPath()
 	colon := strings.LastIndexByte(escaped, ':')
-	if r.Method != http.MethodPost || colon < strings.LastIndexByte(escaped, '/') {
+	if r.Method != http.MethodPost && r.Method != http.MethodGet || colon < strings.LastIndexByte(escaped, '/') {
 		return true
 	}
 	split := escaped[:colon] + "/" + escaped[colon:]

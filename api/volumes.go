@@ -2,7 +2,12 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
@@ -11,13 +16,52 @@ import (
 // Calls about volumes that operators and agents make.
 var (
 	createVolume = call{http.MethodPost, "/v1/volumes", "create-volume", "Create a volume, or get the one that exists with an equal spec"}
-	listVolumes  = call{http.MethodGet, "/v1/volumes", "list-volumes", "List all volumes"}
+	listVolumes  = call{http.MethodGet, "/v1/volumes", "list-volumes", "List volumes by name, a page at a time"}
 	getVolume    = call{http.MethodGet, "/v1/volumes/{name}", "get-volume", "Get a volume by its name"}
+	waitVolume   = call{http.MethodGet, "/v1/volumes/{name}:wait", "wait-volume", "Get a volume once its record is newer than a revision"}
+	patchVolume  = call{http.MethodPatch, "/v1/volumes/{name}", "patch-volume", "Change what a volume is asked to be"}
 	removeVolume = call{http.MethodDelete, "/v1/volumes/{name}", "remove-volume", "Remove a volume that nobody uses"}
 	moveVolume   = call{http.MethodPost, "/v1/volumes/{name}:move", "move-volume", "Begin to move a volume to another node"}
 	takeOver     = call{http.MethodPost, "/v1/volumes/{name}:takeover", "take-over-volume", "Give a volume whose node is silent to another node"}
 	cancelMove   = call{http.MethodPost, "/v1/volumes/{name}:cancel-move", "cancel-move", "Give up the move that is under way"}
 )
+
+// patchType is the content of a change in the form of RFC 7396: what is null is taken away, what is absent stays.
+const patchType = "application/merge-patch+json"
+
+// MaxWait is how long a wait lasts at most. Whoever wants to wait longer asks again.
+const MaxWait = 10 * time.Second
+
+// VolumeQuery says which volumes a list shall tell of. The zero value asks for the first page of all.
+type VolumeQuery struct {
+	Limit  int      `query:"limit" minimum:"1" maximum:"1000" default:"500" doc:"volumes in a page"`
+	Cursor string   `query:"cursor" maxLength:"512" doc:"where the page before ended, as its Link header says"`
+	Labels []string `query:"label,explode" maxItems:"16" doc:"name=value, or name for any value; may come several times, and all must hold"`
+	Node   string   `query:"node" maxLength:"63" doc:"the home"`
+	State  string   `query:"state" enum:"creating,ready,in use,moving,removing" doc:"the condition"`
+	Text   string   `query:"q" maxLength:"128" doc:"part of the name, without regard to case"`
+}
+
+// VolumePage is a part of a list. A volume that is there the whole time while pages are asked for is in exactly one.
+type VolumePage struct {
+	Volumes []mobyfs.Volume
+	Next    string // cursor of the next page; empty if this is the last
+}
+
+type volumeList struct {
+	Link string `header:"Link" doc:"the next page, if there is one (RFC 8288)"`
+	Body []mobyfs.Volume
+}
+
+// VolumePatch is a change of what a volume is asked to be. What is nil stays as it is.
+type VolumePatch struct {
+	Labels map[string]*string `json:"labels,omitempty" nullable:"false" doc:"null takes a label away"`
+}
+
+type patchInput struct {
+	Name string `path:"name"`
+	Body VolumePatch
+}
 
 type createRequest struct {
 	Name string            `json:"name" doc:"unique in the cluster without regard to case"`
@@ -39,17 +83,25 @@ type named struct {
 }
 
 func (s *Server) serveVolumes() {
-	handle(s, createVolume, func(ctx context.Context, who pki.Identity, in *reply[createRequest]) (*reply[mobyfs.Volume], error) {
-		v, err := s.service.CreateVolume(ctx, who, in.Body.Name, in.Body.Spec, in.Body.Node)
-		return &reply[mobyfs.Volume]{v}, err
+	handle(s, createVolume, func(ctx context.Context, who pki.Identity, in *reply[createRequest]) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.CreateVolume(ctx, who, in.Body.Name, in.Body.Spec, in.Body.Node))
 	})
-	handle(s, listVolumes, func(ctx context.Context, who pki.Identity, _ *none) (*reply[[]mobyfs.Volume], error) {
-		all, err := s.service.Volumes(ctx, who)
-		return &reply[[]mobyfs.Volume]{all}, err
+	handle(s, listVolumes, func(ctx context.Context, who pki.Identity, in *VolumeQuery) (*volumeList, error) {
+		page, err := s.service.VolumePage(ctx, who, *in)
+		return &volumeList{nextLink(*in, page.Next), page.Volumes}, err
 	})
-	handle(s, getVolume, func(ctx context.Context, who pki.Identity, in *named) (*reply[mobyfs.Volume], error) {
-		v, err := s.service.Volume(ctx, who, in.Name)
-		return &reply[mobyfs.Volume]{v}, err
+	handle(s, waitVolume, func(ctx context.Context, who pki.Identity, in *struct {
+		Name     string `path:"name"`
+		Revision int64  `query:"revision" minimum:"0" doc:"that the caller knows"`
+		Seconds  int    `query:"timeout" minimum:"0" maximum:"10" default:"10" doc:"seconds after which the record is answered as it is"`
+	}) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.WaitVolume(ctx, who, in.Name, in.Revision, time.Duration(in.Seconds)*time.Second))
+	})
+	handle(s, patchVolume, func(ctx context.Context, who pki.Identity, in *patchInput) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.PatchVolume(ctx, who, in.Name, in.Body))
+	})
+	handle(s, getVolume, func(ctx context.Context, who pki.Identity, in *named) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.Volume(ctx, who, in.Name))
 	})
 	handle(s, removeVolume, func(ctx context.Context, who pki.Identity, in *named) (*none, error) {
 		return nil, s.service.RemoveVolume(ctx, who, in.Name)
@@ -57,20 +109,17 @@ func (s *Server) serveVolumes() {
 	handle(s, moveVolume, func(ctx context.Context, who pki.Identity, in *struct {
 		Name string `path:"name"`
 		Body moveRequest
-	}) (*reply[mobyfs.Volume], error) {
-		v, err := s.service.MoveVolume(ctx, who, in.Name, in.Body.To)
-		return &reply[mobyfs.Volume]{v}, err
+	}) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.MoveVolume(ctx, who, in.Name, in.Body.To))
 	})
 	handle(s, takeOver, func(ctx context.Context, who pki.Identity, in *struct {
 		Name string `path:"name"`
 		Body takeOverRequest
-	}) (*reply[mobyfs.Volume], error) {
-		v, err := s.service.TakeOver(ctx, who, in.Name, in.Body.To, in.Body.Reason)
-		return &reply[mobyfs.Volume]{v}, err
+	}) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.TakeOver(ctx, who, in.Name, in.Body.To, in.Body.Reason))
 	})
-	handle(s, cancelMove, func(ctx context.Context, who pki.Identity, in *named) (*reply[mobyfs.Volume], error) {
-		v, err := s.service.CancelMove(ctx, who, in.Name)
-		return &reply[mobyfs.Volume]{v}, err
+	handle(s, cancelMove, func(ctx context.Context, who pki.Identity, in *named) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.CancelMove(ctx, who, in.Name))
 	})
 }
 
@@ -80,10 +129,89 @@ func (c *Client) CreateVolume(ctx context.Context, name string, spec mobyfs.Volu
 	return v, err
 }
 
+// nextLink is the page that follows, in the form of RFC 8288.
+func nextLink(q VolumeQuery, next string) string {
+	if next == "" {
+		return ""
+	}
+	q.Cursor = next
+	return "<" + listVolumes.path + "?" + q.values().Encode() + `>; rel="next"`
+}
+
+func (q VolumeQuery) values() url.Values {
+	v := url.Values{}
+	for name, text := range map[string]string{"cursor": q.Cursor, "node": q.Node, "state": q.State, "q": q.Text} {
+		if text != "" {
+			v.Set(name, text)
+		}
+	}
+	if q.Limit != 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
+	}
+	if len(q.Labels) > 0 {
+		v["label"] = q.Labels
+	}
+	return v
+}
+
+// nextCursor reads the cursor out of a Link header; it is empty if there is none.
+func nextCursor(link string) (string, error) {
+	if link == "" {
+		return "", nil
+	}
+	target, rel, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
+	u, err := url.Parse(target)
+	if !ok || err != nil || strings.TrimSpace(rel) != `; rel="next"` || u.Query().Get("cursor") == "" {
+		return "", mobyfs.Errorf(mobyfs.CodeUnavailable, "read the list of volumes: it does not say where it goes on")
+	}
+	return u.Query().Get("cursor"), nil
+}
+
+// VolumePage lists a part of the volumes.
+func (c *Client) VolumePage(ctx context.Context, q VolumeQuery) (VolumePage, error) {
+	var page VolumePage
+	what := listVolumes
+	what.path += "?" + q.values().Encode()
+	header, err := c.askFor(ctx, what, "", nil, &page.Volumes)
+	if err == nil {
+		page.Next, err = nextCursor(header.Get("Link"))
+	}
+	return page, err
+}
+
 // Volumes lists all volumes, sorted by name.
-func (c *Client) Volumes(ctx context.Context) (all []mobyfs.Volume, err error) {
-	err = c.ask(ctx, listVolumes, "", nil, &all)
-	return all, err
+func (c *Client) Volumes(ctx context.Context) ([]mobyfs.Volume, error) {
+	return c.AllVolumes(ctx, VolumeQuery{Limit: 1000})
+}
+
+// AllVolumes lists all volumes that a query asks for, sorted by name.
+func (c *Client) AllVolumes(ctx context.Context, q VolumeQuery) ([]mobyfs.Volume, error) {
+	all := []mobyfs.Volume{}
+	for {
+		page, err := c.VolumePage(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, page.Volumes...); page.Next == "" {
+			return all, nil
+		}
+		q.Cursor = page.Next
+	}
+}
+
+// WaitVolume returns the record of a volume once it is newer than a revision, or as it is after a while of at most
+// MaxWait.
+func (c *Client) WaitVolume(ctx context.Context, name string, revision int64, patience time.Duration) (v mobyfs.Volume, err error) {
+	what := waitVolume
+	what.path += fmt.Sprintf("?revision=%d&timeout=%d", revision, int(min(patience, MaxWait)/time.Second))
+	err = c.ask(ctx, what, name, nil, &v)
+	return v, err
+}
+
+// PatchVolume changes what a volume is asked to be.
+func (c *Client) PatchVolume(ctx context.Context, name string, patch VolumePatch) (v mobyfs.Volume, err error) {
+	err = c.ask(ctx, patchVolume, name, patch, &v)
+	return v, err
 }
 
 // Volume implements mobyfs.Control.

@@ -26,21 +26,35 @@ const (
 	doReport   action = "report for a node"
 	doMeasure  action = "read metrics"
 	doEvents   action = "read events"
+	doPatch    action = "change volumes"
+	doRepeat   action = "repeat requests"
 )
 
-// may is the whole of who may do what. Nodes may do the rest only as themselves and with what is theirs: the
-// rules of each decision compare the node in the record with the one that asks.
+// may is the whole of who may do what; what is not written here is denied. Nodes may do the rest only as themselves and
+// with what is theirs: the rules of each decision compare the node in the record with the one that asks.
 func may(role string, do action) bool {
 	switch do {
-	case doCreate, doGet, doRemove, doWatch:
-		return role == pki.RoleNode || role == pki.RoleOperator
-	case doList, doMove, doTakeOver, doMeasure, doEvents:
-		return role == pki.RoleOperator
+	case doGet, doWatch:
+		return role == pki.RoleNode || reads(role)
+	case doList, doMeasure, doEvents:
+		return reads(role)
+	case doCreate, doRemove, doRepeat:
+		return role == pki.RoleNode || operates(role)
+	case doMove, doTakeOver, doPatch:
+		return operates(role)
 	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doReport:
 		return role == pki.RoleNode
 	default:
 		return false
 	}
+}
+
+// operates reports whether a role changes what the cluster does. Bootstrap's own certificate is an operator's.
+func operates(role string) bool { return role == pki.RoleOperator || role == pki.RoleAdmin }
+
+// reads reports whether a role sees the whole cluster.
+func reads(role string) bool {
+	return operates(role) || role == pki.RoleViewer || role == pki.RoleAuditor
 }
 
 // allow is nil if who may do it. What is not allowed is denied.

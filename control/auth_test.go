@@ -2,10 +2,12 @@ package control
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -40,6 +42,19 @@ func calls(v mobyfs.Volume) map[string]func(ctx context.Context, c caller) error
 			_, err := c.TakeOver(ctx, "pgdata", "h2", "test")
 			return err
 		},
+		"patch": func(ctx context.Context, c caller) error {
+			_, err := c.PatchVolume(ctx, "other", api.VolumePatch{})
+			return err
+		},
+		"wait": func(ctx context.Context, c caller) error { _, err := c.WaitVolume(ctx, v.Name, 0, 0); return err },
+		"page": func(ctx context.Context, c caller) error { _, err := c.VolumePage(ctx, api.VolumeQuery{}); return err },
+		"events": func(ctx context.Context, c caller) error {
+			err := c.Events(ctx, 0, func(mobyfs.Event) error { return errEnough }, func(api.Complete) error { return errEnough })
+			if errors.Is(err, errEnough) {
+				return nil
+			}
+			return err
+		},
 		"healthy": func(ctx context.Context, c caller) error { return c.Healthy(ctx) },
 	}
 }
@@ -60,11 +75,18 @@ func watchOnce(ctx context.Context, c caller) error {
 // change by what is denied.
 func TestWhoMayDoWhat(t *testing.T) {
 	any := []string{"create", "get", "remove", "watch", "healthy"}
+	reader := []string{"get", "watch", "healthy", "volumes", "nodes", "cluster", "events", "wait", "page"}
+	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over"}, reader...)
 	allowed := map[pki.Identity][]string{
-		{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}:    append([]string{"volumes", "nodes", "cluster", "move", "cancel", "take over"}, any...),
-		{Cluster: "shop", Role: pki.RoleNode, Name: "h1"}:         append([]string{"created", "removed", "claim", "release", "abort", "commit", "report"}, any...),
-		{Cluster: "shop", Role: pki.RoleNode, Name: "h2"}:         append([]string{"claim", "release", "accept", "abort", "commit", "report"}, any...),
-		{Cluster: "shop", Role: pki.RoleNode, Name: "h3"}:         append([]string{"claim", "release", "abort", "commit", "report"}, any...),
+		{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}:    operator,
+		{Cluster: "shop", Role: pki.RoleAdmin, Name: "ana"}:       operator,
+		{Cluster: "shop", Role: pki.RoleViewer, Name: "vic"}:      reader,
+		{Cluster: "shop", Role: pki.RoleAuditor, Name: "aud"}:     reader,
+		{Cluster: "shop", Role: pki.RoleDocker, Name: "h1"}:       {"healthy"},
+		{Cluster: "shop", Role: pki.RolePeer, Name: "c1"}:         {"healthy"},
+		{Cluster: "shop", Role: pki.RoleNode, Name: "h1"}:         append([]string{"created", "removed", "claim", "release", "abort", "commit", "report", "wait"}, any...),
+		{Cluster: "shop", Role: pki.RoleNode, Name: "h2"}:         append([]string{"claim", "release", "accept", "abort", "commit", "report", "wait"}, any...),
+		{Cluster: "shop", Role: pki.RoleNode, Name: "h3"}:         append([]string{"claim", "release", "abort", "commit", "report", "wait"}, any...),
 		{Cluster: "shop", Role: pki.RoleNode, Name: "../../m"}:    {"healthy"},
 		{Cluster: "shop", Role: pki.RoleControl, Name: "control"}: {"healthy"},
 		{Cluster: "shop", Role: "", Name: ""}:                     {"healthy"},

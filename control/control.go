@@ -133,6 +133,9 @@ func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *m
 		if v, err = tx.Volume(id); err != nil {
 			return err
 		}
+		if err = matches(ctx, v.Revision, title(v)); err != nil {
+			return err
+		}
 		if decided, err = rule(&v); err != nil || decided == "" {
 			return err
 		}

@@ -53,6 +53,10 @@ type caller interface {
 	Nodes(ctx context.Context) ([]mobyfs.Node, error)
 	Cluster(ctx context.Context) (api.Cluster, error)
 	Healthy(ctx context.Context) error
+	VolumePage(ctx context.Context, q api.VolumeQuery) (api.VolumePage, error)
+	WaitVolume(ctx context.Context, name string, revision int64, patience time.Duration) (mobyfs.Volume, error)
+	PatchVolume(ctx context.Context, name string, patch api.VolumePatch) (mobyfs.Volume, error)
+	Events(ctx context.Context, since int64, each func(mobyfs.Event) error, complete func(api.Complete) error) error
 }
 
 var _ caller = (*api.Client)(nil)
@@ -343,3 +347,22 @@ func (l local) CancelMove(ctx context.Context, name string) (mobyfs.Volume, erro
 func (l local) Nodes(ctx context.Context) ([]mobyfs.Node, error) { return l.c.Nodes(ctx, l.who) }
 func (l local) Cluster(ctx context.Context) (api.Cluster, error) { return l.c.Cluster(ctx, l.who) }
 func (l local) Healthy(ctx context.Context) error                { return l.c.Healthy(ctx) }
+func (l local) VolumePage(ctx context.Context, q api.VolumeQuery) (api.VolumePage, error) {
+	return l.c.VolumePage(ctx, l.who, q)
+}
+func (l local) WaitVolume(ctx context.Context, name string, revision int64, patience time.Duration) (mobyfs.Volume, error) {
+	return l.c.WaitVolume(ctx, l.who, name, revision, patience)
+}
+func (l local) PatchVolume(ctx context.Context, name string, patch api.VolumePatch) (mobyfs.Volume, error) {
+	return l.c.PatchVolume(ctx, l.who, name, patch)
+}
+func (l local) Events(ctx context.Context, since int64, each func(mobyfs.Event) error, complete func(api.Complete) error) error {
+	return l.c.Events(ctx, l.who, since, func(events []mobyfs.Event, upTo int64) error {
+		for _, e := range events {
+			if err := each(e); err != nil {
+				return err
+			}
+		}
+		return complete(api.Complete{Revision: upTo})
+	})
+}

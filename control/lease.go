@@ -29,10 +29,10 @@ func (c *Control) Claim(ctx context.Context, who pki.Identity, id mobyfs.VolumeI
 const recallWait = time.Second
 
 // decideFreed is decide for a rule that refuses a volume in use: it asks for the lease to be given back, and decides
-// again if it was.
+// again if it was. Not for whoever asks for a change of one revision alone: to ask for the lease is a change already.
 func (c *Control) decideFreed(ctx context.Context, id mobyfs.VolumeID, who pki.Identity, rule func(v *mobyfs.Volume) (string, error)) (mobyfs.Volume, error) {
 	v, err := c.decide(ctx, id, rule)
-	if mobyfs.CodeOf(err) != mobyfs.CodeInUse || !c.recall(ctx, id, who.Name) {
+	if _, one := mobyfs.MatchOf(ctx); one || mobyfs.CodeOf(err) != mobyfs.CodeInUse || !c.recall(ctx, id, who.Name) {
 		return v, err
 	}
 	return c.decide(ctx, id, rule)

@@ -14,15 +14,27 @@ const giveUpAfter = 2 * mobyfs.NodeSilence
 
 // reconcileUntil looks after what nobody asks for, until ctx ends.
 func (c *Control) reconcileUntil(ctx context.Context) {
-	tick := time.NewTicker(mobyfs.Heartbeat)
+	tick, sweep := time.NewTicker(mobyfs.Heartbeat), time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	defer sweep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 			c.reconcile(ctx)
+		case <-sweep.C:
+			c.sweep(ctx)
 		}
+	}
+}
+
+// sweepEvery is how often what nobody needs any more is deleted.
+const sweepEvery = 10 * time.Minute
+
+func (c *Control) sweep(ctx context.Context) {
+	if err := c.forgetRequests(ctx); err != nil {
+		c.log.Warn("old requests could not be deleted", "err", err)
 	}
 }
 

@@ -40,6 +40,9 @@ func (c *Control) takeOver(ctx context.Context, id mobyfs.VolumeID, to string, c
 		if v, err = tx.Volume(id); err != nil {
 			return err
 		}
+		if err := matches(ctx, v.Revision, title(v)); err != nil {
+			return err
+		}
 		from = v.Node
 		if v.Node == to {
 			return nil // taken over before, or never away

@@ -7,6 +7,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
@@ -102,9 +104,9 @@ func checkSpec(name string, s mobyfs.VolumeSpec) error {
 		return err
 	}
 	for k, v := range s.Labels {
-		if k == "" || len(k) > maxLabelKey || len(v) > maxLabel || !printable(k) || !printable(v) {
+		if k == "" || !norm.NFC.IsNormalString(k) || len(k) > maxLabelKey || len(v) > maxLabel || !printable(k) || !printable(v) {
 			return mobyfs.Errorf(mobyfs.CodeInvalid, "create volume %s: the label %q is not allowed", name, clean(k, maxLabelKey)).
-				WithHint("a label has a name of 1 to %d printable bytes and a value of up to %d", maxLabelKey, maxLabel)
+				WithHint("a label has a name of 1 to %d printable bytes, composed as of Unicode's NFC, and a value of up to %d", maxLabelKey, maxLabel)
 		}
 	}
 	return nil
@@ -139,7 +141,7 @@ func (c *Control) named(ctx context.Context, name string) (mobyfs.Volume, error)
 	return v, err
 }
 
-// Volumes implements api.Service.
+// Volumes lists all volumes, sorted by name.
 func (c *Control) Volumes(_ context.Context, who pki.Identity) ([]mobyfs.Volume, error) {
 	if err := c.allow(who, doList); err != nil {
 		return nil, err

@@ -23,6 +23,7 @@ const (
 	KindEvent   Kind = "event"
 	KindSession Kind = "session"
 	KindDown    Kind = "down"
+	KindRequest Kind = "request"
 
 	KindOperation Kind = "operation"
 	KindLoad      Kind = "load"
@@ -33,6 +34,8 @@ var (
 	Volumes = Table[mobyfs.Volume]{Kind: KindVolume, prefix: "vol/", sharded: true, check: checkVolume}
 	Nodes   = Table[mobyfs.Node]{Kind: KindNode, prefix: "node/", check: checkNode}
 	Events  = Table[mobyfs.Event]{Kind: KindEvent, prefix: "ev/", passing: true}
+	// Requests are those that their clients may repeat.
+	Requests = Table[Request]{Kind: KindRequest, prefix: "req/", passing: true}
 	// Sessions are those of nodes that are there, by the node's name. Each is written with a lease, and gone with it.
 	Sessions = Table[Session]{Kind: KindSession, prefix: "sess/"}
 	// Downs are the sessions of nodes that ended last, by the node's name.
@@ -43,7 +46,7 @@ var (
 	// transaction knows that nobody else places there meanwhile.
 	Loads = Table[placement.Load]{Kind: KindLoad, prefix: "res/", check: checkLoad}
 
-	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Operations, Loads}
+	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Operations, Loads, Requests}
 )
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }

@@ -365,7 +365,7 @@ func TestSlowSubscriberFindsEachRecordOnce(t *testing.T) {
 func TestWatchGoesOnAfterItsHistoryIsDropped(t *testing.T) {
 	s := open(t, shortDir(t))
 	v, gone, same := put(t, s, volume(1)), put(t, s, volume(2)), put(t, s, volume(3))
-	reader := &Store{engine: s.engine, cache: newCache(), boxes: &mailboxes{}, tail: newTail()} // another process, cut off for a while
+	reader := newStore(s.engine, Config{}, nil) // another process, cut off for a while
 	rev, err := reader.load(t.Context())
 	if err != nil {
 		t.Fatal(err)
