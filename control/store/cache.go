@@ -2,6 +2,7 @@ package store
 
 import (
 	"sync"
+	"time"
 
 	"github.com/mobyfs/mobyfs"
 )
@@ -12,13 +13,14 @@ type cache struct {
 	mu         sync.RWMutex
 	records    map[Kind]map[string]any // by ID; each a pointer that is never written to
 	unreadable map[string]string       // key to cause
+	suspect    chan struct{}           // holds one value when unreadable may have changed
 	seen       map[string]int64        // the revision of what is known of a key; of deleted keys until the watch has told
 	watched    int64                   // the watch has told everything up to this revision
 	newest     int64                   // the highest revision heard of
 }
 
 func newCache() *cache {
-	c := &cache{records: map[Kind]map[string]any{}, unreadable: map[string]string{}, seen: map[string]int64{}}
+	c := &cache{records: map[Kind]map[string]any{}, unreadable: map[string]string{}, seen: map[string]int64{}, suspect: make(chan struct{}, 1)}
 	for _, t := range tables {
 		c.records[t.kind()] = map[string]any{}
 	}
@@ -35,7 +37,10 @@ func (c *cache) put(key string, raw []byte, rev int64) (Ref, bool) {
 	}
 	c.seen[key] = rev
 	delete(c.records[t.kind()], id)
-	delete(c.unreadable, key)
+	if _, bad := c.unreadable[key]; bad {
+		delete(c.unreadable, key)
+		c.suspects()
+	}
 	ref := Ref{t.kind(), id}
 	if raw == nil {
 		return ref, true
@@ -43,10 +48,19 @@ func (c *cache) put(key string, raw []byte, rev int64) (Ref, bool) {
 	v, err := t.decodeAny(id, raw, rev)
 	if err != nil {
 		c.unreadable[key] = err.Error()
+		c.suspects()
 	} else {
 		c.records[t.kind()][id] = v
 	}
 	return ref, true
+}
+
+// suspects asks for a look at what can't be read.
+func (c *cache) suspects() {
+	select {
+	case c.suspect <- struct{}{}:
+	default:
+	}
 }
 
 // forget drops the memory of a key that was deleted at the revision, once the watch has told it: nothing older can
@@ -113,8 +127,10 @@ func (v View) Readable(id mobyfs.VolumeID) bool {
 
 // Unreadable is a record that can't be read.
 type Unreadable struct {
-	Key   string
-	Cause string
+	Key      string
+	Cause    string
+	Revision int64     // at which it was written
+	Since    time.Time // when it was first found so; zero until that is noted
 }
 
 // Unreadable tells the records that can't be read, in no order.
@@ -123,7 +139,11 @@ func (s *Store) Unreadable() []Unreadable {
 	defer s.cache.mu.RUnlock()
 	all := make([]Unreadable, 0, len(s.cache.unreadable))
 	for key, cause := range s.cache.unreadable {
-		all = append(all, Unreadable{key, cause})
+		u := Unreadable{Key: key, Cause: cause, Revision: s.cache.seen[key]}
+		if q, ok := s.cache.records[KindUnreadable][noteID(key)].(*Quarantined); ok {
+			u.Since = q.Since
+		}
+		all = append(all, u)
 	}
 	return all
 }

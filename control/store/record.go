@@ -3,8 +3,10 @@ package store
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -18,9 +20,10 @@ type cluster struct {
 // schema is the version of the records that this program writes. It opens no store with a higher one.
 const schema = 1
 
-// encode makes the record of v in place of old (nil if there is none). Members of old that this program does not
-// know are kept, those of structs that lie in v by value too: a newer program wrote them and will want them
-// back. What v holds by pointer is replaced as a whole unless it is the same as before.
+// encode makes the record of v in place of old (nil if there is none). Members of old that this program does not know
+// are kept, at any depth: a newer program wrote them and will want them back. What v holds by pointer or in a list is
+// the same thing as before only if its id says so, or, where it has none, its name, node and fence; what takes the place
+// of another thing inherits nothing from it.
 func encode[T any](old []byte, v T) ([]byte, error) {
 	now, err := json.Marshal(v)
 	if err != nil || old == nil {
@@ -37,41 +40,98 @@ func encode[T any](old []byte, v T) ([]byte, error) {
 	return merge(reflect.TypeFor[T](), old, understood, now)
 }
 
-// merge carries over to now what old holds beyond understood. All three are JSON objects of type t.
-func merge(t reflect.Type, old, understood, now []byte) ([]byte, error) {
-	var o, u, n map[string]json.RawMessage
-	for _, x := range []struct {
-		raw  []byte
-		into *map[string]json.RawMessage
-	}{{old, &o}, {understood, &u}, {now, &n}} {
-		if err := json.Unmarshal(x.raw, x.into); err != nil {
-			return nil, err
-		}
+// merge carries over to now what old holds beyond understood. All three are JSON of type t.
+func merge(t reflect.Type, old, understood, now json.RawMessage) (json.RawMessage, error) {
+	if bytes.Equal(understood, now) {
+		return old, nil
 	}
-	known := map[string]bool{}
-	for f := range fields(t) {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		known[name] = true
-		if _, was := o[name]; !was || n[name] == nil {
+	switch {
+	case t.Kind() == reflect.Pointer && same(understood, now):
+		return merge(t.Elem(), old, understood, now)
+	case t.Kind() == reflect.Slice && bytes.HasPrefix(now, []byte("[")):
+		return mergeList(t.Elem(), old, understood, now)
+	case t.Kind() == reflect.Struct && bytes.HasPrefix(now, []byte("{")):
+		known := map[string]reflect.Type{}
+		for f := range fields(t) {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			known[name] = f.Type
+		}
+		return mergeMembers(func(name string) reflect.Type { return known[name] }, old, understood, now)
+	case t.Kind() == reflect.Map && bytes.HasPrefix(now, []byte("{")):
+		return mergeMembers(func(string) reflect.Type { return t.Elem() }, old, understood, now)
+	}
+	return now, nil
+}
+
+// mergeMembers merges objects. typeOf tells the type of a member, nil for one that this program does not know.
+func mergeMembers(typeOf func(name string) reflect.Type, old, understood, now json.RawMessage) (json.RawMessage, error) {
+	var o, u, n map[string]json.RawMessage
+	if err := parse(&o, old, &u, understood, &n, now); err != nil {
+		return nil, err
+	}
+	if n == nil {
+		n = map[string]json.RawMessage{}
+	}
+	for name, was := range o {
+		t := typeOf(name)
+		if t == nil {
+			n[name] = was
 			continue
 		}
-		switch {
-		case bytes.Equal(u[name], n[name]):
-			n[name] = o[name]
-		case f.Type.Kind() == reflect.Struct && bytes.HasPrefix(n[name], []byte("{")):
-			merged, err := merge(f.Type, o[name], u[name], n[name])
-			if err != nil {
-				return nil, err
-			}
-			n[name] = merged
+		if u[name] == nil || n[name] == nil {
+			continue
 		}
-	}
-	for name, value := range o {
-		if !known[name] {
-			n[name] = value
+		merged, err := merge(t, was, u[name], n[name])
+		if err != nil {
+			return nil, err
 		}
+		n[name] = merged
 	}
 	return json.Marshal(n)
+}
+
+// mergeList merges those elements of a list that were in it before.
+func mergeList(t reflect.Type, old, understood, now json.RawMessage) (json.RawMessage, error) {
+	var o, u, n []json.RawMessage
+	if err := parse(&o, old, &u, understood, &n, now); err != nil {
+		return nil, err
+	}
+	if len(o) != len(u) {
+		return now, nil
+	}
+	for i := range n {
+		at := slices.IndexFunc(u, func(was json.RawMessage) bool { return same(was, n[i]) })
+		if at < 0 {
+			continue
+		}
+		merged, err := merge(t, o[at], u[at], n[i])
+		if err != nil {
+			return nil, err
+		}
+		n[i] = merged
+	}
+	return json.Marshal(n)
+}
+
+// parse decodes each text into the value before it.
+func parse[T any](o *T, old []byte, u *T, understood []byte, n *T, now []byte) error {
+	return errors.Join(json.Unmarshal(old, o), json.Unmarshal(understood, u), json.Unmarshal(now, n))
+}
+
+// same reports whether two texts tell of one thing, perhaps at different times.
+func same(a, b json.RawMessage) bool {
+	var x, y struct {
+		ID, Name, Node, Fence, Since json.RawMessage
+	}
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
+		return bytes.Equal(a, b)
+	}
+	if x.ID != nil || y.ID != nil {
+		return bytes.Equal(x.ID, y.ID)
+	}
+	named := x.Name != nil || x.Node != nil
+	return named && bytes.Equal(x.Name, y.Name) && bytes.Equal(x.Node, y.Node) && bytes.Equal(x.Fence, y.Fence) &&
+		bytes.Equal(x.Since, y.Since)
 }
 
 // fields yields the fields of a struct type.

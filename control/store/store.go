@@ -178,6 +178,8 @@ func (s *Store) start(ctx, follow context.Context, cfg Config) error {
 	}
 	s.complain(s.Unreadable())
 	s.running.Go(func() { s.follow(follow, rev+1) })
+	s.cache.suspects() // of before
+	s.running.Go(func() { s.quarantineUntil(follow) })
 	if s.etcd != nil && !cfg.Self.alone() {
 		s.running.Go(func() { s.promote(follow) })
 	}

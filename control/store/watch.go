@@ -91,7 +91,7 @@ func (s *Store) apply(changes []change) int64 {
 		if ref, news := s.cache.put(c.key, c.raw, c.rev); news {
 			changed = append(changed, ref)
 			if cause, bad := s.cache.unreadable[c.key]; bad {
-				unreadable = append(unreadable, Unreadable{c.key, cause})
+				unreadable = append(unreadable, Unreadable{Key: c.key, Cause: cause})
 			}
 		}
 		if c.raw == nil {
