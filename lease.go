@@ -2,10 +2,6 @@ package mobyfs
 
 import "time"
 
-// Fence orders all decisions about one volume: each grant, migration, commit and abort gets a higher one. Nodes
-// keep the highest they saw beside the bytes and refuse lower ones.
-type Fence uint64
-
 // Lease says that a node uses the volume. Only the volume's home can hold it. It has no expiry: a node that falls
 // silent keeps it, for nobody else has the bytes. A node may keep it for a moment after its last container has ended
 // (it lingers: the next container often starts there again), unless somebody else wants the volume.
