@@ -148,6 +148,9 @@ func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *m
 	return v, err
 }
 
+// raise gives a volume the next fence. Every decision on it does that once.
+func (c *Control) raise(v *mobyfs.Volume) { v.Fence = v.Fence.Next(c.store.Epoch()) }
+
 // put writes the record of a volume and the event that tells what was decided.
 func put(tx *store.Tx, decided string, v *mobyfs.Volume) error {
 	if err := tx.PutVolume(v); err != nil {
@@ -180,7 +183,7 @@ func (c *Control) note(ctx context.Context, id mobyfs.VolumeID, change func(v *m
 
 // say logs and counts what was decided on a volume.
 func (c *Control) say(decided string, v mobyfs.Volume) {
-	attrs := []any{"volume", v.Name, "id", string(v.ID), "node", v.Node, "fence", uint64(v.Fence)}
+	attrs := []any{"volume", v.Name, "id", string(v.ID), "node", v.Node, "fence", v.Fence.String()}
 	if m := v.Migration; m != nil {
 		attrs = append(attrs, "migration", string(m.ID), "to", m.To)
 	}

@@ -95,7 +95,7 @@ func (c *Control) claim(v *mobyfs.Volume, node string) (string, error) {
 		return "", c.inUse(*v, "try again")
 	case v.Node != node && mobyfs.SharesBytes(v.Spec.Backend):
 		v.Node, v.Arrived = node, ""
-		give(v, c.now())
+		c.give(v)
 		return "volume moved, lease given", nil
 	case v.Node != node:
 		if err := c.mayArrive(*v, node, true); err != nil {
@@ -106,7 +106,7 @@ func (c *Control) claim(v *mobyfs.Volume, node string) (string, error) {
 	case v.Lease != nil:
 		return "", nil // it has it
 	}
-	give(v, c.now())
+	c.give(v)
 	return "lease given", nil
 }
 
@@ -125,17 +125,17 @@ func (c *Control) claimMoving(v *mobyfs.Volume, node string) (string, error) {
 		m.Mount = true // the same decision, with the lease at its end
 		return "a container waits for the migration", nil
 	case v.Node == node && c.silence(m.To) > 0:
-		end(v, mobyfs.MigrationAborted, m.To+" fell silent, and a container on "+node+" needs the volume", c.now())
-		give(v, c.now())
+		c.end(v, mobyfs.MigrationAborted, m.To+" fell silent, and a container on "+node+" needs the volume", c.now())
+		c.give(v)
 		return "migration aborted, lease given", nil
 	}
 	return "", c.moving(*v)
 }
 
 // give makes the home the holder of the lease.
-func give(v *mobyfs.Volume, now time.Time) {
-	v.Fence++
-	v.Lease = &mobyfs.Lease{Node: v.Node, Fence: v.Fence, Since: now.UTC()}
+func (c *Control) give(v *mobyfs.Volume) {
+	c.raise(v)
+	v.Lease = &mobyfs.Lease{Node: v.Node, Fence: v.Fence, Since: c.now().UTC()}
 }
 
 // Release implements api.Service.
@@ -143,7 +143,7 @@ func (c *Control) Release(ctx context.Context, who pki.Identity, id mobyfs.Volum
 	if err := c.allow(who, doRelease); err != nil {
 		return err
 	}
-	_, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) { return releaseLease(v, who.Name, fence) })
+	_, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) { return c.releaseLease(v, who.Name, fence) })
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
 		return nil // what does not exist is not held
 	}
@@ -151,17 +151,17 @@ func (c *Control) Release(ctx context.Context, who pki.Identity, id mobyfs.Volum
 }
 
 // releaseLease takes back the lease that was given with the fence. One that ended before is released already.
-func releaseLease(v *mobyfs.Volume, node string, fence mobyfs.Fence) (string, error) {
+func (c *Control) releaseLease(v *mobyfs.Volume, node string, fence mobyfs.Fence) (string, error) {
 	switch {
 	case v.Lease == nil || fence < v.Lease.Fence:
 		return "", nil
 	case v.Lease.Node != node:
 		return "", mobyfs.Errorf(mobyfs.CodeDenied, "%s has not the lease of %s, %s has", node, title(*v), v.Lease.Node).WithHint(lookAgain)
 	case fence > v.Lease.Fence:
-		return "", mobyfs.Errorf(mobyfs.CodeInvalid, "%s never had fence %d, its lease has %d", title(*v), fence, v.Lease.Fence).
+		return "", mobyfs.Errorf(mobyfs.CodeInvalid, "%s never had fence %v, its lease has %v", title(*v), fence, v.Lease.Fence).
 			WithHint("release with the fence of the grant")
 	}
 	v.Lease = nil
-	v.Fence++
+	c.raise(v)
 	return "lease released", nil
 }

@@ -60,7 +60,7 @@ func (c *Control) move(v *mobyfs.Volume, to string) (string, error) {
 			return "", err
 		}
 		v.Node, v.Arrived = to, ""
-		v.Fence++
+		c.raise(v)
 		return "volume moved", nil
 	}
 	if err := c.mayArrive(*v, to, false); err != nil {
@@ -82,7 +82,7 @@ func (c *Control) mayArrive(v mobyfs.Volume, to string, here bool) error {
 
 // begin writes a migration into the record. From now on only its end gives anybody the volume.
 func (c *Control) begin(v *mobyfs.Volume, to string, mount bool) {
-	v.Fence++
+	c.raise(v)
 	v.Migration = &mobyfs.Migration{
 		ID: mobyfs.MigrationID(c.newID()), From: v.Node, To: to, Fence: v.Fence, Mount: mount,
 		State: mobyfs.MigrationCopying, StartedAt: c.now().UTC(),
@@ -90,11 +90,11 @@ func (c *Control) begin(v *mobyfs.Volume, to string, mount bool) {
 }
 
 // end takes the migration out of the record, where it becomes the last one.
-func end(v *mobyfs.Volume, state mobyfs.MigrationState, reason string, now time.Time) {
+func (c *Control) end(v *mobyfs.Volume, state mobyfs.MigrationState, reason string, now time.Time) {
 	m := v.Migration
 	m.State, m.Reason, m.EndedAt = state, reason, now.UTC()
 	v.LastMove, v.Migration = m, nil
-	v.Fence++
+	c.raise(v)
 }
 
 // CancelMove implements api.Service.
@@ -110,7 +110,7 @@ func (c *Control) CancelMove(ctx context.Context, who pki.Identity, name string)
 		switch {
 		case v.Migration != nil:
 			c.keepProgress(v)
-			end(v, mobyfs.MigrationAborted, "cancelled by "+who.String(), c.now())
+			c.end(v, mobyfs.MigrationAborted, "cancelled by "+who.String(), c.now())
 			return "migration cancelled", nil
 		case v.LastMove != nil && v.LastMove.State == mobyfs.MigrationAborted:
 			return "", nil // asked for before
@@ -151,7 +151,7 @@ func (c *Control) Commit(ctx context.Context, who pki.Identity, id mobyfs.Volume
 			WithHint("send the receipt of the pull, with its digest")
 	}
 	v, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) {
-		return commit(v, who.Name, migration, receipt, c.now())
+		return c.commit(v, who.Name, migration, receipt, c.now())
 	})
 	if err != nil {
 		return mobyfs.Grant{}, err
@@ -160,7 +160,7 @@ func (c *Control) Commit(ctx context.Context, who pki.Identity, id mobyfs.Volume
 }
 
 // commit makes the destination the home. It is the only thing that ever changes the home.
-func commit(v *mobyfs.Volume, node string, id mobyfs.MigrationID, receipt mobyfs.Receipt, now time.Time) (string, error) {
+func (c *Control) commit(v *mobyfs.Volume, node string, id mobyfs.MigrationID, receipt mobyfs.Receipt, now time.Time) (string, error) {
 	m := v.Migration
 	if m == nil || m.ID != id {
 		if v.Arrived == id && v.Node == node {
@@ -173,7 +173,7 @@ func commit(v *mobyfs.Volume, node string, id mobyfs.MigrationID, receipt mobyfs
 	}
 	m.Progress, m.Digest = receipt.Progress, receipt.Digest
 	v.Node, v.Arrived = m.To, m.ID
-	end(v, mobyfs.MigrationCommitted, "", now)
+	c.end(v, mobyfs.MigrationCommitted, "", now)
 	if m.Mount { // one decision, one fence
 		v.Lease = &mobyfs.Lease{Node: v.Node, Fence: v.Fence, Since: now.UTC()}
 	}
@@ -198,7 +198,7 @@ func (c *Control) Abort(ctx context.Context, who pki.Identity, id mobyfs.VolumeI
 			return "", err
 		}
 		c.keepProgress(v)
-		end(v, mobyfs.MigrationAborted, reason, c.now())
+		c.end(v, mobyfs.MigrationAborted, reason, c.now())
 		return "migration aborted", nil
 	})
 	return err

@@ -59,7 +59,7 @@ func (c *Control) reconcile(ctx context.Context) {
 				return "", nil // it has ended since
 			}
 			c.keepProgress(v)
-			end(v, mobyfs.MigrationAborted, a.reason, now)
+			c.end(v, mobyfs.MigrationAborted, a.reason, now)
 			return "migration given up", nil
 		})
 		if err != nil {

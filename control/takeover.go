@@ -59,7 +59,7 @@ func (c *Control) takeOver(ctx context.Context, id mobyfs.VolumeID, to string, c
 		if err := c.hasSession(tx, to); err != nil {
 			return err
 		}
-		takeAway(&v, to, claimed, reason, c.now())
+		c.takeAway(&v, to, claimed, reason, c.now())
 		return put(tx, takeoverText(from, reason), &v)
 	})
 	if err == nil && from != to {
@@ -73,12 +73,12 @@ func takeoverText(from, reason string) string {
 }
 
 // takeAway makes another node the home, as it is decided. Whatever the old home was about ends.
-func takeAway(v *mobyfs.Volume, to string, lease bool, reason string, now time.Time) {
+func (c *Control) takeAway(v *mobyfs.Volume, to string, lease bool, reason string, now time.Time) {
 	if v.Migration != nil {
-		end(v, mobyfs.MigrationAborted, reason, now)
+		c.end(v, mobyfs.MigrationAborted, reason, now)
 	}
 	v.Node, v.Arrived, v.Lease = to, "", nil
-	v.Fence++
+	c.raise(v)
 	if lease {
 		v.Lease = &mobyfs.Lease{Node: to, Fence: v.Fence, Since: now.UTC()}
 	}

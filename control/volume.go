@@ -58,7 +58,7 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 		}
 		v = mobyfs.Volume{
 			ID: mobyfs.VolumeID(c.newID()), Name: name, Spec: full, State: mobyfs.VolumeCreating,
-			CreatedAt: c.now().UTC(), Node: home, Fence: 1,
+			CreatedAt: c.now().UTC(), Node: home, Fence: mobyfs.Fence(0).Next(c.store.Epoch()),
 		}
 		return put(tx, "volume placed", &v)
 	})
@@ -175,7 +175,7 @@ func (c *Control) remove(v *mobyfs.Volume) (string, error) {
 		return "", c.moving(*v)
 	}
 	v.State = mobyfs.VolumeRemoving
-	v.Fence++
+	c.raise(v)
 	return "volume is being removed", nil
 }
 

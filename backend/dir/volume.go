@@ -53,7 +53,7 @@ func (b *Backend) Attach(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fen
 	}
 	if r.Exported && fence == r.Fence {
 		return "", mobyfs.Errorf(mobyfs.CodeStaleFence,
-			"attach volume %s: it was given to a migration at fence %d; only a newer decision attaches it again", id, fence)
+			"attach volume %s: it was given to a migration at fence %v; only a newer decision attaches it again", id, fence)
 	}
 	if r.Exported || fence > r.Fence {
 		err = durable.WriteJSON("dir.attach", recordIn(b.volume(id)), record{ID: id, Fence: fence}, 0o600)
@@ -119,7 +119,7 @@ func checkFence(id mobyfs.VolumeID, seen, fence mobyfs.Fence, doing string) erro
 	if fence >= seen {
 		return nil
 	}
-	return mobyfs.Errorf(mobyfs.CodeStaleFence, "%s volume %s: fence %d is older than %d, which was seen here",
+	return mobyfs.Errorf(mobyfs.CodeStaleFence, "%s volume %s: fence %v is older than %v, which was seen here",
 		doing, id, fence, seen)
 }
 

@@ -35,7 +35,10 @@ func TestUnreadableRecordIsToldByOneEventHoweverOftenItIsSeen(t *testing.T) {
 	s := open(t, root)
 	v := put(t, s, volume(1))
 	spoil(t, s, volumeKey(v.ID))
-	noted := func() bool { u := s.Unreadable(); return len(u) == 1 && !u[0].Since.IsZero() && u[0].Revision > v.Revision }
+	noted := func() bool {
+		u := s.Unreadable()
+		return len(u) == 1 && !u[0].Since.IsZero() && u[0].Revision > v.Revision
+	}
 	eventually(t, "it is noted", noted)
 	since := s.Unreadable()[0].Since
 	closeStore(t, s)

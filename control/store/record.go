@@ -15,6 +15,10 @@ type cluster struct {
 	Name   string `json:"name"`
 	Schema int    `json:"schema"`
 	Since  string `json:"since"` // RFC 3339
+	// Epoch is that of all fences that are given out. Each restore from a backup raises it.
+	Epoch uint32 `json:"epoch,omitempty"`
+	// Restored is what a restore has brought and not yet been compared with what the nodes hold; nil if there is none.
+	Restored *Restored `json:"restored,omitempty"`
 }
 
 // schema is the version of the records that this program writes. It opens no store with a higher one.

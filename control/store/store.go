@@ -47,6 +47,7 @@ type Store struct {
 	log     *slog.Logger
 	now     func() time.Time
 	serving *atomic.Bool // between start and stop
+	epoch   atomic.Uint32
 	cache   *cache
 	boxes   *mailboxes
 	tail    *tail

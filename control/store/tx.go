@@ -211,10 +211,11 @@ func (s *Store) adoptCluster(ctx context.Context, name string, now time.Time) er
 			tx.writes[clusterKey] = write{raw: raw}
 			return err
 		}
-		var c cluster
-		if err := json.Unmarshal(e.raw, &c); err != nil {
-			return fmt.Errorf("read the store's record of its cluster: %w", err)
+		c, err := tx.cluster()
+		if err != nil {
+			return err
 		}
+		s.epoch.Store(c.Epoch)
 		switch {
 		case c.Name != name:
 			return mobyfs.Errorf(mobyfs.CodeInvalid, "the store belongs to cluster %q, not to %q", c.Name, name).
