@@ -40,15 +40,13 @@ var (
 	Sessions = Table[Session]{Kind: KindSession, prefix: "sess/"}
 	// Downs are the sessions of nodes that ended last, by the node's name.
 	Downs = Table[Down]{Kind: KindDown, prefix: "down/"}
-	// Quarantine holds the notes on records that can't be read, by their keys below root.
-	Quarantine = Table[Quarantined]{Kind: KindUnreadable, prefix: "bad/", check: checkQuarantined}
 
 	Operations = Table[mobyfs.Operation]{Kind: KindOperation, prefix: "op/", check: checkOperation}
 	// Loads is what each node has promised. PutVolume and DeleteVolume keep it, so whoever has read a node's load in a
 	// transaction knows that nobody else places there meanwhile.
 	Loads = Table[placement.Load]{Kind: KindLoad, prefix: "res/", check: checkLoad}
 
-	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Operations, Loads, Requests}
+	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Operations, Loads, Requests, Quarantine}
 )
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }

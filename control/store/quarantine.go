@@ -19,6 +19,12 @@ type Quarantined struct {
 	Since    time.Time `json:"since"`    // when it was first found so
 }
 
+// KindUnreadable is the kind of these notes.
+const KindUnreadable Kind = "unreadable"
+
+// Quarantine holds the notes on records that can't be read, by their keys below root.
+var Quarantine = Table[Quarantined]{Kind: KindUnreadable, prefix: "bad/", check: checkQuarantined}
+
 // asideRoot is where SetAside puts records.
 const asideRoot = root + "aside/"
 
