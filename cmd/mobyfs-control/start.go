@@ -15,6 +15,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -74,7 +75,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	ctl, err := control.Open(ctx, control.Config{
 		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Classes: classes, Log: log,
-		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS,
+		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Now: failpoint.Now,
 	})
 	if err != nil {
 		listener.Close()

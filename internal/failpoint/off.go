@@ -2,6 +2,8 @@
 
 package failpoint
 
+import "time"
+
 // Reach does nothing in programs that are built without the tag failpoints.
 func Reach(string) {}
 
@@ -10,3 +12,6 @@ func Fail(string) error { return nil }
 
 // Without is false in programs that are built without the tag failpoints.
 func Without(string) bool { return false }
+
+// Now is time.Now in programs that are built without the tag failpoints.
+func Now() time.Time { return time.Now() }

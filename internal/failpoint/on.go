@@ -45,6 +45,20 @@ func Without(guard string) bool {
 	return slices.Contains(strings.Split(os.Getenv("MOBYFS_WITHOUT"), ","), guard)
 }
 
+// Now is the time by a clock that a test has set wrong by what stands in the file that MOBYFS_CLOCK names, such as -24h.
+func Now() time.Time {
+	now := time.Now()
+	text, err := os.ReadFile(os.Getenv("MOBYFS_CLOCK"))
+	if err != nil {
+		return now
+	}
+	wrong, err := time.ParseDuration(strings.TrimSpace(string(text)))
+	if err != nil {
+		return now
+	}
+	return now.Add(wrong)
+}
+
 func file() string {
 	if path := os.Getenv("MOBYFS_KILL_AT"); path != "" {
 		return path

@@ -55,3 +55,16 @@ func TestWithoutNamesGuards(t *testing.T) {
 		t.Error("the guards are fence and lock-delay")
 	}
 }
+
+func TestNowIsWrongByWhatTheFileSays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "clock")
+	t.Setenv("MOBYFS_CLOCK", path)
+	for text, want := range map[string]time.Duration{"-24h\n": -24 * time.Hour, "1m": time.Minute, "soon": 0} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if off := time.Until(Now()); off < want-time.Minute/2 || off > want+time.Minute/2 {
+			t.Errorf("%q: the clock is off by %v", text, off)
+		}
+	}
+}

@@ -1,0 +1,45 @@
+package chaos
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// leastFaults and leastKinds are what a long run is to show.
+const (
+	leastFaults = 1000
+	leastKinds  = 14
+)
+
+// TestLong is make chaos-long: as many faults as are promised, recorded where -into says.
+func TestLong(t *testing.T) {
+	if !*long {
+		return // make chaos-long runs it
+	}
+	*faultsWant = leastFaults
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano() % (1 << 32))
+	}
+	t.Logf("seed %d", seed)
+	r := runOnce(t, seed)
+	mustHold(t, r)
+	total := 0
+	for _, n := range r.faults {
+		total += n
+	}
+	if total < leastFaults || len(r.faults) < leastKinds {
+		t.Errorf("%d faults of %d kinds, at least %d of %d are promised", total, len(r.faults), leastFaults, leastKinds)
+	}
+	if *into == "" || t.Failed() {
+		return
+	}
+	text := fmt.Sprintf("# Chaos\nMade by `make chaos-long` on %s with %s: a cluster of real programs, each in a network namespace of its own, is used\nby containers and operators while faults happen; then the data, the history and the log of events are checked. What\neach line means tells `test/chaos/doc.go`.\n\n%s",
+		time.Now().UTC().Format(time.DateOnly), runtime.Version(), r.table())
+	if err := os.WriteFile(*into, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,203 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mobyfs/mobyfs/test/chaos/network"
+)
+
+// nemesis lets faults happen: several at once, one lane each for controls, for agents and for moments in programs.
+type nemesis struct {
+	c       *Cluster
+	moments moments
+	log     func(format string, args ...any)
+
+	mu     sync.Mutex
+	counts map[string]int // faults that happened, by kind
+	misses map[string]int // that could not be made to happen
+	notes  []string       // what did not become good again
+}
+
+func newNemesis(c *Cluster, m moments, log func(string, ...any)) *nemesis {
+	return &nemesis{c: c, moments: m, log: log, counts: map[string]int{}, misses: map[string]int{}}
+}
+
+func (n *nemesis) note(text string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.notes = append(n.notes, text)
+	n.log("%s", text)
+}
+
+// total is how many faults happened.
+func (n *nemesis) total() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	sum := 0
+	for _, k := range n.counts {
+		sum += k
+	}
+	return sum
+}
+
+// lane lets one fault happen after the other.
+type lane struct {
+	n   *nemesis
+	c   *Cluster
+	rng *rand.Rand
+}
+
+// run lets faults happen until ctx ends. Each is made good again before it returns.
+func (n *nemesis) run(ctx context.Context, seed uint64) {
+	var wg sync.WaitGroup
+	for i, faults := range [][]fault{controlFaults(), agentFaults(), momentFaults()} {
+		l := &lane{n, n.c, rand.New(rand.NewPCG(seed, uint64(100+i)))}
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				l.one(ctx, faults)
+				pause(ctx, l.between(200, 1500))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// one lets one fault happen, lasts for a while and makes it good again.
+func (l *lane) one(ctx context.Context, faults []fault) {
+	f := l.choose(faults)
+	undo, err := f.do(ctx, l)
+	if err != nil {
+		l.n.mu.Lock()
+		l.n.misses[f.kind]++
+		l.n.mu.Unlock()
+		if !errors.Is(err, errNotReached) {
+			l.n.log("%s: not this time: %v", f.kind, err)
+		}
+	} else {
+		l.n.mu.Lock()
+		l.n.counts[f.kind]++
+		l.n.mu.Unlock()
+	}
+	if undo != nil {
+		pause(ctx, l.between(500, 4500))
+		undo()
+	}
+}
+
+func (l *lane) choose(faults []fault) fault {
+	sum := 0
+	for _, f := range faults {
+		sum += f.weight
+	}
+	at := l.rng.IntN(sum)
+	for _, f := range faults {
+		if at -= f.weight; at < 0 {
+			return f
+		}
+	}
+	return faults[0]
+}
+
+func (l *lane) control() *control { return l.c.controls[l.rng.IntN(len(l.c.controls))] }
+func (l *lane) agent() *agent     { return l.c.agents[l.rng.IntN(len(l.c.agents))] }
+
+// between is a time between two numbers of milliseconds.
+func (l *lane) between(least, most int) time.Duration {
+	return time.Duration(least+l.rng.IntN(most-least)) * time.Millisecond
+}
+
+func (l *lane) hosts() []*network.Host {
+	all := []*network.Host{l.c.here}
+	for _, x := range l.c.controls {
+		all = append(all, x.host)
+	}
+	for _, x := range l.c.agents {
+		all = append(all, x.host)
+	}
+	return all
+}
+
+func (l *lane) others(than *network.Host) *network.Host {
+	all := l.hosts()
+	for {
+		if h := all[l.rng.IntN(len(all))]; h != than {
+			return h
+		}
+	}
+}
+
+// ways changes how a host reaches all others, and is reached by them.
+func (l *lane) ways(h *network.Host, w network.Way) (func(), error) {
+	set := func(w network.Way) {
+		for _, other := range l.hosts() {
+			if other != h {
+				l.c.net.SetBoth(h, other, w)
+			}
+		}
+	}
+	set(w)
+	return func() { set(network.Way{}) }, nil
+}
+
+var errNotReached = errors.New("no program came to the moment")
+
+// atMoment lets something happen when a program reaches a moment of its work, and waits until it has.
+func (l *lane) atMoment(ctx context.Context, what string) (func(), error) {
+	m, names := &l.agent().machine, l.n.moments.agent
+	if l.rng.IntN(3) == 0 {
+		m, names = &l.control().machine, l.n.moments.control
+	}
+	if what == "error" {
+		names = l.n.moments.failing(names)
+	}
+	name := names[l.rng.IntN(len(names))]
+	if _, err := os.Stat(m.at); err == nil {
+		return nil, fmt.Errorf("something is to happen at %s already", m.name)
+	}
+	undo, err := arm(m, strings.TrimSpace(name+" "+what))
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; {
+		if _, err := os.Stat(m.at); err != nil {
+			l.n.reached(name)
+			return nil, nil
+		}
+		pause(ctx, 20*time.Millisecond)
+	}
+	undo()
+	return nil, errNotReached
+}
+
+// reached counts by name at which moments something happened.
+func (n *nemesis) reached(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.moments.reached[name]++
+}
+
+// heal makes everything good again that a lane may have left.
+func (n *nemesis) heal() {
+	l := &lane{n: n, c: n.c}
+	for _, h := range l.hosts() {
+		_, _ = l.ways(h, network.Way{})
+	}
+	machines := []*machine{}
+	for _, x := range n.c.controls {
+		machines = append(machines, &x.machine)
+	}
+	for _, x := range n.c.agents {
+		machines = append(machines, &x.machine)
+	}
+	for _, m := range machines {
+		_ = os.Remove(m.at)
+		_ = os.Remove(m.clock)
+	}
+}

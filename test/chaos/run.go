@@ -1,0 +1,247 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/internal/pki"
+)
+
+// Config says what a run is like.
+type Config struct {
+	Seed     uint64
+	Length   time.Duration // of the faults
+	Faults   int           // the run goes on until so many happened; 0 for as long as Length
+	Controls int
+	Agents   int
+	Without  []string // guards that are switched off
+	Dir      string   // for disks and sockets; short
+	Logs     string   // for what the programs say
+	Module   string   // where the module lies
+	Log      func(format string, args ...any)
+}
+
+// How long things may take at the ends of a run.
+const (
+	startTime  = 90 * time.Second
+	settleTime = 3 * time.Minute
+	checkTime  = time.Minute // for porcupine, each volume
+)
+
+// result is what a run showed.
+type result struct {
+	Config
+	verdict
+	faults  map[string]int
+	misses  map[string]int
+	notes   []string
+	moments map[string]int
+	docker  map[string]int
+	trouble map[string]int
+	ops     int
+	acked   int
+	gap     time.Duration
+	starts  int
+	events  int
+	took    time.Duration
+}
+
+// run makes a cluster, uses it while faults happen, and checks what came of it. An error means that there was nothing
+// to check.
+func run(ctx context.Context, cfg Config, b bins) (*result, error) {
+	m, err := readMoments(cfg.Module)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newCluster(cfg.Dir, cfg.Logs, b, cfg.Controls, cfg.Agents, cfg.Without)
+	if err != nil {
+		return nil, err
+	}
+	defer c.stop()
+	began := time.Now()
+	starting, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	if err := c.start(starting); err != nil {
+		return nil, fmt.Errorf("start the cluster: %w", err)
+	}
+	cfg.Log("%d controls and %d agents are ready after %v; seed %d", cfg.Controls, cfg.Agents, time.Since(began).Round(time.Millisecond), cfg.Seed)
+	w := &workload{c: c, h: newHistory(), seed: cfg.Seed}
+	n := newNemesis(c, m, cfg.Log)
+	if err := play(ctx, cfg, w, n); err != nil {
+		return nil, err
+	}
+	events, err := settle(ctx, w, c)
+	if err != nil {
+		return nil, err
+	}
+	r := judge(cfg, w, n, events)
+	r.took = time.Since(began)
+	for _, x := range c.controls {
+		r.starts += x.starts
+	}
+	for _, x := range c.agents {
+		r.starts += x.starts
+	}
+	return r, nil
+}
+
+// play uses the cluster while faults happen, and makes all of them good again.
+func play(ctx context.Context, cfg Config, w *workload, n *nemesis) error {
+	using, stop := context.WithCancel(ctx)
+	defer stop()
+	used := make(chan error, 1)
+	go func() { used <- w.run(using) }()
+	pause(ctx, 2*time.Second) // so that there is something to break
+	breaking, enough := context.WithTimeout(ctx, cfg.Length)
+	defer enough()
+	var watch sync.WaitGroup
+	watch.Go(func() { report(breaking, enough, cfg, w, n) })
+	n.run(breaking, cfg.Seed)
+	n.heal()
+	watch.Wait()
+	pause(ctx, 2*time.Second)
+	stop()
+	return <-used
+}
+
+// report tells now and then how the run is, and ends it once enough faults have happened.
+func report(ctx context.Context, enough func(), cfg Config, w *workload, n *nemesis) {
+	for at := time.Now(); ctx.Err() == nil; pause(ctx, time.Second) {
+		if cfg.Faults > 0 && n.total() >= cfg.Faults {
+			enough()
+		}
+		if time.Since(at) < 20*time.Second {
+			continue
+		}
+		at = time.Now()
+		w.h.mu.Lock()
+		w.mu.Lock()
+		cfg.Log("%d faults, %d operations, %d writes acknowledged, %d lost, %d stale", n.total(), len(w.h.ops), w.h.counts["writes acked"], len(w.found.lost), len(w.found.stale))
+		w.mu.Unlock()
+		w.h.mu.Unlock()
+	}
+}
+
+// settle waits until the cluster is whole, looks at the data of every volume at its home, and returns the log.
+func settle(ctx context.Context, w *workload, c *Cluster) ([]mobyfs.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	if err := c.await(ctx, c.controls); err != nil {
+		return nil, fmt.Errorf("after the faults: %w", err)
+	}
+	if err := c.awaitNodes(ctx); err != nil {
+		return nil, fmt.Errorf("after the faults: %w", err)
+	}
+	operator, err := c.client(pki.RoleOperator, "checker")
+	if err != nil {
+		return nil, err
+	}
+	if err := w.lookAtAll(ctx, operator); err != nil {
+		return nil, err
+	}
+	return readLog(ctx, operator)
+}
+
+// lookAtAll mounts every volume at its home once more and compares its data with all that was acknowledged. One that
+// can't be mounted any more counts as lost, as does one that is not there although nobody removed it.
+func (w *workload) lookAtAll(ctx context.Context, operator *api.Client) error {
+	all, err := operator.Volumes(ctx)
+	if err != nil {
+		return fmt.Errorf("list the volumes: %w", err)
+	}
+	there := map[mobyfs.VolumeID]bool{}
+	var wg sync.WaitGroup
+	slots := make(chan bool, 4)
+	for _, v := range all {
+		there[v.ID] = true
+		if v.State == mobyfs.VolumeRemoving || len(w.h.ackedUntil(v.ID)) == 0 {
+			continue
+		}
+		for _, at := range w.c.agents {
+			if at.node == v.Node {
+				wg.Go(func() {
+					slots <- true
+					defer func() { <-slots }()
+					w.lookOnce(ctx, at, v)
+				})
+			}
+		}
+	}
+	wg.Wait()
+	w.h.mu.Lock()
+	defer w.h.mu.Unlock()
+	for id, writers := range w.h.acked {
+		if !there[id] && !w.h.gone[id] {
+			w.found.lost = append(w.found.lost, fmt.Sprintf("lost: volume %s with the writes of %d containers is not there any more", id, len(writers)))
+		}
+	}
+	return nil
+}
+
+// lookOnce mounts a volume at its home, however often that needs to be tried, and looks at it.
+func (w *workload) lookOnce(ctx context.Context, at *agent, v mobyfs.Volume) {
+	use := "look-" + string(v.ID)
+	var err error
+	for ctx.Err() == nil {
+		var path string
+		call, cancel := context.WithTimeout(ctx, mountTime)
+		path, err = at.docker.mount(call, v.Name, use)
+		cancel()
+		if err == nil {
+			w.look(v.ID, at.node, path)
+			w.unmount(at, v.Name, use)
+			return
+		}
+		now, asked := w.finder.Volume(ctx, v.Name)
+		if mobyfs.CodeOf(asked) == mobyfs.CodeNotFound || asked == nil && (now.ID != v.ID || now.State == mobyfs.VolumeRemoving) {
+			return // removed since: it was being removed when the faults ended
+		}
+		pause(ctx, 500*time.Millisecond)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.h.ackedUntil(v.ID)) > 0 {
+		w.found.lost = append(w.found.lost, fmt.Sprintf("lost: volume %s (%s) on %s can't be mounted any more: %v", v.ID, v.Name, at.node, err))
+	}
+}
+
+var errComplete = errors.New("complete")
+
+// readLog reads all events, in their order.
+func readLog(ctx context.Context, operator *api.Client) ([]mobyfs.Event, error) {
+	for {
+		var events []mobyfs.Event
+		err := operator.Events(ctx, 0, func(e mobyfs.Event) error {
+			events = append(events, e)
+			return nil
+		}, func(api.Complete) error { return errComplete })
+		if errors.Is(err, errComplete) {
+			return events, nil
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("read the log of events: %w", errors.Join(err, ctx.Err()))
+		}
+		pause(ctx, time.Second)
+	}
+}
+
+// judge checks what happened.
+func judge(cfg Config, w *workload, n *nemesis, events []mobyfs.Event) *result {
+	w.h.mu.Lock()
+	defer w.h.mu.Unlock()
+	r := &result{Config: cfg, verdict: w.found, faults: n.counts, misses: n.misses, notes: n.notes, moments: n.moments.reached,
+		docker: w.h.counts, trouble: w.trouble, ops: len(w.h.ops), gap: w.h.gap, events: len(events)}
+	for _, o := range w.h.ops {
+		if o.outcome == acked && o.kind != opRead && o.kind != opMounted {
+			r.acked++
+		}
+	}
+	r.checkWindows(w.h.windows)
+	r.checkLog(w.h.ops, events, checkTime)
+	return r
+}
