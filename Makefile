@@ -33,8 +33,9 @@ demo-down: build ## takes the demo off again
 
 .PHONY: test
 test: prepare build ## all tests, those on sandbox hosts included
-	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$)
+	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$)
 	$(MAKE) peer
+	go test -count=1 -timeout 10m -v ./test/chaos
 	go test -count=1 -timeout 45m -v ./provision/cloud/sandbox ./test
 	go test -count=1 -timeout 20m -v -run $(QUICK) ./test/conformance
 
@@ -96,7 +97,15 @@ bench-control: build ## measures the control plane with 10,000 agents and a mill
 	go test -count=1 -timeout 60m -tags bench -run '^TestBenchControl$$' -v ./test/scale -control $(CURDIR)/bin/mobyfs-control -bench-into $(CURDIR)/docs/benchmarks-control.md
 
 .PHONY: chaos
-chaos: ## 10,000 random schedules of containers, nodes and failures, against a model (an hour)
+chaos: ## ten minutes of faults against a cluster of real programs, and then all checks
+	go test -count=1 -timeout 40m -v -run '^TestRandomSeed$$' ./test/chaos -for 10m
+
+.PHONY: chaos-long
+chaos-long: ## a thousand faults (half an hour); writes docs/chaos.md
+	go test -count=1 -timeout 150m -v -run '^TestLong$$' ./test/chaos -for 2h -long -into $(CURDIR)/docs/chaos.md
+
+.PHONY: schedules
+schedules: ## 10,000 random schedules of containers, nodes and failures, against a model (an hour)
 	go test -race -count=1 -timeout 150m -run RandomSchedules ./agent -seeds 10000 -rounds 1
 
 .PHONY: fuzz

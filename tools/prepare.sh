@@ -26,6 +26,7 @@ as_root() {
 missing() {
     have dockerd || echo docker.io
     have iptables || echo iptables
+    have ip || echo iproute2
     have debootstrap || echo debootstrap
     have ssh || echo openssh-client
     have nc || echo netcat-openbsd

@@ -127,7 +127,15 @@ func fill(m *machine) (func(), error) {
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return nil, err
 	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize)
+	size := int64(st.Bavail) * st.Bsize
+	for err = unix.ENOSPC; errors.Is(err, unix.ENOSPC) && size > 0; size -= 1 << 20 { // the program writes meanwhile
+		err = unix.Fallocate(int(f.Fd()), 0, 0, size)
+	}
+	for at := size; err == nil; at += 4096 {
+		if _, err := f.WriteAt(make([]byte, 4096), at); err != nil {
+			break
+		}
+	}
 	return func() { _ = os.Remove(path) }, err
 }
 

@@ -112,6 +112,16 @@ func (s state) follow(e mobyfs.Event) (state, error) {
 		err := raise()
 		give()
 		return s, err
+	case text == "volume moved, lease given", text == "volume moved": // its bytes are everywhere
+		if err := free(); err != nil {
+			return s, err
+		}
+		err := raise()
+		s.home = e.Node
+		if text != "volume moved" {
+			give()
+		}
+		return s, err
 	case text == "lease released":
 		if s.lease == "" && !s.vague {
 			return s, fmt.Errorf("nobody had the lease that was released")

@@ -246,14 +246,19 @@ func (w *workload) bare(ctx context.Context) ([]func(context.Context), error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := client.Report(ctx, bareReport()); err != nil {
+		report := mobyfs.Report{
+			Instance: name, Begins: true, Address: "127.0.0.1:1", Version: "bare",
+			Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 40},
+		}
+		if _, err := client.Report(ctx, report); err != nil {
 			return nil, err
 		}
+		report.Begins = false
 		clients = append(clients, client)
 		use = append(use, func(ctx context.Context) {
 			for ctx.Err() == nil {
 				call, cancel := context.WithTimeout(ctx, 5*time.Second)
-				_ = client.Report(call, bareReport())
+				_, _ = client.Report(call, report)
 				cancel()
 				pause(ctx, 2*time.Second)
 			}
@@ -288,10 +293,6 @@ func (w *workload) bare(ctx context.Context) ([]func(context.Context), error) {
 		}
 	})
 	return use, nil
-}
-
-func bareReport() mobyfs.Report {
-	return mobyfs.Report{Address: "127.0.0.1:1", Version: "bare", Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 40}}
 }
 
 // claimAndRelease is a node that wants one volume again and again, and brings it home when it is elsewhere.
