@@ -33,8 +33,8 @@ demo-down: build ## takes the demo off again
 
 .PHONY: test
 test: prepare build ## all tests, those on sandbox hosts included
-	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$)
-	$(MAKE) peer
+	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$ -e /test/simulation$$)
+	$(MAKE) simulation peer
 	go test -count=1 -timeout 10m -v ./test/chaos
 	go test -count=1 -timeout 45m -v ./provision/cloud/sandbox ./test
 	go test -count=1 -timeout 20m -v -run $(QUICK) ./test/conformance
@@ -83,6 +83,10 @@ check: $(LINT)/staticcheck $(LINT)/errcheck ## everything that can be said about
 $(LINT)/%: tools/lint/go.mod
 	@mkdir -p $(LINT)
 	cd tools/lint && go build -o ../../$(LINT)/ honnef.co/go/tools/cmd/staticcheck github.com/kisielk/errcheck
+
+.PHONY: simulation
+simulation: ## a hundred hours of the control plane and its nodes in a minute, each run the same for its seed
+	go test -count=1 -v ./test/simulation
 
 .PHONY: bench
 bench: prepare build ## measures against doing it by hand; writes docs/benchmarks.md

@@ -42,6 +42,8 @@ type Config struct {
 	Clock    boottime.Clock       // boottime.Now if nil; leases are measured by it
 	// SessionTTL is how long a node may be silent before its session ends; mobyfs.SessionTTL if 0, whole seconds.
 	SessionTTL time.Duration
+	// LockDelay is how long after a session ended what the node has may not be given to another; SessionTTL if 0.
+	LockDelay time.Duration
 
 	Self        store.Self  // which member of the store this process is
 	Endpoints   []string    // of an etcd that somebody else runs; then this process is no member
@@ -50,6 +52,9 @@ type Config struct {
 	// OpenStore opens the store; store.Open if nil.
 	OpenStore func(context.Context, store.Config) (*store.Store, error)
 }
+
+// NoLockDelay, as Config.LockDelay, is for simulations that show what the delay is for.
+const NoLockDelay time.Duration = -1
 
 // Control is a running control plane. All methods may be called at once.
 type Control struct {
@@ -76,6 +81,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		cfg.Clock = boottime.Now
 	}
 	cfg.SessionTTL = cmp.Or(cfg.SessionTTL, mobyfs.SessionTTL)
+	cfg.LockDelay = cmp.Or(cfg.LockDelay, cfg.SessionTTL)
 	if cfg.OpenStore == nil {
 		cfg.OpenStore = store.Open
 	}
@@ -126,6 +132,11 @@ func (c *Control) Healthy(ctx context.Context) error { return c.store.Ping(ctx) 
 // decided, or says nothing if nothing is to be written; it may be called several times. The record that holds
 // afterwards is returned, without what nodes have told.
 func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *mobyfs.Volume) (string, error)) (mobyfs.Volume, error) {
+	return c.decideIn(ctx, id, func(_ *store.Tx, v *mobyfs.Volume) (string, error) { return rule(v) })
+}
+
+// decideIn is decide for a rule that reads other records too: it holds only if they have not changed either.
+func (c *Control) decideIn(ctx context.Context, id mobyfs.VolumeID, rule func(tx *store.Tx, v *mobyfs.Volume) (string, error)) (mobyfs.Volume, error) {
 	var v mobyfs.Volume
 	var decided string
 	failpoint.Reach("control.decide.before")
@@ -136,7 +147,7 @@ func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *m
 		if err = matches(ctx, v.Revision, title(v)); err != nil {
 			return err
 		}
-		if decided, err = rule(&v); err != nil || decided == "" {
+		if decided, err = rule(tx, &v); err != nil || decided == "" {
 			return err
 		}
 		return put(tx, decided, &v)

@@ -14,7 +14,14 @@ func (c *Control) Claim(ctx context.Context, who pki.Identity, id mobyfs.VolumeI
 	if err := c.allow(who, doClaim); err != nil {
 		return mobyfs.Grant{}, err
 	}
-	v, err := c.decideFreed(ctx, id, who, func(v *mobyfs.Volume) (string, error) { return c.claim(v, who.Name) })
+	v, err := c.decideFreed(ctx, id, who, func(tx *store.Tx, v *mobyfs.Volume) (string, error) {
+		if mobyfs.SharesBytes(v.Spec.Backend) { // what is answered to a node without a session may be over when it has one
+			if err := c.hasSession(tx, who.Name); err != nil {
+				return "", err
+			}
+		}
+		return c.claim(v, who.Name)
+	})
 	if v.Node != who.Name && c.isOrphan(v) {
 		v, err = c.takeOver(ctx, id, who.Name, true, "a container on "+who.Name+" wants it")
 	}
@@ -30,12 +37,12 @@ const recallWait = time.Second
 
 // decideFreed is decide for a rule that refuses a volume in use: it asks for the lease to be given back, and decides
 // again if it was. Not for whoever asks for a change of one revision alone: to ask for the lease is a change already.
-func (c *Control) decideFreed(ctx context.Context, id mobyfs.VolumeID, who pki.Identity, rule func(v *mobyfs.Volume) (string, error)) (mobyfs.Volume, error) {
-	v, err := c.decide(ctx, id, rule)
+func (c *Control) decideFreed(ctx context.Context, id mobyfs.VolumeID, who pki.Identity, rule func(tx *store.Tx, v *mobyfs.Volume) (string, error)) (mobyfs.Volume, error) {
+	v, err := c.decideIn(ctx, id, rule)
 	if _, one := mobyfs.MatchOf(ctx); one || mobyfs.CodeOf(err) != mobyfs.CodeInUse || !c.recall(ctx, id, who.Name) {
 		return v, err
 	}
-	return c.decide(ctx, id, rule)
+	return c.decideIn(ctx, id, rule)
 }
 
 // recall writes into the lease that somebody wants the volume, and reports whether the lease ended before recallWait

@@ -35,7 +35,7 @@ func (c *Control) MoveVolume(ctx context.Context, who pki.Identity, name, to str
 	if err != nil {
 		return mobyfs.Volume{}, err
 	}
-	v, err = c.decideFreed(ctx, v.ID, who, func(v *mobyfs.Volume) (string, error) { return c.move(v, to) })
+	v, err = c.decideFreed(ctx, v.ID, who, func(_ *store.Tx, v *mobyfs.Volume) (string, error) { return c.move(v, to) })
 	if err != nil {
 		return mobyfs.Volume{}, err
 	}

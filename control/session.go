@@ -175,9 +175,9 @@ func (c *Control) silence(node string) time.Duration {
 func (c *Control) lockDelay(node string) time.Duration {
 	since, silent := c.told.lost(node)
 	if !silent {
-		return c.cfg.SessionTTL
+		return max(c.cfg.LockDelay, 0)
 	}
-	return max(c.cfg.SessionTTL-(c.cfg.Clock()-since), 0)
+	return max(c.cfg.LockDelay-(c.cfg.Clock()-since), 0)
 }
 
 // nodeNames are the names of all nodes that this process knows.

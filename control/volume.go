@@ -158,7 +158,7 @@ func (c *Control) RemoveVolume(ctx context.Context, who pki.Identity, name strin
 	if err != nil {
 		return err
 	}
-	_, err = c.decideFreed(ctx, v.ID, who, func(v *mobyfs.Volume) (string, error) { return c.remove(v) })
+	_, err = c.decideFreed(ctx, v.ID, who, func(_ *store.Tx, v *mobyfs.Volume) (string, error) { return c.remove(v) })
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
 		return nil // removed since
 	}

@@ -23,7 +23,7 @@ func engines(t *testing.T, test func(t *testing.T, s *Store)) {
 
 func openMemory(t *testing.T, m *Memory) *Store {
 	t.Helper()
-	s, err := OpenMemory(t.Context(), Config{Cluster: "shop", Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, m)
+	s, err := OpenMemory(t.Context(), Config{Cluster: "shop", Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, m.Line())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -133,8 +133,8 @@ const (
 )
 
 // OpenMemory is Open on records in memory, which stay there when the store is closed.
-func OpenMemory(ctx context.Context, cfg Config, m *Memory) (*Store, error) {
-	s := newStore(m, cfg, &atomic.Bool{})
+func OpenMemory(ctx context.Context, cfg Config, l *Line) (*Store, error) {
+	s := newStore(l, cfg, &atomic.Bool{})
 	s.end = func() error { close(s.done); return nil }
 	return s.open(ctx, cfg, func() {})
 }
