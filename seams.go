@@ -73,13 +73,14 @@ type Control interface {
 	Watch(ctx context.Context, each func(Change)) error
 }
 
-// Change is one step of what Watch tells. Exactly one of Full, Volume, Gone and Node is set.
+// Change is one step of what Watch tells. Exactly one of Full, Volume, Gone, Node and Trust is set.
 type Change struct {
 	Revision int64     `json:"revision"`
 	Full     *Snapshot `json:"full,omitempty"`   // replaces everything known; first of each Watch
 	Volume   *Volume   `json:"volume,omitempty"` // new or changed
 	Gone     VolumeID  `json:"gone,omitempty"`   // the record is deleted
 	Node     *Node     `json:"node,omitempty"`   // joined or changed (not for each heartbeat)
+	Trust    *Trust    `json:"trust,omitempty"`  // changed
 }
 
 // Snapshot is the state of the cluster at one revision.
@@ -87,6 +88,7 @@ type Snapshot struct {
 	Cluster string   `json:"cluster"`
 	Volumes []Volume `json:"volumes"`
 	Nodes   []Node   `json:"nodes"`
+	Trust   *Trust   `json:"trust,omitempty"` // nil before control has an authority
 }
 
 // Report is what a node tells control.
@@ -100,6 +102,7 @@ type Report struct {
 	Used     map[VolumeID]int64       `json:"used,omitempty"`     // bytes, of volumes whose home it is
 	Users    map[VolumeID][]string    `json:"users,omitempty"`    // containers, of leases held; absent = unchanged
 	Progress map[MigrationID]Progress `json:"progress,omitempty"` // of pulls that run here
+	Held     *Held                    `json:"held,omitempty"`     // nil = unchanged
 }
 
 // Peer brings the bytes of a volume from another node.

@@ -58,7 +58,11 @@ type Config struct {
 	// container that is restarted, or created and then started, begins where it ended. 0 gives it back at once.
 	Linger time.Duration
 	Kernel Kernel // nil: the real one
-	Log    *slog.Logger
+	// Trusted is called with each news of who belongs to the cluster, and Held tells control what this node has of it.
+	// Both may be nil.
+	Trusted func(mobyfs.Trust)
+	Held    func() *mobyfs.Held
+	Log     *slog.Logger
 }
 
 // Agent implements mobyfs.Mounter.

@@ -102,6 +102,9 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 		}
 		w.mu.Unlock()
 	}
+	if a.Held != nil {
+		report.Held = a.Held()
+	}
 	users, usersSent := a.roster.news(all)
 	report.Users = users
 	report.Used = r.usedNews(all)

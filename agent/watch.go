@@ -48,6 +48,9 @@ func (a *Agent) apply(c mobyfs.Change) {
 		a.warnOfStrays()
 		a.reporter.repeat()
 		signal(a.engine.revived)
+		a.trusted(c.Full.Trust)
+	case c.Trust != nil:
+		a.trusted(c.Trust)
 	case c.Volume != nil:
 		a.learn(*c.Volume)
 	case c.Gone != "":
@@ -55,6 +58,14 @@ func (a *Agent) apply(c mobyfs.Change) {
 		if w := a.known(c.Gone); w != nil {
 			w.poke()
 		}
+	}
+}
+
+// trusted passes on who belongs to the cluster, if control said it, and tells control what became of it.
+func (a *Agent) trusted(t *mobyfs.Trust) {
+	if t != nil && a.Trusted != nil {
+		a.Trusted(*t)
+		a.reporter.kick()
 	}
 }
 

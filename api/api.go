@@ -19,6 +19,8 @@ import (
 // Service is what the server serves. who is the verified identity of the caller; the service decides what it may
 // do. The calls that mobyfs.Control has too are explained there.
 type Service interface {
+	Gatekeeper
+
 	CreateVolume(ctx context.Context, who pki.Identity, name string, spec mobyfs.VolumeSpec, node string) (mobyfs.Volume, error)
 	Volume(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error)
 	RemoveVolume(ctx context.Context, who pki.Identity, name string) error

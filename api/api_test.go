@@ -70,6 +70,10 @@ func (f *fake) Watch(ctx context.Context, _ pki.Identity, each func(mobyfs.Chang
 	return f.watch(ctx, each)
 }
 
+func (f *fake) Admit(*x509.Certificate) error { return nil }
+
+func (f *fake) OnEviction(context.Context, func()) {}
+
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // world is a cluster's authority with a server of a service.

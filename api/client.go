@@ -83,6 +83,9 @@ func newWay(endpoints []string, tlsConfig *tls.Config) *way {
 	}
 }
 
+// Endpoints are those at which control is called.
+func (c *Client) Endpoints() []string { return c.way.Load().endpoints }
+
 // Close drops the connections that are not in use.
 func (c *Client) Close() { c.way.Load().transport.CloseIdleConnections() }
 

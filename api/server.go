@@ -47,6 +47,7 @@ type Server struct {
 	watches    context.Context // ends when Shutdown begins
 	endWatches context.CancelFunc
 	underWay   atomic.Int64 // requests that are being answered
+	guests     guests
 	metrics    *metrics
 }
 
@@ -79,6 +80,7 @@ func NewServer(service Service, log *slog.Logger) *Server {
 	s.serveWatch()
 	s.serveEvents()
 	s.serveCluster()
+	s.servePKI()
 	s.serveMetrics()
 	delete(s.huma.OpenAPI().Components.Schemas.Map(), "ErrorModel") // huma's own, which plainProblem replaces
 	delete(s.huma.OpenAPI().Components.Schemas.Map(), "ErrorDetail")
@@ -93,14 +95,16 @@ func NewServer(service Service, log *slog.Logger) *Server {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // handshakes of strangers, mostly
+		ConnState:         s.guests.note,
 	}
 	return s
 }
 
 // Serve answers on the listener, which it closes, until Shutdown. tlsConfig must demand and verify client
-// certificates. After Shutdown it returns nil.
+// certificates, save of who comes to the pki.Door. Connections of who is evicted are cut. After Shutdown it returns nil.
 func (s *Server) Serve(l net.Listener, tlsConfig *tls.Config) error {
 	s.http.TLSConfig = tlsConfig
+	go s.service.OnEviction(s.watches, func() { s.guests.throwOut(s.service.Admit) })
 	err := s.http.ServeTLS(l, "", "")
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -145,10 +149,9 @@ func (s *Server) Handler() http.Handler {
 		s.underWay.Add(1)
 		defer s.underWay.Add(-1)
 		defer s.survive(w, r)
-		who, err := pki.PeerIdentity(r.TLS)
-		if err != nil {
-			writeProblem(w, newProblem(http.StatusUnauthorized, mobyfs.CodeDenied, err.Error(),
-				"connect with a certificate of the cluster's authority"))
+		who, refused := s.visitor(r)
+		if refused != nil {
+			writeProblem(w, refused)
 			return
 		}
 		if !splitVerb(r) || path.Clean(r.URL.Path) != r.URL.Path {
@@ -156,7 +159,7 @@ func (s *Server) Handler() http.Handler {
 				fmt.Sprintf("the path %q holds . or .. or empty parts", r.URL.Path), seeSpec))
 			return
 		}
-		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: who.URI().String(), From: r.RemoteAddr, Request: r.Header.Get(keyHeader)})
+		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: actorOf(who), From: r.RemoteAddr, Request: r.Header.Get(keyHeader)})
 		s.serve(w, r.WithContext(context.WithValue(ctx, callerKey{}, who)))
 	})
 }
@@ -171,7 +174,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, refusalOf(err))
 		return
 	}
-	if r.Method == http.MethodPost && r.Header.Get(keyHeader) != "" {
+	if r.Method == http.MethodPost && r.Header.Get(keyHeader) != "" && !secret(r) {
 		s.answerOnce(w, r, body)
 		return
 	}

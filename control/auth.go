@@ -25,6 +25,7 @@ const (
 	doAbort    action = "abort migrations"
 	doReport   action = "report for a node"
 	doMeasure  action = "read metrics"
+	doAdmit    action = "let others in or shut them out"
 	doEvents   action = "read events"
 	doPatch    action = "change volumes"
 	doRepeat   action = "repeat requests"
@@ -40,7 +41,7 @@ func may(role string, do action) bool {
 		return reads(role)
 	case doCreate, doRemove, doRepeat:
 		return role == pki.RoleNode || operates(role)
-	case doMove, doTakeOver, doPatch:
+	case doMove, doTakeOver, doPatch, doAdmit:
 		return operates(role)
 	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doReport:
 		return role == pki.RoleNode

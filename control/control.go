@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -63,6 +64,7 @@ type Control struct {
 	now     func() time.Time
 	store   *store.Store
 	told    *told
+	keeper  *keeper
 	metrics *metrics
 
 	placing sync.Mutex // one volume is placed after the other, so that promises add up
@@ -103,12 +105,20 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), stop: stop}
 	c.metrics = newMetrics(c)
+	if c.keeper, err = openKeeper(c); err == nil {
+		err = c.keeper.adopt(ctx)
+	}
+	if err != nil {
+		stop()
+		return nil, errors.Join(fmt.Errorf("open the authority: %w", err), s.Close())
+	}
 	sessions := s.Subscribe()
 	for _, name := range c.nodeNames() {
 		c.lookAtSession(ctx, name)
 	}
 	c.running.Go(func() { c.followSessions(background, sessions) })
 	c.running.Go(func() { c.reconcileUntil(background) })
+	c.running.Go(func() { c.keeper.run(background) })
 	return c, nil
 }
 

@@ -127,7 +127,7 @@ func (f *fleet) open(wire bool) {
 	if !wire {
 		return
 	}
-	tlsConfig, err := f.cfg.Identity.ServerTLS()
+	tlsConfig, err := f.cfg.Identity.ControlTLS(f.control.Admit)
 	if err != nil {
 		f.t.Fatal(err)
 	}

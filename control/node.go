@@ -40,6 +40,11 @@ func (c *Control) Report(ctx context.Context, who pki.Identity, r mobyfs.Report)
 	if err := c.describe(ctx, who.Name, r); err != nil {
 		return mobyfs.Session{}, err
 	}
+	if r.Held != nil {
+		if err := c.holds(ctx, who.String(), *r.Held); err != nil {
+			return mobyfs.Session{}, err
+		}
+	}
 	if news {
 		c.store.Touch(store.NodeRef(who.Name))
 	}
@@ -71,8 +76,12 @@ func checkReport(node string, r mobyfs.Report) error {
 // heartbeat: of the space that is free they know a sixteenth more or less.
 func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) error {
 	var known mobyfs.Node
-	c.store.View(func(v store.View) { known, _ = v.Node(name) })
-	moved := known.Address != r.Address || known.Version != r.Version
+	var out mobyfs.Eviction // an old one, for who is evicted does not get here
+	c.store.View(func(v store.View) {
+		known, _ = v.Node(name)
+		out, _ = store.Evictions.In(v, pki.RoleNode+"/"+name)
+	})
+	moved := known.Address != r.Address || known.Version != r.Version || back(known, out, c.now())
 	if !moved && known.Capacity.TotalBytes == r.Capacity.TotalBytes && !differ(known.Capacity.FreeBytes, r.Capacity.FreeBytes) {
 		return nil
 	}
@@ -80,6 +89,9 @@ func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) er
 		n, err := tx.Node(name)
 		if err != nil {
 			return err
+		}
+		if back(n, out, c.now()) {
+			n.JoinedAt = c.now().UTC()
 		}
 		if err := tx.PutNode(c.described(n, r)); err != nil || !moved {
 			return err // space is no event
@@ -96,6 +108,12 @@ func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) er
 func (c *Control) described(n mobyfs.Node, r mobyfs.Report) mobyfs.Node {
 	n.Address, n.Version, n.Capacity, n.Volumes, n.LastSeenAt = r.Address, r.Version, r.Capacity, r.Volumes, c.now().UTC()
 	return n
+}
+
+// back reports whether a node that reports is one that was evicted and let in again by bootstrap. A report that was under
+// way when it was evicted is not taken for that.
+func back(n mobyfs.Node, out mobyfs.Eviction, now time.Time) bool {
+	return covers(out, n) && now.After(out.Until.Add(time.Minute))
 }
 
 // hearOfMoves notes how far the pulls of a node are, and returns the volumes that watchers should look at again.

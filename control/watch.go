@@ -45,6 +45,11 @@ func (c *Control) Watch(ctx context.Context, who pki.Identity, each func(mobyfs.
 func (c *Control) change(ref store.Ref) (mobyfs.Change, bool) {
 	var change mobyfs.Change
 	ok := false
+	if ref.Kind == store.KindAuthority || ref.Kind == store.KindEviction {
+		c.store.View(func(view store.View) { change.Revision = view.Revision() })
+		change.Trust = c.trust()
+		return change, change.Trust != nil
+	}
 	c.store.View(func(view store.View) {
 		change.Revision = view.Revision()
 		switch ref.Kind {
@@ -69,7 +74,7 @@ func (c *Control) change(ref store.Ref) (mobyfs.Change, bool) {
 
 // snapshot is everything, sorted by name.
 func (c *Control) snapshot() mobyfs.Change {
-	full := mobyfs.Snapshot{Cluster: c.cfg.Cluster, Volumes: []mobyfs.Volume{}, Nodes: []mobyfs.Node{}}
+	full := mobyfs.Snapshot{Cluster: c.cfg.Cluster, Volumes: []mobyfs.Volume{}, Nodes: []mobyfs.Node{}, Trust: c.trust()}
 	var revision int64
 	c.store.View(func(view store.View) {
 		revision = view.Revision()

@@ -189,7 +189,7 @@ var hasRoom = mobyfs.Report{Address: "n1:8080", Capacity: mobyfs.Capacity{TotalB
 func killLeaders(t *testing.T, rounds int) []time.Duration {
 	c := newTrio(t)
 	n1 := c.client(pki.RoleNode, "n1", c.addresses()...)
-	if err := n1.Report(t.Context(), hasRoom); err != nil {
+	if _, err := n1.Report(t.Context(), hasRoom); err != nil {
 		t.Fatal(err)
 	}
 	acknowledged := map[mobyfs.VolumeID]string{}

@@ -16,7 +16,6 @@ import (
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
-	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
 // shutdownTimeout is how long calls that are being answered may take after SIGTERM.
@@ -47,7 +46,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err := s.check(); err != nil {
 		return err
 	}
-	tlsConfig, err := s.identity().ServerTLS()
+	_, _, err = s.identity().Identity()
 	if errors.Is(err, fs.ErrNotExist) {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "control has no certificate yet: %w", err).
 			WithHint("mobyfs-control init --cluster %s", s.cluster)
@@ -67,7 +66,6 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	warnOfExpiry(s.identity(), log)
 	listener, err := net.Listen("tcp", s.listen) // first of all: it tells at once if another control runs
 	if err != nil {
 		return mobyfs.Errorf(mobyfs.CodeUnavailable, "serve the API: %w", err).
@@ -82,6 +80,11 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, ctl.Close()) }()
+	tlsConfig, err := s.identity().ControlTLS(ctl.Admit)
+	if err != nil {
+		listener.Close()
+		return err
+	}
 	server := api.NewServer(ctl, log)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener, tlsConfig) }()
@@ -109,11 +112,5 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 func tellSystemd(state string, log *slog.Logger) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		log.Warn("systemd could not be told", "state", state, "err", err)
-	}
-}
-
-func warnOfExpiry(f pki.Files, log *slog.Logger) {
-	if _, until, err := f.Identity(); err == nil && time.Until(until) < pki.RenewBefore {
-		log.Warn("control's certificate expires soon; mobyctl bootstrap renews it", "until", until.Format(time.DateOnly))
 	}
 }

@@ -108,7 +108,8 @@ func (f *front) tryOpen() (mobyfs.Mounter, error) {
 		lock.Close()
 		return nil, err
 	}
-	a, err := openAgent(f.settings, control, f.log)
+	id := openIdentity(f.settings, control, f.log)
+	a, err := openAgent(f.settings, control, id, f.log)
 	if err != nil {
 		lock.Close()
 		return nil, err
@@ -118,7 +119,8 @@ func (f *front) tryOpen() (mobyfs.Mounter, error) {
 	f.agent, f.lock = a, lock
 	f.mu.Unlock()
 	f.goDo(func() { a.Run(f.work) })
-	f.goDo(func() { servePeers(f.work, f.settings, a, f.log) })
+	f.goDo(func() { servePeers(f.work, f.settings, a, id, f.log) })
+	f.goDo(func() { id.run(f.work) })
 	f.goDo(func() { f.again.run(f.work, f.settings, f.log) })
 	f.goDo(f.last)
 	f.log.Info("the agent is open", "node", f.node, "address", f.advertise)

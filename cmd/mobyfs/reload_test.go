@@ -181,7 +181,8 @@ func load(t *testing.T, set settings, callers, rounds int) (done chan struct{}) 
 func TestC16NoCallIsLostBetweenTwoAgents(t *testing.T) {
 	s := newShop(t)
 	set := s.settingsOf("h1")
-	a, err := openAgent(set, api.NewClient(set.control, nil), quiet(t, "h1"))
+	control := api.NewClient(set.control, nil)
+	a, err := openAgent(set, control, openIdentity(set, control, quiet(t, "h1")), quiet(t, "h1"))
 	if err != nil {
 		t.Fatal(err)
 	}

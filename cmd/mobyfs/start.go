@@ -96,7 +96,7 @@ func start(ctx context.Context, s settings, again reload, log *slog.Logger) erro
 }
 
 // openAgent introduces the agent to its backend, to control and to the other nodes. None of them is called yet.
-func openAgent(s settings, toControl mobyfs.Control, log *slog.Logger) (*agent.Agent, error) {
+func openAgent(s settings, toControl mobyfs.Control, id *identity, log *slog.Logger) (*agent.Agent, error) {
 	dirs, err := dir.Open(s.root)
 	if err != nil {
 		return nil, err
@@ -116,6 +116,8 @@ func openAgent(s settings, toControl mobyfs.Control, log *slog.Logger) (*agent.A
 		Peer:     transfer.NewClient(s.files()),
 		Files:    s.files(),
 		Linger:   s.linger,
+		Trusted:  id.learn,
+		Held:     id.held,
 		Log:      log,
 	}
 	if s.docker != "" {
@@ -126,9 +128,9 @@ func openAgent(s settings, toControl mobyfs.Control, log *slog.Logger) (*agent.A
 
 // servePeers lets other nodes pull from here, until ctx ends. A port that another program has does not keep Docker
 // waiting; it is tried for again and again.
-func servePeers(ctx context.Context, s settings, a *agent.Agent, log *slog.Logger) {
+func servePeers(ctx context.Context, s settings, a *agent.Agent, id *identity, log *slog.Logger) {
 	for said := false; ctx.Err() == nil; {
-		err := servePeersOnce(ctx, s, a, log)
+		err := servePeersOnce(ctx, s, a, id, log)
 		if err != nil && !said {
 			log.Error("other nodes can't pull volumes from here", "err", err)
 			said = true
@@ -140,8 +142,8 @@ func servePeers(ctx context.Context, s settings, a *agent.Agent, log *slog.Logge
 	}
 }
 
-func servePeersOnce(ctx context.Context, s settings, a *agent.Agent, log *slog.Logger) error {
-	tls, err := s.files().ServerTLS()
+func servePeersOnce(ctx context.Context, s settings, a *agent.Agent, id *identity, log *slog.Logger) error {
+	tls, err := s.files().ServerTLS(id.admit)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ var (
 	// transaction knows that nobody else places there meanwhile.
 	Loads = Table[placement.Load]{Kind: KindLoad, prefix: "res/", check: checkLoad}
 
-	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Operations, Loads, Requests, Quarantine}
+	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Operations, Loads, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens}
 )
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }

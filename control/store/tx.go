@@ -55,6 +55,9 @@ func unavailable(what string, err error) error {
 		WithHint("try again; if it persists, look into the journal of mobyfs-control")
 }
 
+// Context is that of the Update: it says who asks.
+func (tx *Tx) Context() context.Context { return tx.ctx }
+
 // commit reports false if something that was read has changed since.
 func (tx *Tx) commit() (bool, error) {
 	if len(tx.writes) == 0 && len(tx.reads) < 2 {

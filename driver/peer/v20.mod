@@ -7,6 +7,8 @@ replace github.com/mobyfs/mobyfs => ../..
 require github.com/docker/docker v20.10.24+incompatible
 
 require (
+	filippo.io/age v1.3.2 // indirect
+	filippo.io/hpke v0.4.0 // indirect
 	github.com/agext/levenshtein v1.2.3 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect

@@ -32,7 +32,22 @@ type Authority struct {
 
 // OpenAuthority loads the authority that lies in dir: ca.crt, ca.key, and for each intermediate such as node node-ca.crt
 // and node-ca.key. fs.ErrNotExist if there is none, or if it is not whole.
+//
+// After a rotation it is the authority that signs now; CertPEM is in any case what is to be trusted, of dir.
 func OpenAuthority(dir string) (*Authority, error) {
+	signing, err := signingDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	a, err := openIn(signing)
+	if err != nil {
+		return nil, err
+	}
+	a.CertPEM, err = os.ReadFile(filepath.Join(dir, "ca.crt"))
+	return a, err
+}
+
+func openIn(dir string) (*Authority, error) {
 	a, err := openRoot(dir)
 	if err != nil {
 		return nil, err
@@ -42,7 +57,7 @@ func OpenAuthority(dir string) (*Authority, error) {
 		if err != nil {
 			return nil, err
 		}
-		if issuer.cert.CheckSignatureFrom(a.cert) != nil {
+		if kind != IssuerPeer && issuer.cert.CheckSignatureFrom(a.cert) != nil {
 			return nil, fmt.Errorf("the intermediate %s in %s is that of another authority: %w", kind, dir, fs.ErrNotExist)
 		}
 		a.issuers[kind] = issuer
@@ -99,8 +114,12 @@ func openIssuer(dir string, kind Kind, cluster string) (*Issuer, error) {
 // NewAuthority makes the authority of a cluster in dir, or opens the one that is there. Killed in between, it
 // makes certificates anew for the keys that are there.
 func NewAuthority(dir, cluster string) (*Authority, error) {
-	a, err := openRoot(dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	signing, err := signingDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	a, err := openRoot(signing)
+	if errors.Is(err, fs.ErrNotExist) && signing == dir {
 		if err = newRoot(dir, cluster); err == nil {
 			a, err = openRoot(dir)
 		}
@@ -111,9 +130,12 @@ func NewAuthority(dir, cluster string) (*Authority, error) {
 	if a.Cluster != cluster {
 		return nil, fmt.Errorf("%s holds the authority of cluster %q, not of %q", dir, a.Cluster, cluster)
 	}
+	if signing != dir {
+		return OpenAuthority(dir) // what followed it was whole before it signed
+	}
 	for _, kind := range Kinds() {
 		issuer, err := openIssuer(dir, kind, cluster)
-		if err == nil && issuer.cert.CheckSignatureFrom(a.cert) == nil {
+		if err == nil && (kind == IssuerPeer || issuer.cert.CheckSignatureFrom(a.cert) == nil) {
 			continue
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

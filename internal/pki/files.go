@@ -48,10 +48,13 @@ func (f Files) Identity() (Identity, time.Time, error) {
 	return who, id.cert.Leaf.NotAfter, err
 }
 
-// Leaf is the certificate that the files hold.
-func (f Files) Leaf() (*x509.Certificate, error) {
-	id, err := f.load()
-	return id.cert.Leaf, err
+// Chain is the certificate that the files hold, and the intermediates that came with it.
+func (f Files) Chain() ([]*x509.Certificate, error) {
+	text, err := os.ReadFile(f.Cert)
+	if err != nil {
+		return nil, err
+	}
+	return parseCerts(text)
 }
 
 type loaded struct {

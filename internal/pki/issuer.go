@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -63,7 +64,7 @@ func IssuerOf(role string) Kind {
 type Issuer struct {
 	Kind    Kind
 	Cluster string
-	CertPEM []byte
+	CertPEM []byte // its own first; then those under which older roots know it
 	cert    *x509.Certificate
 	key     *ecdsa.PrivateKey
 }
@@ -81,7 +82,7 @@ func ParseIssuer(kind Kind, cluster string, certPEM, keyPEM []byte) (*Issuer, er
 	if !key.PublicKey.Equal(cert.PublicKey) {
 		return nil, fmt.Errorf("the key of the intermediate %s is not that of its certificate", kind)
 	}
-	return &Issuer{Kind: kind, Cluster: cluster, CertPEM: encodeCert(cert.Raw), cert: cert, key: key}, nil
+	return &Issuer{Kind: kind, Cluster: cluster, CertPEM: certPEM, cert: cert, key: key}, nil
 }
 
 // KeyPEM is the intermediate's private key.
@@ -114,8 +115,14 @@ func ParseRequest(csrPEM []byte) (*x509.CertificateRequest, error) {
 }
 
 // Sign answers a request with a certificate for id, followed by that of the intermediate. Of the request only the key
-// is taken.
+// is taken. Who holds it is let in from now on.
 func (i *Issuer) Sign(csrPEM []byte, id Identity, now time.Time) (chainPEM []byte, err error) {
+	return i.SignSince(csrPEM, id, now, now)
+}
+
+// SignSince is Sign for who was let in at a time in the past: renewing does not change since when someone is in, so what
+// was refused stays refused.
+func (i *Issuer) SignSince(csrPEM []byte, id Identity, since, now time.Time) (chainPEM []byte, err error) {
 	if id.Cluster != i.Cluster {
 		return nil, fmt.Errorf("this is the authority of cluster %q, not of %q", i.Cluster, id.Cluster)
 	}
@@ -126,22 +133,7 @@ func (i *Issuer) Sign(csrPEM []byte, id Identity, now time.Time) (chainPEM []byt
 	if err != nil {
 		return nil, err
 	}
-	tmpl := &x509.Certificate{
-		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: id.String(), Organization: []string{"mobyfs"}},
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     now.Add(lifeOf(id.Role)),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		URIs:         []*url.URL{id.URI()},
-		DNSNames:     id.dnsNames(),
-	}
-	if id.Role == RoleControl || id.Role == RoleNode || id.Role == RolePeer {
-		tmpl.ExtKeyUsage = append(tmpl.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
-	}
-	if id.Role == RoleNode {
-		tmpl.IPAddresses = []net.IP{net.ParseIP(Loopback)}
-	}
+	tmpl := template(id, since, now)
 	if tmpl.NotAfter.After(i.cert.NotAfter) {
 		tmpl.NotAfter = i.cert.NotAfter
 	}
@@ -152,6 +144,38 @@ func (i *Issuer) Sign(csrPEM []byte, id Identity, now time.Time) (chainPEM []byt
 	return append(encodeCert(der), i.CertPEM...), nil
 }
 
+// template is what a certificate for id says.
+func template(id Identity, since, now time.Time) *x509.Certificate {
+	tmpl := &x509.Certificate{
+		SerialNumber: serial(),
+		Subject: pkix.Name{
+			CommonName: id.String(), Organization: []string{"mobyfs"}, SerialNumber: strconv.FormatInt(since.UnixMilli(), 10),
+		},
+		NotBefore:   now.Add(-backdate),
+		NotAfter:    now.Add(lifeOf(id.Role)),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		URIs:        []*url.URL{id.URI()},
+		DNSNames:    id.dnsNames(),
+	}
+	if id.Role == RoleControl || id.Role == RoleNode || id.Role == RolePeer {
+		tmpl.ExtKeyUsage = append(tmpl.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+	}
+	if id.Role == RoleNode {
+		tmpl.IPAddresses = []net.IP{net.ParseIP(Loopback)}
+	}
+	return tmpl
+}
+
+// Since tells when who holds a certificate was let into the cluster, in milliseconds; the zero time if it does not say.
+func Since(cert *x509.Certificate) time.Time {
+	ms, err := strconv.ParseInt(cert.Subject.SerialNumber, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
 // lifeOf tells for how long certificates of a role are signed.
 func lifeOf(role string) time.Duration {
 	switch role {
@@ -159,6 +183,8 @@ func lifeOf(role string) time.Duration {
 		return DockerLife
 	case RolePeer:
 		return PeerLife
+	case RoleNode:
+		return NodeLife
 	default:
 		return LeafLife
 	}

@@ -34,7 +34,9 @@ const (
 // members can't speak with each other can't have it renewed either.
 const (
 	AuthorityLife     = 10 * 365 * 24 * time.Hour
-	LeafLife          = 90 * 24 * time.Hour
+	LeafLife          = 90 * 24 * time.Hour // of control, operators
+	NodeLife          = 24 * time.Hour
+	Grace             = 30 * 24 * time.Hour // after its end, in which a node's can still be renewed
 	RenewBefore       = 30 * 24 * time.Hour
 	DockerLife        = AuthorityLife
 	PeerLife          = AuthorityLife

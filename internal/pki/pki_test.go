@@ -126,8 +126,8 @@ func TestAuthorityIgnoresWhatTheRequestSays(t *testing.T) {
 	if want := (Identity{"shop", RoleNode, "h1"}); who != want {
 		t.Errorf("got %v, want %v", who, want)
 	}
-	if left := time.Until(until); left > LeafLife || left < LeafLife-time.Minute {
-		t.Errorf("the certificate lasts %v, want %v", left, LeafLife)
+	if left := time.Until(until); left > NodeLife || left < NodeLife-time.Minute {
+		t.Errorf("the certificate lasts %v, want %v", left, NodeLife)
 	}
 	if _, err := a.Sign([]byte("junk"), Identity{"shop", RoleNode, "h1"}); err == nil {
 		t.Error("junk was signed")

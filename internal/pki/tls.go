@@ -24,6 +24,48 @@ func (f Files) ServerTLS(checks ...Check) (*tls.Config, error) {
 	})
 }
 
+// Door is the name to ask control for, in TLS, by who has no certificate yet or only one that has expired. Behind it is
+// nothing but what lets somebody in.
+const Door = "door.control.mobyfs"
+
+// ControlTLS is ServerTLS, and lets anybody in through the Door, without a certificate.
+func (f Files) ControlTLS(checks ...Check) (*tls.Config, error) {
+	c, err := f.ServerTLS(checks...)
+	if err != nil {
+		return nil, err
+	}
+	inner := c.GetConfigForClient
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c, err := inner(hello)
+		if err == nil && hello.ServerName == Door {
+			c.ClientAuth, c.VerifyConnection = tls.NoClientCert, nil
+		}
+		return c, err
+	}
+	return c, nil
+}
+
+// DoorTLS connects to the Door of a control of the authority whose roots are given, and of no other.
+func DoorTLS(rootsPEM []byte) (*tls.Config, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(rootsPEM) {
+		return nil, errors.New("there is no root in PEM")
+	}
+	c := PeekTLS()
+	c.VerifyConnection = func(state tls.ConnectionState) error {
+		return verify(state.PeerCertificates, roots, x509.VerifyOptions{
+			DNSName: ServerName(RoleControl, RoleControl), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		})
+	}
+	return c, nil
+}
+
+// PeekTLS connects to the Door of whoever answers. Nothing that is said there is secret, and nothing that is heard there
+// is believed before it was checked otherwise.
+func PeekTLS() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, ServerName: Door, InsecureSkipVerify: true}
+}
+
 func pass(cert *x509.Certificate, checks []Check) error {
 	for _, check := range checks {
 		if err := check(cert); err != nil {

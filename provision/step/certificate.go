@@ -51,7 +51,10 @@ func certified(f Facts, d Desired) []credential {
 			if tls && cert.VerifyHostname(pki.Loopback) != nil {
 				return "it is not good for " + pki.Loopback + ", where Docker calls"
 			}
-			return ending(cert, now, pki.RenewBefore)
+			if cert.NotAfter.Add(pki.Grace).Before(now) { // until then the agent has it renewed
+				return "it expired on " + cert.NotAfter.UTC().Format(time.DateOnly)
+			}
+			return ""
 		}}}
 	if tls {
 		all = append(all, credential{pki.RoleDocker, "certificate of dockerd on " + d.Node, "docker", f.DockerKey, f.DockerCert,

@@ -161,9 +161,9 @@ func TestCertificateReasons(t *testing.T) {
 		{"the wrong authority beside it", "beside it", func(f *step.Facts, _ *step.Desired) { f.NodeCA = string(other.CertPEM) }},
 		{"a new authority", "new authority", func(_ *step.Facts, d *step.Desired) { d.NewAuthority = true }},
 		{"junk", "can't be read", func(f *step.Facts, _ *step.Desired) { f.NodeCert = "junk" }},
-		{"29 days left", "expires on", func(f *step.Facts, _ *step.Desired) { f.Clock = now.Add(pki.LeafLife - 29*24*time.Hour) }},
-		{"31 days left", "", func(f *step.Facts, _ *step.Desired) { f.Clock = now.Add(pki.LeafLife - 31*24*time.Hour) }},
-		{"expired", "expired on", func(f *step.Facts, _ *step.Desired) { f.Clock = now.Add(2 * pki.LeafLife) }},
+		{"an hour left", "", func(f *step.Facts, _ *step.Desired) { f.Clock = now.Add(pki.NodeLife - time.Hour) }},
+		{"expired, in its grace", "", func(f *step.Facts, _ *step.Desired) { f.Clock = now.Add(pki.NodeLife + pki.Grace - time.Hour) }},
+		{"expired for good", "expired on", func(f *step.Facts, _ *step.Desired) { f.Clock = now.Add(pki.NodeLife + pki.Grace + time.Hour) }},
 	} {
 		f, d := good, desired
 		tc.change(&f, &d)

@@ -81,6 +81,6 @@ func (r *Run) writeJournal(j Journal) error {
 // noteRunning records that a unit was started with what is now on disk.
 func (r *Run) noteRunning(unit string) error {
 	j := r.Facts.merge(r.Desired)
-	j.Running[unit] = r.Desired.digest(unit, r.Facts)
+	j.Running[unit] = r.Desired.digest(unit)
 	return r.writeJournal(j)
 }

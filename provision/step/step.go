@@ -186,13 +186,13 @@ func (d Desired) paths() []string {
 }
 
 // digest tells apart the things that a unit must be started anew for.
-func (d Desired) digest(unit string, f Facts) string {
+func (d Desired) digest(unit string) string {
 	parts := []string{d.content(path.Join(UnitDir, unit))}
 	switch unit {
 	case AgentUnit:
-		parts = append(parts, d.program(Agent).SHA256, d.content(path.Join(EnvDir, "mobyfs.env")), f.NodeCert, f.NodeCA)
+		parts = append(parts, d.program(Agent).SHA256, d.content(path.Join(EnvDir, "mobyfs.env")))
 	case ControlUnit:
-		parts = append(parts, d.program(Control).SHA256, d.content(path.Join(EnvDir, "mobyfs-control.env")), d.content(ClassesPath), f.ControlCert, f.ControlCA)
+		parts = append(parts, d.program(Control).SHA256, d.content(path.Join(EnvDir, "mobyfs-control.env")), d.content(ClassesPath))
 	}
 	return sum(strings.Join(parts, "\x00"))
 }

@@ -250,7 +250,7 @@ func TestChangesRestartNoMoreThanNeeded(t *testing.T) {
 				m.t.Fatal(err)
 			}
 			return d
-		}, []string{"restart mobyfs.service"}},
+		}, nil},
 		{"a damaged program", func(m *machine) step.Desired {
 			d := m.desired("agent 1")
 			if err := os.WriteFile(m.Root+step.Dist(d.Programs[0].SHA256, step.Agent), []byte("garbage"), 0o755); err != nil {

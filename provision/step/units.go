@@ -52,7 +52,7 @@ func (f Facts) stale(d Desired, unit string) string {
 	switch {
 	case f.Units[unit].Active != "active":
 		return "it does not run"
-	case f.running(unit) != d.digest(unit, f):
+	case f.running(unit) != d.digest(unit):
 		return "what it was started with has changed"
 	default:
 		return ""
