@@ -56,6 +56,13 @@ type Service interface {
 	// revision up to which they are all; then with every new one, until ctx ends or each returns an error. The first call
 	// comes at once, if need be with no events.
 	Events(ctx context.Context, who pki.Identity, since int64, each func(events []mobyfs.Event, upTo int64) error) error
+	// Audit is Events with refusals too, and with who asked for what.
+	Audit(ctx context.Context, who pki.Identity, since int64, each func(events []mobyfs.Event, upTo int64) error) error
+	// AuditTrail tells what this control has of the audit trail on its disk, and AuditSegment gives a part of it.
+	AuditTrail(ctx context.Context, who pki.Identity) (AuditTrail, error)
+	AuditSegment(ctx context.Context, who pki.Identity, n int64) ([]byte, error)
+	// Denied is told of every call that was refused for who called.
+	Denied(ctx context.Context, who pki.Identity, call string, refused error)
 	// Begin notes that a request is being answered. It returns the answer if that was given before. CodeReused if the
 	// key was another request's, CodeBusy if the same request is being answered now.
 	Begin(ctx context.Context, who pki.Identity, asked Asked) (*Answer, error)

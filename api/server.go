@@ -79,6 +79,7 @@ func NewServer(service Service, log *slog.Logger) *Server {
 	s.serveAgents()
 	s.serveWatch()
 	s.serveEvents()
+	s.serveAudit()
 	s.serveCluster()
 	s.servePKI()
 	s.serveMetrics()
@@ -240,6 +241,7 @@ func (s *Server) note(ctx context.Context, id string, err error) {
 		s.log.Error("a call failed", "call", id, "caller", caller(ctx).String(), "err", err)
 	case mobyfs.CodeDenied:
 		s.log.Warn("a call was denied", "call", id, "caller", caller(ctx).String(), "err", err)
+		s.service.Denied(ctx, caller(ctx), id, err)
 	}
 }
 

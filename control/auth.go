@@ -28,6 +28,7 @@ const (
 	doAdmit    action = "let others in or shut them out"
 	doEvents   action = "read events"
 	doPatch    action = "change volumes"
+	doAudit    action = "read who did what"
 	doRepeat   action = "repeat requests"
 )
 
@@ -39,6 +40,8 @@ func may(role string, do action) bool {
 		return role == pki.RoleNode || reads(role)
 	case doList, doMeasure, doEvents:
 		return reads(role)
+	case doAudit:
+		return role == pki.RoleAuditor || operates(role)
 	case doCreate, doRemove, doRepeat:
 		return role == pki.RoleNode || operates(role)
 	case doMove, doTakeOver, doPatch, doAdmit:

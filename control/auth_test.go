@@ -55,6 +55,15 @@ func calls(v mobyfs.Volume) map[string]func(ctx context.Context, c caller) error
 			}
 			return err
 		},
+		"audit": func(ctx context.Context, c caller) error {
+			err := c.Audit(ctx, 0, func(mobyfs.Event) error { return errEnough }, func(api.Complete) error { return errEnough })
+			if errors.Is(err, errEnough) {
+				return nil
+			}
+			return err
+		},
+		"trail":   func(ctx context.Context, c caller) error { _, err := c.AuditTrail(ctx); return err },
+		"segment": func(ctx context.Context, c caller) error { _, err := c.AuditSegment(ctx, 1); return err },
 		"healthy": func(ctx context.Context, c caller) error { return c.Healthy(ctx) },
 	}
 }
@@ -76,12 +85,13 @@ func watchOnce(ctx context.Context, c caller) error {
 func TestWhoMayDoWhat(t *testing.T) {
 	any := []string{"create", "get", "remove", "watch", "healthy"}
 	reader := []string{"get", "watch", "healthy", "volumes", "nodes", "cluster", "events", "wait", "page"}
-	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over"}, reader...)
+	auditor := append([]string{"audit", "trail", "segment"}, reader...)
+	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over"}, auditor...)
 	allowed := map[pki.Identity][]string{
 		{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}:    operator,
 		{Cluster: "shop", Role: pki.RoleAdmin, Name: "ana"}:       operator,
 		{Cluster: "shop", Role: pki.RoleViewer, Name: "vic"}:      reader,
-		{Cluster: "shop", Role: pki.RoleAuditor, Name: "aud"}:     reader,
+		{Cluster: "shop", Role: pki.RoleAuditor, Name: "aud"}:     auditor,
 		{Cluster: "shop", Role: pki.RoleDocker, Name: "h1"}:       {"healthy"},
 		{Cluster: "shop", Role: pki.RolePeer, Name: "c1"}:         {"healthy"},
 		{Cluster: "shop", Role: pki.RoleNode, Name: "h1"}:         append([]string{"created", "removed", "claim", "release", "abort", "commit", "report", "wait"}, any...),

@@ -358,4 +358,4 @@ func TestMayIsATableAndNothingElse(t *testing.T) {
 }
 
 var allActions = []action{doCreate, doGet, doRemove, doWatch, doList, doMove, doCreated, doRemoved, doClaim, doRelease,
-	doAccept, doCommit, doAbort, doReport, doMeasure, doEvents, doPatch, doRepeat}
+	doAccept, doCommit, doAbort, doReport, doMeasure, doEvents, doPatch, doRepeat, doAudit}

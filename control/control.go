@@ -66,6 +66,8 @@ type Control struct {
 	told    *told
 	keeper  *keeper
 	metrics *metrics
+	name    string // of this process among those of the cluster
+	denials denials
 
 	placing sync.Mutex // one volume is placed after the other, so that promises add up
 	stop    context.CancelFunc
@@ -103,7 +105,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, err
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), stop: stop}
+	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), stop: stop, name: who.Name}
 	c.metrics = newMetrics(c)
 	if c.keeper, err = openKeeper(c); err == nil {
 		err = c.keeper.adopt(ctx)
@@ -119,6 +121,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	c.running.Go(func() { c.followSessions(background, sessions) })
 	c.running.Go(func() { c.reconcileUntil(background) })
 	c.running.Go(func() { c.keeper.run(background) })
+	c.running.Go(func() { c.keepTrailUntil(background) })
 	return c, nil
 }
 

@@ -14,7 +14,24 @@ func (c *Control) Events(ctx context.Context, who pki.Identity, since int64, eac
 	if err := c.allow(who, doEvents); err != nil {
 		return err
 	}
-	return c.followEvents(ctx, since, each)
+	return c.followEvents(ctx, since, func(events []mobyfs.Event, upTo int64) error {
+		return each(forReaders(who, events), upTo)
+	})
+}
+
+// forReaders leaves out of events what is the auditors' alone: refusals, and for a viewer who asked.
+func forReaders(who pki.Identity, events []mobyfs.Event) []mobyfs.Event {
+	var all []mobyfs.Event
+	for _, e := range events {
+		if e.Denied != "" {
+			continue
+		}
+		if who.Role == pki.RoleViewer {
+			e.Actor = mobyfs.Actor{}
+		}
+		all = append(all, e)
+	}
+	return all
 }
 
 func (c *Control) followEvents(ctx context.Context, since int64, each func([]mobyfs.Event, int64) error) error {
@@ -30,8 +47,16 @@ func (c *Control) followEvents(ctx context.Context, since int64, each func([]mob
 
 // checkSince refuses a revision that the store has not reached: it is of another store, or of one before a restore.
 func (c *Control) checkSince(ctx context.Context, since int64) error {
-	var newest int64
-	c.store.View(func(v store.View) { newest = v.Revision() })
+	var newest, floor int64
+	c.store.View(func(v store.View) {
+		newest = v.Revision()
+		sealed, _ := store.Segments.In(v, store.SegmentFloor)
+		floor = sealed.To
+	})
+	if 0 < since && since <= floor {
+		return mobyfs.Errorf(mobyfs.CodeNotFound, "the events up to revision %d are not in the store any more", floor).
+			WithHint("begin with since=0 or since=%d; mobyctl audit export has the older ones", floor+1)
+	}
 	if since <= newest+1 {
 		return nil
 	}

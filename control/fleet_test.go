@@ -57,6 +57,9 @@ type caller interface {
 	WaitVolume(ctx context.Context, name string, revision int64, patience time.Duration) (mobyfs.Volume, error)
 	PatchVolume(ctx context.Context, name string, patch api.VolumePatch) (mobyfs.Volume, error)
 	Events(ctx context.Context, since int64, each func(mobyfs.Event) error, complete func(api.Complete) error) error
+	Audit(ctx context.Context, since int64, each func(mobyfs.Event) error, complete func(api.Complete) error) error
+	AuditTrail(ctx context.Context) (api.AuditTrail, error)
+	AuditSegment(ctx context.Context, n int64) ([]byte, error)
 }
 
 var _ caller = (*api.Client)(nil)
@@ -357,12 +360,25 @@ func (l local) PatchVolume(ctx context.Context, name string, patch api.VolumePat
 	return l.c.PatchVolume(ctx, l.who, name, patch)
 }
 func (l local) Events(ctx context.Context, since int64, each func(mobyfs.Event) error, complete func(api.Complete) error) error {
-	return l.c.Events(ctx, l.who, since, func(events []mobyfs.Event, upTo int64) error {
+	return l.c.Events(ctx, l.who, since, oneByOne(each, complete))
+}
+func (l local) Audit(ctx context.Context, since int64, each func(mobyfs.Event) error, complete func(api.Complete) error) error {
+	return l.c.Audit(ctx, l.who, since, oneByOne(each, complete))
+}
+func (l local) AuditTrail(ctx context.Context) (api.AuditTrail, error) {
+	return l.c.AuditTrail(ctx, l.who)
+}
+func (l local) AuditSegment(ctx context.Context, n int64) ([]byte, error) {
+	return l.c.AuditSegment(ctx, l.who, n)
+}
+
+func oneByOne(each func(mobyfs.Event) error, complete func(api.Complete) error) func([]mobyfs.Event, int64) error {
+	return func(events []mobyfs.Event, upTo int64) error {
 		for _, e := range events {
 			if err := each(e); err != nil {
 				return err
 			}
 		}
 		return complete(api.Complete{Revision: upTo})
-	})
+	}
 }

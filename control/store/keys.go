@@ -5,6 +5,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control/placement"
+	"github.com/mobyfs/mobyfs/internal/audit"
 )
 
 // Where the records lie. Volumes are spread over 256 shards by a hash of their ID, so that no list is ever long
@@ -24,6 +25,8 @@ const (
 	KindSession Kind = "session"
 	KindDown    Kind = "down"
 	KindRequest Kind = "request"
+	KindSegment Kind = "segment"
+	KindCopy    Kind = "copy"
 
 	KindOperation Kind = "operation"
 	KindLoad      Kind = "load"
@@ -34,6 +37,10 @@ var (
 	Volumes = Table[mobyfs.Volume]{Kind: KindVolume, prefix: "vol/", sharded: true, check: checkVolume}
 	Nodes   = Table[mobyfs.Node]{Kind: KindNode, prefix: "node/", check: checkNode}
 	Events  = Table[mobyfs.Event]{Kind: KindEvent, prefix: "ev/", passing: true}
+	// Segments are those of the audit trail whose events the store holds still, and the head and floor of the trail.
+	Segments = Table[audit.Segment]{Kind: KindSegment, prefix: "audit/segment/"}
+	// Copies are how far each control process has the trail on its own disk, by the process's name.
+	Copies = Table[AuditCopy]{Kind: KindCopy, prefix: "audit/copy/"}
 	// Requests are those that their clients may repeat.
 	Requests = Table[Request]{Kind: KindRequest, prefix: "req/", passing: true}
 	// Sessions are those of nodes that are there, by the node's name. Each is written with a lease, and gone with it.
@@ -46,7 +53,7 @@ var (
 	// transaction knows that nobody else places there meanwhile.
 	Loads = Table[placement.Load]{Kind: KindLoad, prefix: "res/", check: checkLoad}
 
-	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Operations, Loads, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens}
+	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Operations, Loads, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, Segments, Copies}
 )
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }

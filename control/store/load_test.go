@@ -30,7 +30,7 @@ func loads(s *Store) (kept, sum placement.Loads) {
 // TestLoadsAreTheSumOfTheVolumes: whatever is written, several volumes in one transaction too, what nodes owe is what
 // the volumes say.
 func TestLoadsAreTheSumOfTheVolumes(t *testing.T) {
-	s, err := OpenMemory(t.Context(), Config{Cluster: "shop", Log: slog.New(slog.DiscardHandler)}, NewMemory())
+	s, err := OpenMemory(t.Context(), Config{Cluster: "shop", Log: slog.New(slog.DiscardHandler)}, NewMemory().Line())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func trim(l placement.Loads) placement.Loads {
 }
 
 func TestMendLoadsOfAStoreFromBefore(t *testing.T) {
-	s, err := OpenMemory(t.Context(), Config{Cluster: "shop", Log: slog.New(slog.DiscardHandler)}, NewMemory())
+	s, err := OpenMemory(t.Context(), Config{Cluster: "shop", Log: slog.New(slog.DiscardHandler)}, NewMemory().Line())
 	if err != nil {
 		t.Fatal(err)
 	}
