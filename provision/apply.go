@@ -47,7 +47,8 @@ func (o *Outcome) finish(began time.Time) *Outcome {
 }
 
 // Apply changes what the plan tells. A host that fails does not stop the others; only without the control plane
-// nothing is begun on them. Hosts that are as desired are not touched.
+// nothing is begun on them. Hosts that are as desired are not touched. Of several control hosts the one with the
+// authority comes first; those that join it begin at once after it, and those that run already one after the other.
 func (p *Plan) Apply(ctx context.Context) *Outcome {
 	if p.Absent {
 		return p.remove(ctx)
@@ -63,21 +64,44 @@ func (p *Plan) Apply(ctx context.Context) *Outcome {
 		out.note(p.control.Name, changed, err)
 		return nil
 	})
+	joined := newGate()
+	g.Go(func() error {
+		err := ready.wait(ctx)
+		if err == nil {
+			if err = p.changeMembers(ctx); err != nil {
+				out.note(p.control.Name, false, err)
+			}
+		}
+		joined.open(err)
+		return nil
+	})
 	for _, h := range p.Hosts {
 		if h == p.control {
 			continue
 		}
 		g.Go(func() error {
 			if len(h.Changes) > 0 {
-				if err := ready.wait(ctx); err != nil && ctx.Err() != nil {
+				begin := ready
+				if h.desired.Control {
+					begin = joined
+				}
+				if err := begin.wait(ctx); err != nil && ctx.Err() != nil {
 					out.note(h.Name, false, host.Stopped.Problem(h.Name, "%w", err))
 					return nil
 				} else if err != nil {
 					out.note(h.Name, false, host.ControlDown.Problem(h.Name, "%w", err))
 					return nil
 				}
-				slots <- struct{}{}
-				defer func() { <-slots }()
+				switch {
+				case h.desired.Control && h.facts.Member:
+					p.members.restarted.Lock()
+					defer p.members.restarted.Unlock()
+				case h.desired.Control: // two that join may need each other
+					h.desired.Join = p.members.join
+				default:
+					slots <- struct{}{}
+					defer func() { <-slots }()
+				}
 			}
 			changed, err := p.install(ctx, h, nil)
 			out.note(h.Name, changed, err)

@@ -18,6 +18,7 @@ import (
 const (
 	minDocker    = "20.10"          // the oldest that the driver was tested with
 	maxClockSkew = 30 * time.Minute // certificates are valid from one hour before they are made
+	maxApart     = 5 * time.Minute  // of control hosts' clocks; the members of a store refuse more
 	agentSpace   = 64 << 20         // for its state, volumes not counted
 	controlSpace = 256 << 20        // etcd's log is laid out in advance
 )
@@ -98,10 +99,10 @@ func checkOwner(name string, f step.Facts, d step.Desired) *host.Problem {
 		case j.Node != d.Node:
 			return host.OtherNode.Problem(name, "it is node %q of the cluster already, not %q", j.Node, d.Node)
 		case j.Control && !d.Control:
-			return host.OtherControl.Problem(name, "the control plane of %s runs on %s; it can't be moved yet", d.Cluster, name).
-				WithFix("write control: {host: %s} into cluster.yaml", name)
+			return host.OtherControl.Problem(name, "the control plane of %s runs on %s, and cluster.yaml has none there", d.Cluster, name).
+				WithFix("write control: [%s] into cluster.yaml; to take it off for good, reset the host: mobyctl reset %s", name, name)
 		}
-		if _, ran := j.Running[step.ControlUnit]; ran && j.Control && f.ControlCA == "" {
+		if _, ran := j.Running[step.ControlUnit]; ran && j.Control && f.ControlCA == "" && !d.Joins {
 			return host.ControlLost.Problem(name, "the control plane ran on %s, and %s is empty now; a new one would know of no volume", name, step.ControlRoot).
 				WithFix("bring %s back from a backup; or take the cluster down with mobyctl reset and make it anew", step.ControlRoot)
 		}
@@ -190,6 +191,17 @@ func (h *HostPlan) checkSpace() []*host.Problem {
 }
 
 func mib(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
+
+// apart finds control hosts whose clocks differ from that of the one with the authority.
+func apart(controls []*seen, from *seen) []*host.Problem {
+	var all []*host.Problem
+	for _, s := range controls {
+		if off := s.facts.Clock.Sub(from.facts.Clock); off.Abs() > maxApart {
+			all = append(all, host.ClockWrong.Problem(s.target.Name, "its clock and that of %s are %v apart; control hosts may differ by %v", from.target.Name, off.Abs().Round(time.Second), maxApart))
+		}
+	}
+	return all
+}
 
 // sameMachine finds entries that lead to one machine under several names.
 func sameMachine(hosts []*seen) []*host.Problem {

@@ -104,7 +104,7 @@ func TestChecks(t *testing.T) {
 func TestControlThatRunsElsewhere(t *testing.T) {
 	f := step.Facts{Installed: &step.Journal{Cluster: "shop", Node: "vol-2", Control: true}}
 	p := checkOwner("vol-2", f, step.Desired{Cluster: "shop", Node: "vol-2"})
-	if p == nil || !p.Of(host.OtherControl) || !strings.Contains(p.Fix, "control: {host: vol-2}") {
+	if p == nil || !p.Of(host.OtherControl) || !strings.Contains(p.Fix, "control: [vol-2]") {
 		t.Errorf("got %+v", p)
 	}
 }

@@ -42,15 +42,48 @@ type SSHConfig struct {
 	Sudo         host.SudoPolicy    `yaml:"sudo"`
 }
 
-// ControlConfig says where the control plane runs.
+// ControlConfig says where the control plane runs: on one host, three or five, or on the first one if it says nothing.
+// A list of names is short for hosts.
 type ControlConfig struct {
-	Host string `yaml:"host"` // the first one if empty
+	Host  string   `yaml:"host"`
+	Hosts []string `yaml:"hosts"`
+}
+
+// UnmarshalYAML takes a mapping or a list.
+func (c *ControlConfig) UnmarshalYAML(unmarshal func(any) error) error {
+	if unmarshal(&c.Hosts) == nil {
+		return nil
+	}
+	type plain ControlConfig
+	return unmarshal((*plain)(c))
+}
+
+// names are the hosts that it names, if it names any.
+func (c ControlConfig) names() []string {
+	if c.Host != "" {
+		return append([]string{c.Host}, c.Hosts...)
+	}
+	return c.Hosts
+}
+
+// evenControls tells why so many hosts can't have the control plane, or "".
+func evenControls(n int) string {
+	switch n {
+	case 1, 3, 5:
+		return ""
+	case 2, 4:
+		return fmt.Sprintf("%d hosts can't have the control plane: more than half of them must be there, so they stand the loss of no more hosts "+
+			"than %d do, and one more can be lost: use 1, 3 or 5", n, n-1)
+	default:
+		return fmt.Sprintf("%d hosts can't have the control plane: each change waits for more than half of them: use 1, 3 or 5", n)
+	}
 }
 
 // PortsConfig are the TCP ports that hosts reach at each other.
 type PortsConfig struct {
 	Control int `yaml:"control"`
 	Agent   int `yaml:"agent"`
+	Peer    int `yaml:"peer"` // of hosts with the control plane, for each other
 }
 
 // DockerConfig says how Docker is told where the driver is.
@@ -94,6 +127,7 @@ type SandboxConfig struct {
 const (
 	DefaultControlPort = 7946
 	DefaultAgentPort   = 8080
+	DefaultPeerPort    = 7947
 	DefaultLinger      = "5s"
 )
 
@@ -134,6 +168,9 @@ func (c *Config) setDefaults() {
 	if c.Ports.Agent == 0 {
 		c.Ports.Agent = DefaultAgentPort
 	}
+	if c.Ports.Peer == 0 {
+		c.Ports.Peer = DefaultPeerPort
+	}
 	if c.Volumes.Linger == "" {
 		c.Volumes.Linger = DefaultLinger
 	}
@@ -160,8 +197,12 @@ func (c *Config) check(d *document) {
 	d.port("$.ssh.port", c.SSH.Port)
 	d.port("$.ports.control", c.Ports.Control)
 	d.port("$.ports.agent", c.Ports.Agent)
+	d.port("$.ports.peer", c.Ports.Peer)
 	if c.Ports.Control == c.Ports.Agent {
 		d.wrong("$.ports.agent", "the control plane and the agents can't have the same port %d", c.Ports.Agent)
+	}
+	if p := c.Ports.Peer; p == c.Ports.Control || p == c.Ports.Agent {
+		d.wrong("$.ports.peer", "port %d is taken by the agents or the control plane: give the members of its store another one", p)
 	}
 	d.word("$.ssh.user", "user", c.SSH.User)
 	c.checkDocker(d)
@@ -224,7 +265,7 @@ func (c *Config) checkDocker(d *document) {
 		d.wrong("$.docker.address", "%v", err)
 		return
 	}
-	if port := address.Port(); port != 0 && (port == c.Ports.Agent || port == c.Ports.Control) {
+	if port := address.Port(); port != 0 && (port == c.Ports.Agent || port == c.Ports.Control || port == c.Ports.Peer) {
 		d.wrong("$.docker.address", "port %d is taken by the agents or the control plane, as ports says: give Docker another one", port)
 	}
 }
@@ -248,9 +289,33 @@ func (c *Config) checkHosts(d *document) {
 		}
 		d.unique(at+".address", "address", where, addresses, i)
 	}
-	if want := c.Control.Host; want != "" && len(c.Hosts) > 0 {
-		if _, ok := names[want]; !ok {
-			d.wrong("$.control.host", "no host has the name %q%s", want, didYouMean(want, hostNames(c.Hosts)))
+	c.checkControl(d, names)
+}
+
+func (c *Config) checkControl(d *document, names map[string]int) {
+	wanted := c.Control.names()
+	if len(wanted) == 0 {
+		return
+	}
+	at := "$.control"
+	if d.has(at + ".host") {
+		at += ".host"
+	}
+	if c.Control.Host != "" && len(c.Control.Hosts) > 0 {
+		d.wrong(at, "give host or hosts, not both")
+	}
+	if why := evenControls(len(wanted)); why != "" {
+		d.wrong(at, "%s", why)
+	}
+	for i, want := range wanted {
+		if slices.Index(wanted, want) < i {
+			continue // said already
+		}
+		if _, ok := names[want]; !ok && len(c.Hosts) > 0 {
+			d.wrong(at, "no host has the name %q%s", want, didYouMean(want, hostNames(c.Hosts)))
+		}
+		if slices.Contains(wanted[i+1:], want) {
+			d.wrong(at, "%q stands there twice", want)
 		}
 	}
 }

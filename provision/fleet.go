@@ -15,8 +15,9 @@ import (
 type Fleet struct {
 	Cluster     string
 	Hosts       []host.Target
-	Control     string // name of the host that has the control plane
+	Controls    []string // names of the hosts that have the control plane: 1, 3 or 5
 	ControlPort int
+	PeerPort    int // at which those hear each other
 	AgentPort   int
 	Endpoint    discovery.Endpoint // where Docker calls the driver, on each host
 	Linger      string             // how long a lease stays after the last container, as agents read it
@@ -29,8 +30,8 @@ type Fleet struct {
 // NewFleet joins cluster.yaml with the hosts that a provider told.
 func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 	f := Fleet{
-		Cluster: c.Cluster, Control: c.Control.Host,
-		ControlPort: c.Ports.Control, AgentPort: c.Ports.Agent,
+		Cluster: c.Cluster, Controls: c.Control.names(),
+		ControlPort: c.Ports.Control, PeerPort: first(c.Ports.Peer, DefaultPeerPort), AgentPort: c.Ports.Agent,
 		Endpoint:       c.Docker.Address,
 		Linger:         c.Volumes.Linger,
 		Shared:         c.Volumes.Shared,
@@ -56,12 +57,17 @@ func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 			HostKeys: c.SSH.HostKeys, Sudo: c.SSH.Sudo,
 		})
 	}
-	if f.Control == "" {
-		f.Control = names[0]
+	if len(f.Controls) == 0 {
+		f.Controls = names[:1]
 	}
-	if !slices.Contains(names, f.Control) {
-		return f, mobyfs.Errorf(mobyfs.CodeInvalid, "the control plane shall run on %q, but no host has that name%s", f.Control, didYouMean(f.Control, names)).
-			WithHint("the hosts are %s", strings.Join(names, ", "))
+	if why := evenControls(len(f.Controls)); why != "" {
+		return f, mobyfs.Errorf(mobyfs.CodeInvalid, "%s", why).WithHint("change control in cluster.yaml")
+	}
+	for _, name := range f.Controls {
+		if !slices.Contains(names, name) {
+			return f, mobyfs.Errorf(mobyfs.CodeInvalid, "the control plane shall run on %q, but no host has that name%s", name, didYouMean(name, names)).
+				WithHint("the hosts are %s", strings.Join(names, ", "))
+		}
 	}
 	return f, nil
 }

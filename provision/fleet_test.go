@@ -56,7 +56,7 @@ func newFleet(t *testing.T, names ...string) *fleet {
 	}
 	dialer.Home, dialer.ConfigFile, dialer.Pause = home, "none", time.Millisecond
 	dialer.KnownHosts = []string{filepath.Join(home, ".ssh", "known_hosts")}
-	c := &Config{Cluster: "shop", Ports: PortsConfig{Control: 7946, Agent: 8080}, Docker: DockerConfig{discovery.Sock, discovery.SockEndpoint}, SSH: SSHConfig{HostKeys: host.HostKeysAsk, Sudo: host.SudoAuto}}
+	c := &Config{Cluster: "shop", Ports: PortsConfig{Control: 7946, Agent: 8080, Peer: 7947}, Docker: DockerConfig{discovery.Sock, discovery.SockEndpoint}, SSH: SSHConfig{HostKeys: host.HostKeysAsk, Sudo: host.SudoAuto}}
 	var specs []cloud.HostSpec
 	for _, name := range names {
 		h, s := steptest.NewHost(t), hosttest.Start(t, pub)
@@ -522,8 +522,8 @@ func TestNewFleet(t *testing.T) {
 		{Name: "vol-2", Address: "b", User: "root", Port: 22, IdentityFile: "k2", HostKeys: host.HostKeysAsk, Sudo: host.SudoAuto,
 			HostKey: "SHA256:TwmDxAGJPPzAwTMXcLbZpeMVvTfFyTgvCEr4P3K2kLk"},
 	}
-	if diff := cmp.Diff(want, f.Hosts); diff != "" || f.Control != "vol-1" {
-		t.Errorf("control %s, -want +got:\n%s", f.Control, diff)
+	if diff := cmp.Diff(want, f.Hosts); diff != "" || !slices.Equal(f.Controls, []string{"vol-1"}) {
+		t.Errorf("control %v, -want +got:\n%s", f.Controls, diff)
 	}
 	for name, specs := range map[string][]cloud.HostSpec{
 		"none": nil, "twice": {{Name: "a"}, {Name: "a"}}, "bad name": {{Name: "A"}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mobyfs/mobyfs/internal/discovery"
@@ -20,11 +21,12 @@ type Plan struct {
 	Cluster  string      `json:"cluster"`
 	Hosts    []*HostPlan `json:"hosts"`              // in the order of cluster.yaml
 	Operator string      `json:"operator,omitempty"` // why mobyctl needs a certificate of its own; empty if it has one
-	Endpoint string      `json:"control"`            // host:port of the control plane
+	Control  []string    `json:"control"`            // host:port of each control process
 	Absent   bool        `json:"absent"`             // a reset: everything goes
 
 	in      *Installer
-	control *HostPlan           // nil in a reset that leaves the control plane alone
+	control *HostPlan           // that of the authority; nil in a reset that leaves the control plane alone
+	members members             // how those who keep the store change
 	cluster Cluster             // of a reset; nil if the control plane can't be asked
 	volumes map[string][]string // of a reset: the names of volumes by their home
 	proofs  map[string]int      // and how many more are those of proofs
@@ -87,20 +89,19 @@ func (in *Installer) Plan(ctx context.Context) (*Plan, error) {
 func (in *Installer) planInstall(hosts []*seen) (*Plan, error) {
 	p := &Plan{Cluster: in.Fleet.Cluster, in: in}
 	problems := sameMachine(hosts)
-	var control *seen
-	for _, s := range hosts {
-		if s.target.Name == in.Fleet.Control {
-			control = s
-		}
+	controls := in.controls(hosts)
+	for _, s := range controls {
+		p.Control = append(p.Control, address(s.conn.Address, in.Fleet.ControlPort))
 	}
-	p.Endpoint = address(control.conn.Address, in.Fleet.ControlPort)
+	control := founder(controls)
+	problems = append(problems, apart(controls, control)...)
 	for _, s := range hosts {
 		h := &HostPlan{Name: s.target.Name, conn: s.conn, facts: s.facts}
 		p.Hosts = append(p.Hosts, h)
 		if s == control {
 			p.control = h
 		}
-		if err := in.desire(h, s == control, control, p.Endpoint); err != nil {
+		if err := in.desire(h, slices.Contains(controls, s), control, strings.Join(p.Control, ",")); err != nil {
 			var problem *host.Problem
 			if !errors.As(err, &problem) {
 				return nil, err
@@ -110,7 +111,7 @@ func (in *Installer) planInstall(hosts []*seen) (*Plan, error) {
 		}
 		ports := map[int]string{in.Fleet.AgentPort: step.AgentUnit}
 		if h.desired.Control {
-			ports[in.Fleet.ControlPort] = step.ControlUnit
+			ports[in.Fleet.ControlPort], ports[in.Fleet.PeerPort] = step.ControlUnit, step.ControlUnit
 		}
 		if port := in.Fleet.Endpoint.Port(); port != 0 {
 			ports[port] = step.SocketUnit
@@ -121,12 +122,36 @@ func (in *Installer) planInstall(hosts []*seen) (*Plan, error) {
 		return nil, &Preflight{problems}
 	}
 	p.Operator = in.operatorTrouble(control.facts)
+	p.planMembers()
 	return p, nil
+}
+
+// controls are the hosts that have the control plane, in the order of cluster.yaml.
+func (in *Installer) controls(hosts []*seen) []*seen {
+	var all []*seen
+	for _, name := range in.Fleet.Controls {
+		for _, s := range hosts {
+			if s.target.Name == name {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}
+
+// founder is the control host that has the authority, or shall make it: it signs for the others.
+func founder(controls []*seen) *seen {
+	for _, s := range controls {
+		if s.facts.Authority {
+			return s
+		}
+	}
+	return controls[0]
 }
 
 // ports lists the TCP ports that are looked at on hosts.
 func (in *Installer) ports() []int {
-	all := []int{in.Fleet.AgentPort, in.Fleet.ControlPort}
+	all := []int{in.Fleet.AgentPort, in.Fleet.ControlPort, in.Fleet.PeerPort}
 	if port := in.Fleet.Endpoint.Port(); port != 0 {
 		all = append(all, port)
 	}
@@ -136,7 +161,7 @@ func (in *Installer) ports() []int {
 // desire fills what the host shall be like, and what it takes.
 func (in *Installer) desire(h *HostPlan, isControl bool, control *seen, endpoint string) error {
 	d := step.Desired{
-		By: in.By, Cluster: in.Fleet.Cluster, Node: h.Name, Control: isControl,
+		By: in.By, Cluster: in.Fleet.Cluster, Node: h.Name, Control: isControl, Joins: isControl && h.Name != control.target.Name,
 		Endpoint: in.Fleet.Endpoint, Ports: in.ports(),
 		Authority: control.facts.ControlCA, NewAuthority: !control.facts.HasControl(),
 	}
@@ -155,7 +180,7 @@ func (in *Installer) desire(h *HostPlan, isControl bool, control *seen, endpoint
 		}
 		d.Programs, local = append(d.Programs, prog.Program), append(local, prog)
 	}
-	files, err := in.files(d, address(h.conn.Address, in.Fleet.AgentPort), endpoint)
+	files, err := in.files(d, h.conn.Address, endpoint)
 	if err != nil {
 		return err
 	}
@@ -177,14 +202,14 @@ func (h *HostPlan) upload(local []program) {
 }
 
 // files renders what differs from host to host, and adds the units.
-func (in *Installer) files(d step.Desired, advertise, endpoint string) ([]step.File, error) {
+func (in *Installer) files(d step.Desired, at, endpoint string) ([]step.File, error) {
 	var all []step.File
 	add := func(path string, content string, err error) error {
 		all = append(all, step.File{Path: path, Mode: 0o644, Content: content})
 		return err
 	}
 	env, err := templates.Node{
-		Cluster: d.Cluster, Node: d.Node, Control: endpoint, Advertise: advertise, AgentPort: in.Fleet.AgentPort,
+		Cluster: d.Cluster, Node: d.Node, Control: endpoint, Advertise: address(at, in.Fleet.AgentPort), AgentPort: in.Fleet.AgentPort,
 		Endpoint: string(d.Endpoint), Linger: in.Fleet.Linger, Shared: in.Fleet.Shared,
 	}.Environment()
 	err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs.env"), env, nil))
@@ -201,7 +226,10 @@ func (in *Installer) files(d step.Desired, advertise, endpoint string) ([]step.F
 	}
 	units := []string{step.AgentUnit}
 	if d.Control {
-		env, envErr := templates.Control{Cluster: d.Cluster, ControlPort: in.Fleet.ControlPort}.Environment()
+		env, envErr := templates.Control{
+			Cluster: d.Cluster, Host: d.Node, ControlPort: in.Fleet.ControlPort,
+			PeerPort: in.Fleet.PeerPort, PeerAddress: address(at, in.Fleet.PeerPort),
+		}.Environment()
 		err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs-control.env"), env, envErr))
 		classes, classErr := json.MarshalIndent(in.Fleet.Classes, "", "  ")
 		err = errors.Join(err, add(step.ClassesPath, string(classes)+"\n", classErr))

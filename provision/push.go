@@ -179,13 +179,17 @@ func (t *talk) event(ctx context.Context, e step.Event) {
 }
 
 // answer has a request signed. The name in the certificate is the one that the plan gives the host, whatever it asks;
-// of roles it gets those of a node alone.
+// of roles it gets those of a node alone, and those of a control if it is one that joins others.
 func (t *talk) answer(ctx context.Context, role string, csr []byte) {
 	var a step.Answer
 	var cert, ca []byte
 	err := fmt.Errorf("a host can't have a certificate as %q", role)
-	if role == pki.RoleNode || role == pki.RoleDocker {
+	switch {
+	case role == pki.RoleNode, role == pki.RoleDocker, t.host.desired.Joins && (role == pki.RoleControl || role == pki.RolePeer):
 		cert, ca, err = t.plan.sign(ctx, role, t.host.Name, csr)
+	}
+	if err == nil && role == pki.RoleControl {
+		a.Secret, err = t.plan.secret(ctx)
 	}
 	if err != nil {
 		t.refused = host.NotSigned.Problem(t.host.Name, "%w", err)

@@ -3,6 +3,8 @@ package provision
 import (
 	"context"
 	"fmt"
+	"io"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +34,7 @@ func (in *Installer) PlanReset(ctx context.Context, names []string, purge bool, 
 	for _, s := range hosts {
 		h := &HostPlan{Name: s.target.Name, conn: s.conn, facts: s.facts}
 		p.Hosts = append(p.Hosts, h)
-		if h.Name == in.Fleet.Control {
+		if slices.Contains(in.Fleet.Controls, h.Name) && (p.control == nil || s.facts.Authority) {
 			p.control = h
 		}
 		if err := in.desireAbsent(h, purge); err != nil {
@@ -77,7 +79,7 @@ func (in *Installer) choose(names []string) ([]host.Target, error) {
 
 func (in *Installer) controlGoesLast(targets []host.Target) error {
 	for _, t := range targets {
-		if t.Name == in.Fleet.Control && len(targets) < len(in.Fleet.Hosts) {
+		if slices.Contains(in.Fleet.Controls, t.Name) && len(targets) < len(in.Fleet.Hosts) {
 			return &Preflight{[]*host.Problem{host.ControlLast.Problem(t.Name,
 				"the control plane runs on %s, and %s would be left without it", t.Name, count(len(in.Fleet.Hosts)-len(targets), "other host"))}}
 		}
@@ -127,6 +129,9 @@ func (p *Plan) checkReset(h *HostPlan, purge bool) []*host.Problem {
 		return []*host.Problem{host.OtherCluster.Problem(h.Name, "%s belongs to cluster %q, not to %q", h.Name, f.Installed.Cluster, p.Cluster).
 			WithFix("use the cluster.yaml of %s", f.Installed.Cluster)}
 	}
+	if len(p.Hosts) < len(p.in.Fleet.Hosts) && f.Authority {
+		return []*host.Problem{host.ControlLast.Problem(h.Name, "the authority of the cluster lies on %s", h.Name)}
+	}
 	if f.VolumesInUse > 0 {
 		return []*host.Problem{host.VolumesInUse.Problem(h.Name, "containers there use %s", count(f.VolumesInUse, "volume"))}
 	}
@@ -159,12 +164,12 @@ func shorten(names []string, limit int) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:limit], ", "), len(names)-limit)
 }
 
-// remove takes the hosts down, all at once, and the one with the control plane when all others are done.
+// remove takes the hosts down, all at once, and those with the control plane when all others are done.
 func (p *Plan) remove(ctx context.Context) *Outcome {
 	began, out := time.Now(), &Outcome{}
 	g, _ := p.in.group(ctx)
 	for _, h := range p.Hosts {
-		if h == p.control {
+		if p.hasControl(h) {
 			continue
 		}
 		g.Go(func() error {
@@ -174,16 +179,21 @@ func (p *Plan) remove(ctx context.Context) *Outcome {
 		})
 	}
 	_ = g.Wait()
-	switch {
-	case p.control == nil:
-	case len(out.Failed) > 0:
-		out.note(p.control.Name, false, host.ControlLast.Problem(p.control.Name, "other hosts could not be taken down, so the control plane stays"))
-	default:
-		changed, err := p.removeOne(ctx, p.control)
-		out.note(p.control.Name, changed, err)
+	stays := len(out.Failed) > 0
+	for _, h := range p.Hosts {
+		switch {
+		case !p.hasControl(h):
+		case stays:
+			out.note(h.Name, false, host.ControlLast.Problem(h.Name, "other hosts could not be taken down, so the control plane stays"))
+		default:
+			changed, err := p.removeOne(ctx, h)
+			out.note(h.Name, changed, err)
+		}
 	}
 	return out.finish(began)
 }
+
+func (p *Plan) hasControl(h *HostPlan) bool { return slices.Contains(p.in.Fleet.Controls, h.Name) }
 
 func (p *Plan) removeOne(ctx context.Context, h *HostPlan) (changed bool, err error) {
 	if len(h.Changes) == 0 {
@@ -194,7 +204,22 @@ func (p *Plan) removeOne(ctx context.Context, h *HostPlan) (changed bool, err er
 			return false, host.HasVolumes.Problem(h.Name, "%w", err)
 		}
 	}
+	if p.control == nil && h.facts.Member {
+		if err := p.leaveStore(ctx, h); err != nil {
+			return false, err
+		}
+	}
 	return p.install(ctx, h, nil)
+}
+
+// leaveStore takes a host that has no place among the control hosts any more out of the store, before its control is
+// stopped: the others would count on its vote. The store refuses it if they would be too few.
+func (p *Plan) leaveStore(ctx context.Context, h *HostPlan) error {
+	command := host.Command(path.Join(step.BinDir, step.Control), "member", "rm", h.Name)
+	if err := h.conn.Root(ctx, command, strings.NewReader(""), io.Discard); err != nil {
+		return host.Members.Problem(h.Name, "take %s out of the store: %w", h.Name, err)
+	}
+	return nil
 }
 
 // forgetVolumes removes the volumes of a host from a cluster that goes on without it, so that nobody waits for them.

@@ -26,7 +26,10 @@ type Node struct {
 // Control fills mobyfs-control.env.
 type Control struct {
 	Cluster     string
+	Host        string // this one's name
 	ControlPort int
+	PeerPort    int    // at which other members of the store are heard
+	PeerAddress string // host:port at which they reach this one
 }
 
 // Cluster fills cluster.yaml.

@@ -43,7 +43,7 @@ func TestEnvironments(t *testing.T) {
 	must := rendered(t)
 	golden(t, "mobyfs.env", must(Node{Cluster: "shop", Node: "vol-1", Control: "10.0.1.11:7946", Advertise: "10.0.1.11:8080", AgentPort: 8080,
 		Endpoint: "unix:///run/docker/plugins/mobyfs.sock", Linger: "5s"}.Environment()))
-	golden(t, "mobyfs-control.env", must(Control{Cluster: "shop", ControlPort: 7946}.Environment()))
+	golden(t, "mobyfs-control.env", must(Control{Cluster: "shop", Host: "h1", ControlPort: 7946, PeerPort: 7947, PeerAddress: "10.0.0.1:7947"}.Environment()))
 }
 
 func TestRegistrations(t *testing.T) {

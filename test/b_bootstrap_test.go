@@ -119,7 +119,7 @@ func TestSecretsStayWhereTheyWereBorn(t *testing.T) {
 
 // TestOnlyMembersAreServed: whoever has no certificate of the cluster gets no answer from any port.
 func TestOnlyMembersAreServed(t *testing.T) {
-	for _, addr := range []string{the.Hosts["h1"] + ":7946", the.Hosts["h1"] + ":8080", the.Hosts["h2"] + ":8080"} {
+	for _, addr := range []string{the.Hosts["h1"] + ":7946", the.Hosts["h1"] + ":7947", the.Hosts["h1"] + ":8080", the.Hosts["h2"] + ":8080"} {
 		if err := anonymousGet(addr); err == nil {
 			t.Errorf("%s answered a stranger", addr)
 		}

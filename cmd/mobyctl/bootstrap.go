@@ -47,7 +47,7 @@ func newBootstrapCommand(a *app) *cobra.Command {
 // bootstrapResult is what bootstrap prints with -o json.
 type bootstrapResult struct {
 	Cluster string             `json:"cluster"`
-	Control string             `json:"control"`
+	Control []string           `json:"control"`
 	Outcome *provision.Outcome `json:"outcome"`
 	Proof   *provision.Proof   `json:"proof,omitempty"`
 }
@@ -70,10 +70,10 @@ func (a *app) bootstrap(ctx context.Context, in *provision.Installer, yes, prove
 	if len(out.Failed) > 0 {
 		return a.partial(out, "finished and safe to use")
 	}
-	if err := saveContext(clusterContext{Cluster: plan.Cluster, Control: []string{plan.Endpoint}}); err != nil {
+	if err := saveContext(clusterContext{Cluster: plan.Cluster, Control: plan.Control}); err != nil {
 		return err
 	}
-	r := bootstrapResult{Cluster: plan.Cluster, Control: plan.Endpoint, Outcome: out}
+	r := bootstrapResult{Cluster: plan.Cluster, Control: plan.Control, Outcome: out}
 	if err := a.verify(ctx, plan, in.Operator, prove && !plan.Empty(), &r); err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (a *app) verify(ctx context.Context, plan *provision.Plan, operator pki.Fil
 	if err != nil {
 		return err
 	}
-	client := api.NewClient([]string{plan.Endpoint}, tlsConfig)
+	client := api.NewClient(plan.Control, tlsConfig)
 	defer client.Close()
 	v := provision.Verify{
 		Cluster: client, Nodes: plan.Names(),

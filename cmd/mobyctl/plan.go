@@ -43,8 +43,8 @@ func newPlanCommand(a *app) *cobra.Command {
 // printPlan shows every change: a line for each host, and below it a line for each step.
 func printPlan(w io.Writer, p *provision.Plan) {
 	fmt.Fprintf(w, "Cluster %s · %s", p.Cluster, hostCount(len(p.Hosts)))
-	if p.Endpoint != "" {
-		fmt.Fprintf(w, " · control plane at %s", p.Endpoint)
+	if len(p.Control) > 0 {
+		fmt.Fprintf(w, " · control plane at %s", strings.Join(p.Control, ", "))
 	}
 	fmt.Fprintln(w)
 	for _, h := range p.Hosts {

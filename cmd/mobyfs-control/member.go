@@ -14,6 +14,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control/store"
+	"github.com/mobyfs/mobyfs/internal/durable"
 )
 
 func newMemberCommand(s *settings) *cobra.Command {
@@ -80,9 +81,14 @@ func newMemberAddCommand(s *settings) *cobra.Command {
 			}
 			return withMembers(cmd.Context(), *s, func(ctx context.Context, m *store.Members) error {
 				join, err := addMembers(ctx, m, args)
-				if err == nil {
-					fmt.Fprintln(cmd.OutOrStdout(), join)
+				if err != nil {
+					return err
 				}
+				// This one too must not begin a store of its own if it loses its data.
+				if err := durable.WriteFile("control.join", s.joinFile(), []byte(join+"\n"), 0o600); err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), join)
 				return err
 			})
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -258,5 +259,36 @@ func TestMemberIsReplacedByHand(t *testing.T) {
 	})
 	if out := h4.mustRun("", "member", "ls"); strings.Contains(out, "h3") || strings.Count(out, "voter")+strings.Count(out, "leader") != 3 {
 		t.Errorf("the members are now:\n%s", out)
+	}
+}
+
+// TestControlThatLostItsDataBeginsNoStoreOfItsOwn: also the first one, that once began alone.
+func TestControlThatLostItsDataBeginsNoStoreOfItsOwn(t *testing.T) {
+	c := newTrio(t)
+	for _, s := range []*seat{c.seats[0], c.seats[2]} {
+		s.kill()
+		data := filepath.Join(s.root, "etcd", "data")
+		if err := os.Rename(data, data+".lost"); err != nil {
+			t.Fatal(err)
+		}
+		join, err := os.ReadFile(filepath.Join(c.seats[0].root, "join"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		args := []string{"start", "--name", s.name, "--listen", s.address, "--peer-listen", s.peer, "--peer-url", "https://" + s.peer}
+		if s.name != "h1" {
+			args = append(args, "--join", strings.TrimSpace(string(join)))
+		}
+		_, errs, code := s.run("", args...)
+		if code != 1 || !strings.Contains(errs, "its data is not here") || !strings.Contains(errs, "member rm "+s.name) {
+			t.Errorf("%s: exit code %d, %q", s.name, code, errs)
+		}
+		if err := os.RemoveAll(data); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(data+".lost", data); err != nil {
+			t.Fatal(err)
+		}
+		s.up("")
 	}
 }

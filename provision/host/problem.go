@@ -41,7 +41,7 @@ var (
 	PortTaken    = Kind{"MFS-P030", "port is taken", "stop what uses it, or set another port under ports in cluster.yaml"}
 	OtherCluster = Kind{"MFS-P040", "host belongs to another cluster", "take it out of that cluster first, with mobyctl reset"}
 	OtherNode    = Kind{"MFS-P041", "host is a node under another name", "use its old name, or take it out of the cluster first with mobyctl reset"}
-	OtherControl = Kind{"MFS-P042", "control plane runs elsewhere", "name the host that has it under control.host"}
+	OtherControl = Kind{"MFS-P042", "control plane runs elsewhere", "name the hosts that have it under control"}
 	NotOurs      = Kind{"MFS-P043", "file is there that bootstrap did not put there", "move it away"}
 	SameMachine  = Kind{"MFS-P044", "two entries are the same machine", "remove one of the two from cluster.yaml"}
 	ControlLost  = Kind{"MFS-P045", "state of the control plane is gone", "bring it back from a backup"}
@@ -56,6 +56,7 @@ var (
 	StepFailed  = Kind{"MFS-A002", "step failed", "mend what the text tells, then run the same command again"}
 	Locked      = Kind{"MFS-A003", "someone else is at work on the host", "wait until they are done, then run the same command again"}
 	NotSigned   = Kind{"MFS-A004", "certificate was not signed", "check the control host, then run the same command again"}
+	Members     = Kind{"MFS-A007", "members of the store could not be changed", "mobyfs-control member ls there tells which of them answer; mend those, then run the same command again"}
 	ControlDown = Kind{"MFS-A005", "control host is not ready, so nothing was changed here", "mend the control host, then run the same command again"}
 	Stopped     = Kind{"MFS-A006", "stopped on request", "run the same command again to go on"}
 	NotReady    = Kind{"MFS-A010", "node did not become ready", "look at journalctl -u mobyfs there, and whether it reaches the control plane's port"}

@@ -151,14 +151,14 @@ func (r *Run) certify(ctx context.Context, c credential) error {
 	if err != nil {
 		return fmt.Errorf("make a certificate request: %w", err)
 	}
-	cert, ca, err := r.Sign(ctx, c.role, csr)
+	answer, err := r.Sign(ctx, c.role, csr)
 	if err != nil {
 		return fmt.Errorf("have the %s signed: %w", c.what, err)
 	}
-	if err := f.Install(cert, ca); err != nil {
+	if err := f.Install([]byte(answer.Cert), []byte(answer.CA)); err != nil {
 		return err
 	}
-	r.Desired.Authority, r.Desired.NewAuthority = string(ca), false // from now on this is the one
+	r.Desired.Authority, r.Desired.NewAuthority = answer.CA, false // from now on this is the one
 	return r.readCertificate(c.role, f)
 }
 

@@ -44,7 +44,8 @@ const CodeLocked = "locked"
 
 // Answer is what the host gets for StateAsks, as one line of JSON.
 type Answer struct {
-	Cert  string `json:"cert,omitempty"`
-	CA    string `json:"ca,omitempty"`
-	Error string `json:"error,omitempty"`
+	Cert   string `json:"cert,omitempty"`
+	CA     string `json:"ca,omitempty"`
+	Secret string `json:"secret,omitempty"` // for a control that joins others: the key of what is sealed in the store, if they have one
+	Error  string `json:"error,omitempty"`
 }

@@ -58,12 +58,26 @@ type Facts struct {
 	ControlKey  bool   `json:"control_key"`
 	ControlCert string `json:"control_cert,omitempty"`
 	ControlCA   string `json:"control_ca,omitempty"`
+	ControlPeer bool   `json:"control_peer"` // it has a certificate for the members of its store
+	Authority   bool   `json:"authority"`    // the key of the cluster's root lies here
+	Member      bool   `json:"member"`       // the data of a member of the store lies here
+
+	Members []Member `json:"members,omitempty"` // of the store, as the control that runs here knows them
 
 	Kept []discovery.Endpoint `json:"kept,omitempty"` // that are served until dockerd ends
 
 	Volumes      int `json:"volumes"`        // whose bytes are here
 	VolumesInUse int `json:"volumes_in_use"` // of them, those mounted into a container
 }
+
+// Member is a member of the store. Its name is "?" until it has started.
+type Member struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
+}
+
+// Started reports whether it has ever told its name.
+func (m Member) Started() bool { return m.Name != "?" }
 
 // Unit is a unit as systemd has it loaded.
 type Unit struct {
@@ -222,6 +236,16 @@ func (p *factsParser) line(line string) (err error) {
 		f.DockerKey = true
 	case "control_key":
 		f.ControlKey = true
+	case "control_peer":
+		f.ControlPeer = true
+	case "authority_key":
+		f.Authority = true
+	case "store":
+		f.Member = true
+	case "member":
+		if w := strings.Fields(value); len(w) > 2 && strings.Contains(w[2], "://") {
+			f.Members = append(f.Members, Member{w[0], w[2]})
+		}
 	case "volumes":
 		f.Volumes, err = strconv.Atoi(value)
 	case "in_use":

@@ -99,6 +99,12 @@ text control_ca /var/lib/mobyfs-control/pki/ca.crt
 if [ -s "$R/var/lib/mobyfs/pki/node.key" ]; then say node_key yes; fi
 if [ -s "$R/var/lib/mobyfs/pki/docker.key" ]; then say docker_key yes; fi
 if [ -s "$R/var/lib/mobyfs-control/pki/control.key" ]; then say control_key yes; fi
+if [ -s "$R/var/lib/mobyfs-control/pki/peer.key" ] && [ -s "$R/var/lib/mobyfs-control/pki/peer.crt" ]; then say control_peer yes; fi
+if [ -s "$R/var/lib/mobyfs-control/pki/ca.key" ]; then say authority_key yes; fi
+if [ -d "$R/var/lib/mobyfs-control/etcd/data/member" ]; then say store yes; fi
+if [ -e "$R/var/lib/mobyfs-control/etcd/client.sock" ] && control=$(readlink "$R/usr/bin/mobyfs-control"); then
+	timeout 10 "$R$control" member ls --root "$R/var/lib/mobyfs-control" 2>/dev/null | sed 's/^/member=/'
+fi
 
 # Volumes whose bytes are here, and bind mounts of them into containers.
 volumes=0

@@ -97,16 +97,16 @@ func (h Hand) applyLocked(ctx context.Context, desired Desired, in *json.Decoder
 	}
 	run := &Run{
 		Desired: desired, Facts: facts, Root: h.Root, Systemd: h.Systemd, Say: say, Command: h.Command, Probe: h.Probe,
-		Sign: func(ctx context.Context, role string, csr []byte) (cert, ca []byte, err error) {
+		Sign: func(ctx context.Context, role string, csr []byte) (Answer, error) {
 			say(Event{Step: "certificate", State: StateAsks, Role: role, CSR: string(csr)})
 			select {
 			case a := <-answers:
 				if a.Error != "" {
-					return nil, nil, errors.New(a.Error)
+					return a, errors.New(a.Error)
 				}
-				return []byte(a.Cert), []byte(a.CA), nil
+				return a, nil
 			case <-ctx.Done():
-				return nil, nil, context.Cause(ctx)
+				return Answer{}, context.Cause(ctx)
 			}
 		},
 	}

@@ -28,7 +28,7 @@ type Run struct {
 	// Say is told what goes on. Whoever can't hear it any more ends ctx.
 	Say func(Event)
 	// Sign has a certificate request signed for the host in a role.
-	Sign func(ctx context.Context, role string, csr []byte) (cert, ca []byte, err error)
+	Sign func(ctx context.Context, role string, csr []byte) (Answer, error)
 	// Command runs a program to its end.
 	Command func(ctx context.Context, name string, args ...string) error
 	// Probe makes sure that Docker's driver answers at its endpoint.

@@ -54,7 +54,9 @@ type Desired struct {
 	By           string             `json:"by"` // who asks, for the lock
 	Cluster      string             `json:"cluster"`
 	Node         string             `json:"node"`
-	Control      bool               `json:"control"` // the control plane runs here too
+	Control      bool               `json:"control"`         // the control plane runs here too
+	Joins        bool               `json:"joins,omitempty"` // with Control: another host has the authority, and began the store
+	Join         string             `json:"join,omitempty"`  // with Joins: the members of the store, for one without data
 	Programs     []Program          `json:"programs"`
 	Files        []File             `json:"files"`
 	Ports        []int              `json:"ports"`

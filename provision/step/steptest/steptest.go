@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -208,6 +209,8 @@ func Main() {
 	switch {
 	case program == "systemctl":
 		err = books{root: root}.show(os.Stdout)
+	case program == step.Control && os.Args[1] == "member":
+		err = member(root, os.Args[2:])
 	case program == step.Control && os.Args[1] == "sign":
 		err = sign(root, os.Args[3], os.Args[5])
 	case program == step.Agent && len(os.Args) == 3 && os.Args[1] == "host" && os.Args[2] == "apply":
@@ -287,7 +290,48 @@ func initControl(root, cluster string) error {
 	if err != nil {
 		return err
 	}
-	return f.Install(cert, a.CertPEM)
+	if err := f.Install(cert, a.CertPEM); err != nil {
+		return err
+	}
+	peer := pki.PeerFiles(dir)
+	if csr, err = peer.NewRequest(); err != nil {
+		return err
+	}
+	if cert, err = a.Sign(csr, pki.Identity{Cluster: cluster, Role: pki.RolePeer, Name: "control"}); err != nil {
+		return err
+	}
+	return peer.Install(cert, a.CertPEM)
+}
+
+// member plays mobyfs-control member: the members of the store stand in a file, one a line.
+func member(root string, args []string) error {
+	store := root + step.ControlRoot + "/etcd"
+	text, err := os.ReadFile(store + "/client.sock")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	lines := strings.Fields(string(text)) // name=URL
+	switch args[0] {
+	case "ls":
+		for _, l := range lines {
+			name, url, _ := strings.Cut(l, "=")
+			fmt.Println(name, "voter", url, "ok")
+		}
+		return nil
+	case "add":
+		for i := 1; i+1 < len(args); i += 2 {
+			lines = append(lines, args[i]+"="+args[i+1])
+		}
+	case "rm":
+		lines = slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, args[1]+"=") })
+	}
+	slices.Sort(lines)
+	lines = slices.Compact(lines)
+	fmt.Println(strings.Join(lines, ","))
+	if err := os.MkdirAll(store, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(store+"/client.sock", []byte(strings.Join(lines, "\n")+"\n"), 0o600)
 }
 
 func sign(root, role, name string) error {
@@ -485,6 +529,11 @@ func (s *Systemd) run(act, name string) error {
 			return &step.UnitError{Unit: name, Act: act, Result: "its service runs"}
 		}
 		units[name] = unit{Active: true, Loaded: digest(text)}
+		if name == step.ControlUnit { // its store has data from now on
+			if err := os.MkdirAll(s.root+step.ControlRoot+"/etcd/data/member", 0o700); err != nil {
+				return err
+			}
+		}
 		for _, path := range listens(string(text)) {
 			if err := os.MkdirAll(filepath.Dir(s.root+path), 0o755); err != nil {
 				return err
