@@ -125,17 +125,25 @@ func knownClusters(root string) []string {
 
 // client connects to the control plane of the cluster that is meant.
 func (a *app) client() (*api.Client, error) {
+	c, _, err := a.clientFiles()
+	return c, err
+}
+
+// clientFiles is client, and tells where the identity lies that it shows. That is renewed in time.
+func (a *app) clientFiles() (*api.Client, pki.Files, error) {
 	c, err := a.loadContext()
 	if err != nil {
-		return nil, err
+		return nil, pki.Files{}, err
 	}
 	files, err := operatorFiles(c.Cluster)
 	if err != nil {
-		return nil, err
+		return nil, files, err
 	}
 	tlsConfig, err := files.ClientTLS(pki.RoleControl, "control")
 	if err != nil {
-		return nil, err
+		return nil, files, err
 	}
-	return api.NewClient(c.Control, tlsConfig), nil
+	client := api.NewClient(c.Control, tlsConfig)
+	a.renewInTime(client, files)
+	return client, files, nil
 }

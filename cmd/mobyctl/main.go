@@ -107,7 +107,7 @@ func newRootCommand(a *app) *cobra.Command {
 		c.GroupID = "fleet"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{newVolumeCommand(a), newClassCommand(a), newNodeCommand(a), newStatusCommand(a), newEventsCommand(a), newAuditCommand(a)} {
+	for _, c := range []*cobra.Command{newVolumeCommand(a), newClassCommand(a), newNodeCommand(a), newStatusCommand(a), newEventsCommand(a), newAuditCommand(a), newTokenCommand(a), newCACommand(a)} {
 		c.GroupID = "use"
 		root.AddCommand(c)
 	}

@@ -3,6 +3,7 @@
 //
 //	mobyfs-control init --cluster NAME                      makes the authority and control's own certificates
 //	mobyfs-control sign --role ROLE --name NAME             signs a request from stdin
+//	mobyfs-control root export                              prints the root's key, to be kept elsewhere
 //	mobyfs-control start                                    decides, until SIGTERM
 //	mobyfs-control member ls|add|rm                         who keeps the store
 //	mobyfs-control request | certify --role ROLE            a certificate for a control that others sign for
@@ -53,7 +54,7 @@ func newRootCommand(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	s.add(root.PersistentFlags())
-	root.AddCommand(newStartCommand(&s), newInitCommand(&s), newSignCommand(&s), newMemberCommand(&s),
+	root.AddCommand(newStartCommand(&s), newInitCommand(&s), newSignCommand(&s), newRootKeyCommand(&s), newMemberCommand(&s),
 		newRequestCommand(&s), newCertifyCommand(&s), &cobra.Command{
 			Use:   "version",
 			Short: "Print the version",

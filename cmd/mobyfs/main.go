@@ -2,6 +2,7 @@
 // also is the installer's hand on the host.
 //
 //	mobyfs start -p 8080     serves Docker and the other nodes, until SIGTERM
+//	mobyfs join              lets this host into a cluster with a token
 //	mobyfs host …            looks at this host and sets it up
 //	mobyfs stub …            answers Docker on a host that left its cluster (mobyctl reset starts it)
 //	mobyfs version
@@ -42,7 +43,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newStartCommand(), newHostCommand(), newStubCommand(), newVersionCommand())
+	root.AddCommand(newStartCommand(), newHostCommand(), newStubCommand(), newJoinCommand(), newVersionCommand())
 	return root
 }
 

@@ -87,7 +87,7 @@ func doorFor(name string, l net.Listener, s settings) (door, error) {
 // waiting for somebody to take its call.
 func dockerTLS(s settings) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		config, err := s.files().DockerTLS(s.dockerd())
+		config, err := s.files().DockerTLS(s.dockerd(), s.dockerFiles())
 		if err != nil {
 			return nil, err
 		}

@@ -105,7 +105,7 @@ func (g gone) open(e discovery.Endpoint) (door, error) {
 	if err != nil || !e.TLS() {
 		return door{l, e}, err
 	}
-	config, err := g.files().DockerTLS(g.dockerd())
+	config, err := g.files().DockerTLS(g.dockerd(), g.dockerFiles())
 	if err == nil {
 		config, err = config.GetConfigForClient(nil)
 	}

@@ -318,7 +318,7 @@ func TestJSONWithCertificatesOfTheCluster(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	config, err := pki.FilesIn(h.root+"/pki", pki.RoleNode).DockerTLS(pki.Identity{Cluster: "shop", Role: pki.RoleDocker, Name: "h1"})
+	config, err := pki.FilesIn(h.root+"/pki", pki.RoleNode).DockerTLS(pki.Identity{Cluster: "shop", Role: pki.RoleDocker, Name: "h1"}, pki.FilesIn(h.root+"/pki", pki.RoleDocker))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -149,6 +149,11 @@ func NewAuthority(dir, cluster string) (*Authority, error) {
 }
 
 func newRoot(dir, cluster string) error {
+	_, keyErr := os.Stat(filepath.Join(dir, "ca.key"))
+	_, certErr := os.Stat(filepath.Join(dir, "ca.crt"))
+	if certErr == nil && errors.Is(keyErr, fs.ErrNotExist) {
+		return fmt.Errorf("the key of the authority in %s is not here: it was taken away, so bring it back to sign with it", dir)
+	}
 	key, err := keyAt(filepath.Join(dir, "ca.key"))
 	if err != nil {
 		return err

@@ -22,12 +22,12 @@ func asDocker(t *testing.T, f Files) *tls.Config {
 
 func TestC23OnlyTheDockerdOfThisNodeIsLetIn(t *testing.T) {
 	a, other := authority(t, "shop"), authority(t, "shop")
-	node := member(t, a, RoleNode, "h1")
-	server, err := node.DockerTLS(Identity{"shop", RoleDocker, "h1"})
+	node, own := member(t, a, RoleNode, "h1"), member(t, a, RoleDocker, "h1")
+	server, err := node.DockerTLS(Identity{"shop", RoleDocker, "h1"}, own)
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := asDocker(t, member(t, a, RoleDocker, "h1"))
+	good := asDocker(t, own)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		client := good.Clone()
 		client.MaxVersion = version
@@ -87,12 +87,12 @@ func TestC23DockerTakesNobodyElseForItsDriver(t *testing.T) {
 
 func TestC23RenewedServerCertificateNeedsNoNewClient(t *testing.T) {
 	a := authority(t, "shop")
-	node := member(t, a, RoleNode, "h1")
-	server, err := node.DockerTLS(Identity{"shop", RoleDocker, "h1"})
+	node, own := member(t, a, RoleNode, "h1"), member(t, a, RoleDocker, "h1")
+	server, err := node.DockerTLS(Identity{"shop", RoleDocker, "h1"}, own)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := asDocker(t, member(t, a, RoleDocker, "h1"))
+	client := asDocker(t, own)
 	seen := map[string]bool{}
 	client.VerifyConnection = func(s tls.ConnectionState) error {
 		seen[s.PeerCertificates[0].SerialNumber.String()] = true
@@ -116,6 +116,43 @@ func TestC23RenewedServerCertificateNeedsNoNewClient(t *testing.T) {
 	}
 	if len(seen) != 2 {
 		t.Errorf("the client saw %d certificates, want 2", len(seen))
+	}
+}
+
+// dockerd read its certificate and the root once. The driver is renewed below another root meanwhile, and forgets the old
+// one; both go on believing each other, and nobody else is let in by it.
+func TestC23DockerOutlivesTheRootItBeganWith(t *testing.T) {
+	dir := t.TempDir()
+	a, err := NewAuthority(dir, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, own := member(t, a, RoleNode, "h1"), member(t, a, RoleDocker, "h1")
+	began, other := asDocker(t, own), asDocker(t, member(t, a, RoleDocker, "h1"))
+	server, err := node.DockerTLS(Identity{"shop", RoleDocker, "h1"}, own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := NextAuthority(dir, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := node.Renew()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := next.Sign([]byte(r.Request), Identity{"shop", RoleNode, "h1"})
+	if err == nil {
+		err = r.Install(cert, next.RootPEM())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, c := handshake(t, server, began); s != nil || c != nil {
+		t.Errorf("the dockerd that was there before: server %v, client %v", s, c)
+	}
+	if s, _ := handshake(t, server, other); s == nil {
+		t.Error("another certificate below the old root was let in")
 	}
 }
 

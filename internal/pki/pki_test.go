@@ -2,6 +2,7 @@ package pki
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -159,6 +160,70 @@ func TestAuthorityIsMadeOnce(t *testing.T) {
 	}
 	if info.Mode().Perm() != 0o600 {
 		t.Errorf("ca.key has mode %v, want 0600", info.Mode().Perm())
+	}
+}
+
+func TestAuthorityWhoseKeyWasTakenAwayIsNotMadeAnew(t *testing.T) {
+	dir := t.TempDir()
+	first, err := NewAuthority(dir, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "ca.key")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewAuthority(dir, "shop"); err == nil {
+		t.Error("another authority was made")
+	}
+	if cert, err := os.ReadFile(filepath.Join(dir, "ca.crt")); err != nil || string(cert) != string(first.CertPEM) {
+		t.Errorf("the certificate has changed, %v", err)
+	}
+}
+
+// Killed at any write of a renewal, the files hold an identity that works: the old one or the new one.
+func TestRenewalKilledAnywhereLeavesAnIdentity(t *testing.T) {
+	a := authority(t, "shop")
+	for k := range 5 {
+		f := member(t, a, RoleNode, "h1")
+		r, err := f.Renew()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := a.Sign([]byte(r.Request), Identity{"shop", RoleNode, "h1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		left := k
+		failed := errors.New("killed")
+		err = r.install(cert, a.CertPEM, func(moment, path string, data []byte, mode os.FileMode) error {
+			if left--; left < 0 {
+				return failed
+			}
+			return os.WriteFile(path, data, mode)
+		})
+		if (k < 4) != (err != nil) {
+			t.Errorf("after %d writes: %v", k, err)
+		}
+		if who, _, err := f.Identity(); err != nil || who.Name != "h1" {
+			t.Errorf("killed after %d writes the files hold %v, %v", k, who, err)
+		}
+		if again, err := f.Renew(); err != nil || again.Chain == "" {
+			t.Errorf("killed after %d writes it can't be renewed: %v", k, err)
+		}
+	}
+}
+
+func TestRenewalsAreSpreadAroundHalfTheLife(t *testing.T) {
+	a := authority(t, "shop")
+	chain, err := member(t, a, RoleNode, "h1").Chain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := chain[0].NotBefore.Add(backdate)
+	for draw, want := range map[float64]time.Duration{0: 45 * NodeLife / 100, 0.5: NodeLife / 2, 1: 55 * NodeLife / 100} {
+		if got := RenewAt(chain[0], func() float64 { return draw }).Sub(begin); (got - want).Abs() > time.Second {
+			t.Errorf("with %v drawn it is renewed after %v, want %v", draw, got, want)
+		}
 	}
 }
 

@@ -77,6 +77,10 @@ func renewalDigest(csr []byte) []byte {
 // Install puts the new certificate and key in place of the old ones. Killed at any point, the files hold the one or the
 // other: while there are two keys, the one that belongs to the certificate counts.
 func (r *Renewing) Install(chainPEM, rootsPEM []byte) error {
+	return r.install(chainPEM, rootsPEM, durable.WriteFile)
+}
+
+func (r *Renewing) install(chainPEM, rootsPEM []byte, write func(moment, path string, data []byte, mode os.FileMode) error) error {
 	key, err := encodeKey(r.key)
 	if err != nil {
 		return err
@@ -109,7 +113,7 @@ func (r *Renewing) Install(chainPEM, rootsPEM []byte) error {
 		{"pki.renew.cert", r.files.Cert, chainPEM, 0o644},
 		{"pki.renew.done", r.files.Key, key, 0o600},
 	} {
-		if err := durable.WriteFile(w.moment, w.path, w.data, w.mode); err != nil {
+		if err := write(w.moment, w.path, w.data, w.mode); err != nil {
 			return err
 		}
 	}

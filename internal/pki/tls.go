@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Check refuses the other end of a connection whose certificate has been verified, by an error. It is asked at each
@@ -15,7 +16,7 @@ type Check func(cert *x509.Certificate) error
 // are read again at each handshake, so a renewed certificate needs no restart. No session is resumed: each connection
 // shows its certificate, so none outlives what the checks say.
 func (f Files) ServerTLS(checks ...Check) (*tls.Config, error) {
-	return f.serverTLS(func() *tls.Config {
+	return f.serverTLS(func(loaded) *tls.Config {
 		return &tls.Config{
 			MinVersion:       tls.VersionTLS13,
 			NextProtos:       []string{"h2", "http/1.1"},
@@ -77,14 +78,34 @@ func pass(cert *x509.Certificate, checks []Check) error {
 
 // DockerTLS is ServerTLS for the one client that only is. Anybody else's handshake is refused, whoever signed for
 // them. It takes TLS 1.2 as well, which is what Docker promises to speak, and HTTP/1.1 alone.
-func (f Files) DockerTLS(only Identity) (*tls.Config, error) {
-	return f.serverTLS(func() *tls.Config {
+//
+// dockerd shows for all its life the certificate that it began with, so the one in installed is believed also when the
+// root above it was replaced since.
+func (f Files) DockerTLS(only Identity, installed Files) (*tls.Config, error) {
+	return f.serverTLS(func(id loaded) *tls.Config {
+		own, _ := installed.Chain() // there may be none
 		return &tls.Config{
 			MinVersion:       tls.VersionTLS12,
 			NextProtos:       []string{"http/1.1"},
-			VerifyConnection: onlyFor(func(who Identity) bool { return who == only }, only.String()+" of cluster "+only.Cluster),
+			ClientAuth:       tls.RequireAnyClientCert, // isDockerd verifies it
+			VerifyConnection: func(state tls.ConnectionState) error { return isDockerd(state.PeerCertificates, only, id, own) },
 		}
 	})
+}
+
+func isDockerd(chain []*x509.Certificate, only Identity, id loaded, own []*x509.Certificate) error {
+	uses := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if err := verify(chain, id.roots, x509.VerifyOptions{KeyUsages: uses}); err != nil {
+		now := time.Now()
+		if len(chain) == 0 || len(own) == 0 || !chain[0].Equal(own[0]) || now.After(own[0].NotAfter) || now.Before(own[0].NotBefore) {
+			return err
+		}
+	}
+	who, err := IdentityOf(chain[0])
+	if err == nil && who != only {
+		err = fmt.Errorf("%s of cluster %s is not %s of cluster %s", who, who.Cluster, only, only.Cluster)
+	}
+	return err
 }
 
 // PeerTLS serves and calls other members of the store with the identity of a peer. Only peers get through, in either
@@ -94,7 +115,7 @@ func (f Files) PeerTLS() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := f.serverTLS(func() *tls.Config {
+	c, err := f.serverTLS(func(loaded) *tls.Config {
 		return &tls.Config{MinVersion: tls.VersionTLS13, VerifyConnection: onlyFor(isPeer, "a peer")}
 	})
 	if err != nil {
@@ -119,22 +140,25 @@ func onlyFor(is func(Identity) bool, whom string) func(tls.ConnectionState) erro
 }
 
 // serverTLS fills in the identity and what it demands of clients, anew for each connection.
-func (f Files) serverTLS(config func() *tls.Config) (*tls.Config, error) {
+func (f Files) serverTLS(config func(id loaded) *tls.Config) (*tls.Config, error) {
 	if _, err := f.load(); err != nil {
 		return nil, err
 	}
 	return &tls.Config{
-		MinVersion:             config().MinVersion,
+		MinVersion:             config(loaded{}).MinVersion,
 		SessionTicketsDisabled: true,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			id, err := f.load()
 			if err != nil {
 				return nil, err
 			}
-			c := config()
+			c := config(id)
 			c.SessionTicketsDisabled = true
 			c.Certificates = []tls.Certificate{id.cert}
-			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, id.roots
+			c.ClientCAs = id.roots
+			if c.ClientAuth == tls.NoClientCert {
+				c.ClientAuth = tls.RequireAndVerifyClientCert
+			}
 			return c, nil
 		},
 	}, nil
