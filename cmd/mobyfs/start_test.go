@@ -32,15 +32,17 @@ type shop struct {
 	t         *testing.T
 	authority *pki.Authority
 	address   string // of control; nobody need answer there
+	root      string // of control
 }
 
 func newShop(t *testing.T) *shop {
 	t.Helper()
-	a, err := pki.NewAuthority(t.TempDir(), "shop")
+	root := t.TempDir()
+	a, err := pki.NewAuthority(filepath.Join(root, "pki"), "shop")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &shop{t, a, fmt.Sprint("127.0.0.1:", freePort(t))}
+	return &shop{t, a, fmt.Sprint("127.0.0.1:", freePort(t)), root}
 }
 
 func freePort(t *testing.T) int {
@@ -72,13 +74,13 @@ func (s *shop) certify(f pki.Files, role, name string) pki.Files {
 // control starts the real control plane.
 func (s *shop) control() {
 	s.t.Helper()
-	root := s.t.TempDir()
+	root := s.root
 	files := s.certify(pki.FilesIn(filepath.Join(root, "pki"), "control"), pki.RoleControl, "control")
 	ctl, err := control.Open(s.t.Context(), control.Config{Cluster: "shop", Root: root, Identity: files, Version: "test", Log: quiet(s.t, "control")})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	config, err := files.ServerTLS()
+	config, err := files.ControlTLS(ctl.Admit)
 	if err != nil {
 		s.t.Fatal(err)
 	}
