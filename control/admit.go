@@ -94,8 +94,25 @@ func (c *Control) shutOut(tx *store.Tx, role, name, cause string) (mobyfs.Evicti
 	event := mobyfs.Event{Text: "evicted " + id}
 	if role == pki.RoleNode {
 		event.Node = name
+		if err := c.markEvicted(tx, name); err != nil {
+			return e, err
+		}
 	}
 	return e, tx.Record(event)
+}
+
+// markEvicted makes the record of a node, if there is one, say that it is evicted.
+func (c *Control) markEvicted(tx *store.Tx, name string) error {
+	n, err := tx.Node(name)
+	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
+		return nil
+	}
+	if err != nil || n.Availability == mobyfs.NodeEvicted {
+		return err
+	}
+	n.Availability = mobyfs.NodeEvicted
+	n.Generation++
+	return tx.PutNode(n)
 }
 
 // covers reports whether an eviction is of a node as it is in its record, and not of an earlier one of the name.

@@ -160,6 +160,11 @@ func (c *Control) newNode(tx *store.Tx, t store.Token, name string, out mobyfs.E
 	if n.JoinedAt = c.now().UTC(); covers(out, n) {
 		n.JoinedAt = out.Until.Add(time.Millisecond)
 	}
+	if len(t.Labels) > 0 {
+		n.Labels = t.Labels
+	}
+	n.Availability = mobyfs.NodeActive
+	n.Generation++
 	return out, tx.PutNode(n)
 }
 

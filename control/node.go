@@ -91,7 +91,8 @@ func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) er
 			return err
 		}
 		if back(n, out, c.now()) {
-			n.JoinedAt = c.now().UTC()
+			n.JoinedAt, n.Availability = c.now().UTC(), mobyfs.NodeActive
+			n.Generation++
 		}
 		if err := tx.PutNode(c.described(n, r)); err != nil || !moved {
 			return err // space is no event

@@ -71,7 +71,7 @@ func reportOf(files pki.Files, t testing.TB) mobyfs.Report {
 
 func TestTokenLetsOneNodeIn(t *testing.T) {
 	f := newFleet(t, true)
-	token := f.token(api.TokenRequest{Role: pki.RoleNode, Name: "h7", Network: "127.0.0.0/8"})
+	token := f.token(api.TokenRequest{Role: pki.RoleNode, Name: "h7", Network: "127.0.0.0/8", Labels: map[string]string{"zone": "a"}})
 	files, err := f.join(token, "h7")
 	if err != nil {
 		t.Fatal(err)
@@ -96,6 +96,9 @@ func TestTokenLetsOneNodeIn(t *testing.T) {
 	}
 	if again, err := os.ReadFile(files.Cert); err != nil || string(again) != string(first) {
 		t.Errorf("repeated it got another certificate, %v", err)
+	}
+	if nodes, err := f.person().Nodes(t.Context()); err != nil || len(nodes) != 1 || nodes[0].Labels["zone"] != "a" {
+		t.Errorf("the nodes are %+v, %v", nodes, err)
 	}
 	all, err := f.person().Tokens(t.Context())
 	if err != nil || len(all) != 1 || all[0].UsedBy != "h7" || all[0].UsedAt.IsZero() {
