@@ -100,6 +100,10 @@ bench-driver: prepare build ## measures what the driver costs Docker; writes doc
 bench-control: build ## measures the control plane with 10,000 agents and a million volumes; writes docs/benchmarks-control.md
 	go test -count=1 -timeout 60m -tags bench -run '^TestBenchControl$$' -v ./test/scale -control $(CURDIR)/bin/mobyfs-control -bench-into $(CURDIR)/docs/benchmarks-control.md
 
+.PHONY: bench-leader
+bench-leader: ## kills the control that leads thirty times, and measures until the next acknowledged change
+	go test -count=1 -timeout 20m -tags bench -run '^TestBenchLeader$$' -v ./cmd/mobyfs-control
+
 .PHONY: chaos
 chaos: ## ten minutes of faults against a cluster of real programs, and then all checks
 	go test -count=1 -timeout 40m -v -run '^TestRandomSeed$$' ./test/chaos -for 10m
