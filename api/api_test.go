@@ -236,6 +236,30 @@ func TestNobodyThereNamesTheEndpoints(t *testing.T) {
 	}
 }
 
+// TestControlThatIsCutOffIsPassedOver: it is there and can decide nothing. If none can, the answer of one is told.
+func TestControlThatIsCutOffIsPassedOver(t *testing.T) {
+	w := newWorld(t)
+	asked := 0
+	_, cut := w.serve(&fake{claim: func(context.Context, pki.Identity) (mobyfs.Grant, error) {
+		asked++
+		return mobyfs.Grant{}, mobyfs.Errorf(mobyfs.CodeUnavailable, "the store has no quorum")
+	}}, "")
+	_, fine := w.serve(granting(mobyfs.Grant{Fence: 7}), "")
+	c := w.client(cut, fine)
+	for range 3 {
+		if g, err := c.Claim(t.Context(), "v"); err != nil || g.Fence != 7 {
+			t.Errorf("got %+v, %v", g, err)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("it was asked %d times, want once", asked)
+	}
+	_, err := w.client(cut, cut).Claim(t.Context(), "v")
+	if mobyfs.CodeOf(err) != mobyfs.CodeUnavailable || !strings.Contains(err.Error(), "no quorum") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestServerThatIsNotControlIsRefused(t *testing.T) {
 	w := newWorld(t)
 	w.control = w.files(pki.RoleNode, "h2") // a node that pretends

@@ -21,9 +21,10 @@ import (
 // Bounds of how long a client waits.
 const (
 	dialTimeout   = 5 * time.Second
-	headTimeout   = 20 * time.Second // more than the server takes at most
-	callTimeout   = 30 * time.Second // for a whole call, other endpoints included; ctx may set less
-	pingAfter     = 10 * time.Second // of silence on a connection that is in use
+	nextTimeout   = 1500 * time.Millisecond // to dial where there are other endpoints: a host without power answers nothing at all
+	headTimeout   = 20 * time.Second        // more than the server takes at most
+	callTimeout   = 30 * time.Second        // for a whole call, other endpoints included; ctx may set less
+	pingAfter     = 10 * time.Second        // of silence on a connection that is in use
 	pingTimeout   = 5 * time.Second
 	tcpKeepAlive  = 15 * time.Second
 	idleConnLimit = 4
@@ -33,7 +34,8 @@ const (
 // Client is the other end: it speaks to the control plane as whoever its certificate names. It implements
 // mobyfs.Control and the calls of operators. Connections are kept; all methods may be called at once.
 //
-// Every call may be repeated, so one that breaks is tried again once on each endpoint before it fails.
+// Every call may be repeated, so one that breaks is tried again once on each endpoint before it fails; so is one that an
+// endpoint can't serve, such as a control that is cut off from the others.
 type Client struct {
 	way atomic.Pointer[way]
 }
@@ -62,8 +64,12 @@ func (c *Client) Redirect(endpoints []string, tlsConfig *tls.Config) {
 }
 
 func newWay(endpoints []string, tlsConfig *tls.Config) *way {
+	dialing := dialTimeout
+	if len(endpoints) > 1 {
+		dialing = nextTimeout
+	}
 	transport := &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: tcpKeepAlive}).DialContext,
+		DialContext:           (&net.Dialer{Timeout: dialing, KeepAlive: tcpKeepAlive}).DialContext,
 		TLSClientConfig:       tlsConfig.Clone(),
 		TLSHandshakeTimeout:   dialTimeout,
 		ResponseHeaderTimeout: headTimeout,
@@ -150,6 +156,10 @@ func (c *Client) send(ctx context.Context, what call, path string, in any) (*htt
 		}
 		if err != nil {
 			break
+		}
+		if resp.StatusCode == http.StatusServiceUnavailable && try < len(w.endpoints)-1 {
+			resp.Body.Close() // its store may have no quorum while those of the others have
+			continue
 		}
 		w.last.Store(int32(i))
 		if resp.StatusCode/100 != 2 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -116,7 +117,11 @@ func listenToPeers(cfg *embed.Config, self Self) error {
 	if err != nil {
 		return err
 	}
-	cfg.ListenPeerUrls = []url.URL{{Scheme: "https", Host: self.Listen}}
+	listen := self.Listen
+	if host, port, err := net.SplitHostPort(listen); err == nil && host == "" {
+		listen = net.JoinHostPort("0.0.0.0", port) // etcd wants an address; Go takes this one for all of them, IPv6 too
+	}
+	cfg.ListenPeerUrls = []url.URL{{Scheme: "https", Host: listen}}
 	cfg.AdvertisePeerUrls = []url.URL{*at}
 	cfg.TickMs, cfg.ElectionMs = tick, election
 	cfg.PeerTLSInfo = peerTLS(self)

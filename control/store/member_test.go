@@ -197,6 +197,22 @@ func TestStoreGrowsToThreeWithoutAFailedWrite(t *testing.T) {
 	eventually(t, "h1 has caught up", func() bool { _, ok := cached(h1.store, volume(999_998).ID); return ok })
 }
 
+// TestMemberHearsAtAllAddresses: as bootstrap starts it, with a port alone.
+func TestMemberHearsAtAllAddresses(t *testing.T) {
+	a := newAuthority(t)
+	h1, h2, h3 := newSeat(t, a, "h1"), newSeat(t, a, "h2"), newSeat(t, a, "h3")
+	for _, s := range []*seat{h1, h2, h3} {
+		_, port, err := net.SplitHostPort(s.self.Listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.self.Listen = ":" + port
+	}
+	h1.start()
+	h1.join(h2, h3)
+	h1.list("h1 voter", "h2 voter", "h3 voter")
+}
+
 func TestSecondMemberDoesNotVote(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
