@@ -74,6 +74,8 @@ func (f *fake) Admit(*x509.Certificate) error { return nil }
 
 func (f *fake) OnEviction(context.Context, func()) {}
 
+func (f *fake) Denied(context.Context, pki.Identity, string, error) {}
+
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // world is a cluster's authority with a server of a service.

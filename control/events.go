@@ -6,6 +6,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control/store"
+	"github.com/mobyfs/mobyfs/internal/audit"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -47,12 +48,12 @@ func (c *Control) followEvents(ctx context.Context, since int64, each func([]mob
 
 // checkSince refuses a revision that the store has not reached: it is of another store, or of one before a restore.
 func (c *Control) checkSince(ctx context.Context, since int64) error {
-	var newest, floor int64
-	c.store.View(func(v store.View) {
-		newest = v.Revision()
-		sealed, _ := store.Segments.In(v, store.SegmentFloor)
-		floor = sealed.To
-	})
+	var newest int64
+	c.store.View(func(v store.View) { newest = v.Revision() })
+	floor, err := c.floor(ctx, since)
+	if err != nil {
+		return err
+	}
 	if 0 < since && since <= floor {
 		return mobyfs.Errorf(mobyfs.CodeNotFound, "the events up to revision %d are not in the store any more", floor).
 			WithHint("begin with since=0 or since=%d; mobyctl audit export has the older ones", floor+1)
@@ -60,10 +61,21 @@ func (c *Control) checkSince(ctx context.Context, since int64) error {
 	if since <= newest+1 {
 		return nil
 	}
-	_, newest, err := c.store.EventsSince(ctx, since) // another control may be ahead of this one
+	_, newest, err = c.store.EventsSince(ctx, since) // another control may be ahead of this one
 	if err == nil && since > newest+1 {
 		err = mobyfs.Errorf(mobyfs.CodeInvalid, "the store has not come to revision %d yet, it is at %d", since, newest).
 			WithHint("begin anew with since=0: these events are of another store, or of before a restore")
 	}
 	return err
+}
+
+// floor is the revision up to which the store has no events any more, as the store has it now: another control may have
+// raised it. Nobody needs it who begins at the beginning.
+func (c *Control) floor(ctx context.Context, since int64) (int64, error) {
+	if since == 0 {
+		return 0, nil
+	}
+	var sealed audit.Segment
+	err := c.store.Update(ctx, func(tx *store.Tx) (err error) { sealed, err = segment(tx, store.SegmentFloor); return err })
+	return sealed.To, err
 }
