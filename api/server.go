@@ -49,6 +49,7 @@ type Server struct {
 	underWay   atomic.Int64 // requests that are being answered
 	guests     guests
 	metrics    *metrics
+	clients    clients
 }
 
 // exactNames makes huma take NAME for no name: it would pass for name otherwise, as encoding/json reads it, and a request
@@ -95,6 +96,7 @@ func NewServer(service Service, log *slog.Logger) *Server {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: h2Streams},
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // handshakes of strangers, mostly
 		ConnState:         s.guests.note,
 	}
@@ -160,12 +162,29 @@ func (s *Server) Handler() http.Handler {
 				fmt.Sprintf("the path %q holds . or .. or empty parts", r.URL.Path), seeSpec))
 			return
 		}
-		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: actorOf(who), From: r.RemoteAddr, Request: r.Header.Get(keyHeader)})
-		s.serve(w, r.WithContext(context.WithValue(ctx, callerKey{}, who)))
+		key := r.Header.Get(keyHeader)
+		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: actorOf(who), From: r.RemoteAddr, Request: key[:min(len(key), maxKey)]})
+		s.admit(w, r.WithContext(context.WithValue(ctx, callerKey{}, who)))
 	})
 }
 
-// serve answers a request whose caller is known.
+// admit answers a request whose caller is known, unless it asks for too much at once or does not ask by itself.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request) {
+	if err := checkBrowser(r); err != nil {
+		s.note(r.Context(), "a page", err)
+		writeProblem(w, problemOf(err))
+		return
+	}
+	leave, err := s.clients.enter(caller(r.Context()), isStream(r))
+	if err != nil {
+		writeProblem(w, problemOf(err))
+		return
+	}
+	defer leave()
+	s.serve(w, r)
+}
+
+// serve answers a request that is admitted.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	body, err := readBody(w, r)
 	if err == nil {
