@@ -240,10 +240,14 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.await(ctx, []*control{first}); err != nil {
 		return err
 	}
-	for _, x := range c.controls[1:] {
-		if err := c.joinMember(ctx, x); err != nil {
-			return err
+	for range 2 { // the second time each is told of all
+		for _, x := range c.controls[1:] {
+			if err := c.joinMember(ctx, x); err != nil {
+				return err
+			}
 		}
+	}
+	for _, x := range c.controls[1:] {
 		x.process.start()
 	}
 	if err := c.await(ctx, c.controls); err != nil {

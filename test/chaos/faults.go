@@ -104,12 +104,10 @@ func hold(m *machine) (func(), error) {
 
 // oneWay cuts what one host sends to another, and nothing the other way.
 func oneWay(_ context.Context, l *lane) (func(), error) {
-	from, to := l.control().host, l.others(l.control().host)
+	from := l.control().host
+	to := l.others(from)
 	if l.rng.IntN(2) == 0 {
 		from, to = to, from
-	}
-	if from == to {
-		return nil, errors.New("it is one host")
 	}
 	l.c.net.Set(from, to, network.Way{Cut: true})
 	return func() { l.c.net.Set(from, to, network.Way{}) }, nil
@@ -141,6 +139,9 @@ func fill(m *machine) (func(), error) {
 
 // arm lets something happen at each of some moments of a program.
 func arm(m *machine, line string) (func(), error) {
+	if _, err := os.Stat(m.at); err == nil {
+		return nil, fmt.Errorf("something is to happen at %s already", m.name)
+	}
 	err := os.WriteFile(m.at, []byte(line), 0o600)
 	return func() { _ = os.Remove(m.at) }, err
 }

@@ -3,7 +3,6 @@ package chaos
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -13,7 +12,7 @@ import (
 	"github.com/mobyfs/mobyfs/test/chaos/network"
 )
 
-// nemesis lets faults happen: several at once, one lane each for controls, for agents and for moments in programs.
+// nemesis lets faults happen: several at once, in lanes for controls, for agents and for moments in programs.
 type nemesis struct {
 	c       *Cluster
 	moments moments
@@ -57,12 +56,12 @@ type lane struct {
 // run lets faults happen until ctx ends. Each is made good again before it returns.
 func (n *nemesis) run(ctx context.Context, seed uint64) {
 	var wg sync.WaitGroup
-	for i, faults := range [][]fault{controlFaults(), agentFaults(), momentFaults()} {
+	for i, faults := range [][]fault{controlFaults(), agentFaults(), agentFaults(), momentFaults(), momentFaults()} {
 		l := &lane{n, n.c, rand.New(rand.NewPCG(seed, uint64(100+i)))}
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				l.one(ctx, faults)
-				pause(ctx, l.between(200, 1500))
+				pause(ctx, l.between(100, 1000))
 			}
 		})
 	}
@@ -86,7 +85,7 @@ func (l *lane) one(ctx context.Context, faults []fault) {
 		l.n.mu.Unlock()
 	}
 	if undo != nil {
-		pause(ctx, l.between(500, 4500))
+		pause(ctx, l.between(300, 3500))
 		undo()
 	}
 }
@@ -158,9 +157,6 @@ func (l *lane) atMoment(ctx context.Context, what string) (func(), error) {
 		names = l.n.moments.failing(names)
 	}
 	name := names[l.rng.IntN(len(names))]
-	if _, err := os.Stat(m.at); err == nil {
-		return nil, fmt.Errorf("something is to happen at %s already", m.name)
-	}
 	undo, err := arm(m, strings.TrimSpace(name+" "+what))
 	if err != nil {
 		return nil, err
