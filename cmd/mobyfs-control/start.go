@@ -73,7 +73,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	ctl, err := control.Open(ctx, control.Config{
 		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Classes: classes, Log: log,
-		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Now: failpoint.Now,
+		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Now: failpoint.Now, SessionTTL: failpoint.Duration("MOBYFS_SESSION_TTL"),
 	})
 	if err != nil {
 		listener.Close()

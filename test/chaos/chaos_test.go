@@ -2,10 +2,10 @@ package chaos
 
 import (
 	"flag"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,16 +26,12 @@ var (
 // programs are built once for all runs.
 var programs = sync.OnceValues(func() (bins, error) { return build(filepath.Join(os.Getenv(insideDir), "bin")) })
 
-func runOnce(t *testing.T, seed uint64, guards ...string) *result {
+// configure makes the directories of a run.
+func configure(t *testing.T, number int) Config {
 	t.Helper()
-	b, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := os.Getenv(insideDir)
-	n := fmt.Sprintf("%d", time.Now().UnixNano()%100000)
+	dir, n := os.Getenv(insideDir), strconv.Itoa(number)
 	cfg := Config{
-		Seed: seed, Length: *length, Faults: *faultsWant, Controls: *controls, Agents: *agentCount, Without: guards, Module: "../..",
+		Number: number, Length: *length, Faults: *faultsWant, Controls: *controls, Agents: *agentCount, Module: "../..",
 		Dir: filepath.Join(dir, "d", n), Logs: filepath.Join(dir, "logs", n), Log: t.Logf,
 	}
 	for _, d := range []string{cfg.Dir, cfg.Logs} {
@@ -43,6 +39,17 @@ func runOnce(t *testing.T, seed uint64, guards ...string) *result {
 			t.Fatal(err)
 		}
 	}
+	return cfg
+}
+
+func runOnce(t *testing.T, number int, seed uint64, guards ...string) *result {
+	t.Helper()
+	b, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := configure(t, number)
+	cfg.Seed, cfg.Without = seed, guards
 	r, err := run(t.Context(), cfg, b)
 	if err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
@@ -81,16 +88,18 @@ func guards() []string {
 }
 
 func TestFixedSeed(t *testing.T) {
-	mustHold(t, runOnce(t, 1, guards()...))
+	t.Parallel()
+	mustHold(t, runOnce(t, 2, 1, guards()...))
 }
 
 func TestRandomSeed(t *testing.T) {
+	t.Parallel()
 	seed := *seedFlag
 	if seed == 0 {
 		seed = rand.Uint64N(1 << 32)
 	}
 	t.Logf("seed %d", seed)
-	mustHold(t, runOnce(t, seed, guards()...))
+	mustHold(t, runOnce(t, 3, seed, guards()...))
 }
 
 // TestSourcesNameEnoughMoments: each is one at which runs kill, stall or let fail.

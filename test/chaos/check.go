@@ -120,7 +120,8 @@ func (v *verdict) checkLog(ops []op, events []mobyfs.Event, timeout time.Duratio
 		steps := v.place(volume, all, log[volume])
 		switch porcupine.CheckOperationsTimeout(model(), steps, timeout) {
 		case porcupine.Illegal:
-			v.nonlinear = append(v.nonlinear, fmt.Sprintf("not linearizable: volume %s with %d operations and %d events", volume, len(all), len(log[volume])))
+			v.nonlinear = append(v.nonlinear, fmt.Sprintf("not linearizable: volume %s with %d operations and %d events: %s",
+				volume, len(all), len(log[volume]), explain(steps)))
 		case porcupine.Unknown:
 			v.undecided++
 		}
@@ -171,7 +172,7 @@ func (v *verdict) place(volume mobyfs.VolumeID, ops []op, events []mobyfs.Event)
 				add(step{seen: o.record}, o.call, o.ret)
 			}
 			if o.kind == opMounted {
-				add(step{holder: o.who, fence: o.fence}, o.call, o.ret)
+				add(step{holder: o.who, fence: o.fence, alone: !o.shared}, o.call, o.ret)
 			}
 		}
 	}
@@ -216,9 +217,9 @@ func brings(o op, e mobyfs.Event) bool {
 	case opRelease:
 		return e.Text == "lease released" && (o.fence == 0 || e.Fence == o.fence+1)
 	case opCommit:
-		return e.Text == "migration committed"
+		return e.Text == "migration committed" && (o.fence == 0 || e.Fence == o.fence+1)
 	case opAbort:
-		return e.Text == "migration aborted"
+		return e.Text == "migration aborted" && (o.fence == 0 || e.Fence == o.fence+1)
 	case opMove:
 		return e.Text == "migration begins"
 	}
@@ -266,4 +267,49 @@ func mustBeLogged(o op, events []mobyfs.Event) string {
 		}
 	}
 	return fmt.Sprintf("%s by %s was answered with fence %d", o.kind, o.who, o.record.Fence)
+}
+
+// explain names a step that has no place. The order of the events is given, so each has an earliest and a latest time,
+// and what was seen must be true between two events within the time in which it was seen.
+func explain(steps []porcupine.Operation) string {
+	var events, seen []porcupine.Operation
+	for _, o := range steps {
+		if o.Input.(step).event != nil {
+			events = append(events, o)
+		} else {
+			seen = append(seen, o)
+		}
+	}
+	slices.SortFunc(events, func(a, b porcupine.Operation) int { return cmp.Compare(a.Input.(step).index, b.Input.(step).index) })
+	low, high := make([]int64, len(events)+1), make([]int64, len(events)+1) // of state i, between event i-1 and i
+	states := []state{{}}
+	for i, e := range events {
+		low[i+1] = max(low[i], e.Call)
+		next, _ := states[i].apply(e.Input.(step))
+		states = append(states, next)
+	}
+	high[len(events)] = forever
+	for i := len(events) - 1; i >= 0; i-- {
+		high[i] = min(high[i+1], events[i].Return)
+		if low[i+1] > high[i] {
+			return fmt.Sprintf("%v can't have happened between %d and %d", events[i].Input, low[i+1], high[i])
+		}
+	}
+	for _, o := range seen {
+		fits := slices.ContainsFunc(states, func(s state) bool {
+			_, ok := s.apply(o.Input.(step))
+			return ok && low[s.next] <= o.Return && high[s.next] >= o.Call
+		})
+		if fits {
+			continue
+		}
+		text := fmt.Sprintf("%v between %d and %d:", o.Input, o.Call, o.Return)
+		for i, s := range states {
+			if low[i] <= o.Return && high[i] >= o.Call {
+				text += fmt.Sprintf(" %+v (%d to %d)", s, low[i], high[i])
+			}
+		}
+		return text
+	}
+	return "each step has a place, but not all together"
 }

@@ -99,24 +99,27 @@ func goBuild(args ...string) error {
 }
 
 // newCluster makes the hosts, their disks and certificates. Nothing runs yet.
-func newCluster(dir, logs string, b bins, controls, agents int, without []string) (*Cluster, error) {
-	c := &Cluster{Dir: dir, net: network.New(), bins: b, without: without}
+func newCluster(cfg Config, b bins) (*Cluster, error) {
+	dir, logs := cfg.Dir, cfg.Logs
+	c := &Cluster{Dir: dir, net: network.New(cfg.Number), bins: b, without: cfg.Without}
 	var err error
 	if c.here, err = c.net.JoinHere("here"); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir+"/pki", 0o700); err != nil {
-		return nil, err
+	for _, sub := range []string{"pki", "shared"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, err
+		}
 	}
 	if c.pki, err = pki.NewAuthority(dir+"/pki", clusterName); err != nil {
 		return nil, err
 	}
-	for i := range controls {
+	for i := range cfg.Controls {
 		if err := c.addControl(fmt.Sprintf("c%d", i+1), logs); err != nil {
 			return nil, err
 		}
 	}
-	for i := range agents {
+	for i := range cfg.Agents {
 		if err := c.addAgent(fmt.Sprintf("n%d", i+1), logs); err != nil {
 			return nil, err
 		}
@@ -182,11 +185,14 @@ func (c *Cluster) addAgent(name, logs string) error {
 		return []string{c.bins.path("mobyfs", x.build), "start", "--node", name, "--control", strings.Join(c.addresses(), ","),
 			"--advertise", x.host.IP + ":8080", "--root", x.root, "--endpoint", "unix://" + socket, "--docker", "",
 			"--run", filepath.Join(x.root, "run"), "--kept", filepath.Join(x.root, "kept"), "--env-file", filepath.Join(x.root, "env"),
-			"--linger", "300ms"}
+			"--linger", "300ms", "--shared", c.shared()}
 	}
 	c.agents = append(c.agents, x)
 	return nil
 }
+
+// shared is the directory that all nodes see.
+func (c *Cluster) shared() string { return filepath.Join(c.Dir, "shared") }
 
 func (x *agent) files() pki.Files { return pki.FilesIn(filepath.Join(x.root, "pki"), "node") }
 

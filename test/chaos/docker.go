@@ -80,6 +80,15 @@ func (d docker) mount(ctx context.Context, name, id string) (path string, err er
 	return answer.Mountpoint, err
 }
 
+// status is what docker volume inspect shows.
+func (d docker) status(ctx context.Context, name string) (map[string]any, error) {
+	answer, err := d.call(ctx, "Get", dockerVolume{Name: name})
+	if err != nil || answer.Volume == nil {
+		return nil, errors.Join(err, errors.New("it was not told"))
+	}
+	return answer.Volume.Status, nil
+}
+
 func (d docker) unmount(ctx context.Context, name, id string) error {
 	_, err := d.call(ctx, "Unmount", dockerVolume{Name: name, ID: id})
 	return err

@@ -36,9 +36,10 @@ const (
 type op struct {
 	kind    kind
 	volume  mobyfs.VolumeID
-	who     string // URI of the caller, or the node of a mount
-	fence   mobyfs.Fence
-	call    int64 // CLOCK_BOOTTIME, ns
+	who     string       // URI of the caller, or the node of a mount
+	fence   mobyfs.Fence // of the lease or, to end it, of the migration
+	shared  bool         // a volume whose bytes all nodes see
+	call    int64        // CLOCK_BOOTTIME, ns
 	ret     int64
 	outcome outcome
 	code    mobyfs.Code

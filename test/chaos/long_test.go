@@ -25,7 +25,7 @@ func TestLong(t *testing.T) {
 		seed = uint64(time.Now().UnixNano() % (1 << 32))
 	}
 	t.Logf("seed %d", seed)
-	r := runOnce(t, seed)
+	r := runOnce(t, 4, seed)
 	mustHold(t, r)
 	total := 0
 	for _, n := range r.faults {

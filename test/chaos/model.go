@@ -29,6 +29,7 @@ type step struct {
 	seen    *mobyfs.Volume // the record as an answer told it
 	holder  string         // who holds the lease
 	fence   mobyfs.Fence   // of the lease
+	alone   bool           // it may use the volume without asking while control is away, for its only bytes are there
 	refused mobyfs.Code
 }
 
@@ -45,7 +46,8 @@ func (s state) apply(x step) (state, bool) {
 	case x.seen != nil:
 		return s, s.is(*x.seen)
 	case x.holder != "":
-		return s, s.vague || s.lease == x.holder && s.leaseFence == x.fence
+		return s, s.vague || s.lease == x.holder && s.leaseFence == x.fence ||
+			x.alone && s.home == x.holder && (s.lease == "" || s.lease == x.holder) && x.fence <= s.fence
 	case x.refused == mobyfs.CodeInUse:
 		return s, s.vague || s.lease != ""
 	case x.refused == mobyfs.CodeMoving:

@@ -14,6 +14,7 @@ import (
 
 // Config says what a run is like.
 type Config struct {
+	Number   int // of this run among those of the process at the same time
 	Seed     uint64
 	Length   time.Duration // of the faults
 	Faults   int           // the run goes on until so many happened; 0 for as long as Length
@@ -58,7 +59,7 @@ func run(ctx context.Context, cfg Config, b bins) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := newCluster(cfg.Dir, cfg.Logs, b, cfg.Controls, cfg.Agents, cfg.Without)
+	c, err := newCluster(cfg, b)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,7 +98,7 @@ func (w *workload) use(ctx context.Context, rng *rand.Rand, at *agent, name stri
 	use := fmt.Sprintf("u%d", w.writers.Add(1))
 	call, cancel := context.WithTimeout(ctx, mountTime)
 	defer cancel()
-	if err := at.docker.create(call, name, nil); err != nil {
+	if err := at.docker.create(call, name, optionsOf(name)); err != nil {
 		w.h.count("create " + outcomeOf(err))
 		return
 	}
@@ -110,13 +111,12 @@ func (w *workload) use(ctx context.Context, rng *rand.Rand, at *agent, name stri
 		return
 	}
 	w.h.count("mount acked")
-	id := mobyfs.VolumeID(filepath.Base(filepath.Dir(path)))
-	fence, err := fenceOf(path)
+	id, fence, err := w.attached(call, at, name, path)
 	if err != nil {
 		w.say("read the fence of a mounted volume", err)
 		return
 	}
-	w.h.add(op{kind: opMounted, volume: id, who: at.node, fence: fence, call: begin, ret: boottime(), outcome: acked})
+	w.h.add(op{kind: opMounted, volume: id, who: at.node, fence: fence, shared: optionsOf(name) != nil, call: begin, ret: boottime(), outcome: acked})
 	w.look(id, at.node, path)
 	w.write(ctx, at, id, path, use, fence, time.Duration(100+rng.IntN(1500))*time.Millisecond)
 }
@@ -126,6 +126,26 @@ func outcomeOf(err error) string {
 		return string(refusal)
 	}
 	return string(unknown)
+}
+
+// optionsOf are those with which a volume of a name is created: every fourth has its bytes where all nodes see them.
+func optionsOf(name string) map[string]string {
+	number, _ := strconv.Atoi(strings.TrimPrefix(name, "vol-"))
+	if number%4 != 3 {
+		return nil
+	}
+	return map[string]string{"backend": mobyfs.SharedBackend, "takeover": string(mobyfs.TakeoverAuto)}
+}
+
+// attached tells which volume is mounted at a path of a node, and under which fence.
+func (w *workload) attached(ctx context.Context, at *agent, name, path string) (mobyfs.VolumeID, mobyfs.Fence, error) {
+	if optionsOf(name) == nil {
+		fence, err := fenceOf(path)
+		return mobyfs.VolumeID(filepath.Base(filepath.Dir(path))), fence, err
+	}
+	status, err := at.docker.status(ctx, name)
+	fence, _ := status["fence"].(float64)
+	return mobyfs.VolumeID(filepath.Base(path)), mobyfs.Fence(fence), err
 }
 
 // fenceOf reads under which fence a volume is attached: what its backend keeps beside the bytes.
@@ -320,13 +340,13 @@ func (w *workload) claimAndRelease(ctx context.Context, client *api.Client, node
 func (w *workload) bringHome(ctx context.Context, client *api.Client, who string, id mobyfs.VolumeID, grant mobyfs.Grant, rng *rand.Rand) (mobyfs.Grant, error) {
 	migration := grant.From.Migration
 	if rng.IntN(4) == 0 {
-		err := w.do(ctx, op{kind: opAbort, volume: id, who: who}, func(ctx context.Context) (*mobyfs.Volume, error) {
+		err := w.do(ctx, op{kind: opAbort, volume: id, who: who, fence: grant.Fence}, func(ctx context.Context) (*mobyfs.Volume, error) {
 			return nil, client.Abort(ctx, id, migration, "for once")
 		})
 		return mobyfs.Grant{}, errors.Join(errors.New("aborted"), err)
 	}
 	var now mobyfs.Grant
-	err := w.do(ctx, op{kind: opCommit, volume: id, who: who}, func(ctx context.Context) (_ *mobyfs.Volume, err error) {
+	err := w.do(ctx, op{kind: opCommit, volume: id, who: who, fence: grant.Fence}, func(ctx context.Context) (_ *mobyfs.Volume, err error) {
 		now, err = client.Commit(ctx, id, migration, mobyfs.Receipt{Digest: "none"})
 		v := now.Volume
 		return &v, err

@@ -31,19 +31,21 @@ type Way struct {
 
 // Network is a switch and its hosts.
 type Network struct {
-	mu    sync.RWMutex
-	hosts []*Host
-	links map[[2]int]*link
+	subnet int
+	mu     sync.RWMutex
+	hosts  []*Host
+	links  map[[2]int]*link
 }
 
-// New makes a network without hosts.
-func New() *Network { return &Network{links: map[[2]int]*link{}} }
+// New makes a network without hosts. Those of one process differ in their number, from 0 to 255.
+func New(number int) *Network { return &Network{subnet: number, links: map[[2]int]*link{}} }
 
 // Host is a namespace on the network.
 type Host struct {
 	Name   string
 	IP     string // its address
 	number int
+	device string
 	port   *os.File
 	inside chan func()
 	frames atomic.Int64 // that it has sent
@@ -59,7 +61,7 @@ func (n *Network) join(name string, apart bool) (*Host, error) {
 	n.mu.Lock()
 	number := len(n.hosts) + 1
 	n.mu.Unlock()
-	h := &Host{Name: name, IP: fmt.Sprintf("10.9.0.%d", number), number: number, inside: make(chan func())}
+	h := &Host{Name: name, IP: fmt.Sprintf("10.9.%d.%d", n.subnet, number), number: number, device: fmt.Sprintf("net%d", n.subnet), inside: make(chan func())}
 	ready := make(chan error)
 	go h.live(apart, ready)
 	if err := <-ready; err != nil {
@@ -96,7 +98,7 @@ func (h *Host) open(apart bool) error {
 	if err != nil {
 		return fmt.Errorf("open /dev/net/tun: %w", err)
 	}
-	req, err := unix.NewIfreq("net0")
+	req, err := unix.NewIfreq(h.device)
 	if err != nil {
 		return err
 	}
@@ -104,11 +106,11 @@ func (h *Host) open(apart bool) error {
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		return fmt.Errorf("make an interface: %w", err)
 	}
-	h.port = os.NewFile(uintptr(fd), "net0 of "+h.Name)
+	h.port = os.NewFile(uintptr(fd), h.device+" of "+h.Name)
 	for _, args := range [][]string{
 		{"link", "set", "lo", "up"},
-		{"link", "set", "net0", "address", h.hardware().String(), "mtu", fmt.Sprint(mtu), "up"},
-		{"addr", "add", h.IP + "/24", "dev", "net0"},
+		{"link", "set", h.device, "address", h.hardware().String(), "mtu", fmt.Sprint(mtu), "up"},
+		{"addr", "add", h.IP + "/24", "dev", h.device},
 	} {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("ip %v: %w: %s", args, err, out)
