@@ -105,7 +105,7 @@ func (b *Backend) christen() ([]byte, error) {
 	if err := durable.WriteFile("shared.name", mine, []byte(rand.Text()), 0o600); err != nil {
 		return nil, err
 	}
-	defer os.Remove(mine)
+	defer func() { _ = os.Remove(mine) }()
 	if err := os.Link(mine, b.marker()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}

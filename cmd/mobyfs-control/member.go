@@ -138,6 +138,6 @@ func withMembers(ctx context.Context, s settings, do func(context.Context, *stor
 	if err != nil {
 		return err
 	}
-	defer m.Close()
+	defer func() { _ = m.Close() }()
 	return do(ctx, m)
 }

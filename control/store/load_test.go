@@ -34,7 +34,7 @@ func TestLoadsAreTheSumOfTheVolumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer closeStore(t, s)
 	r := rand.New(rand.NewPCG(1, 2))
 	nodes := []string{"h1", "h2", "h3"}
 	random := func(id mobyfs.VolumeID) mobyfs.Volume {
@@ -91,7 +91,7 @@ func TestMendLoadsOfAStoreFromBefore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer closeStore(t, s)
 	v := mobyfs.Volume{ID: "a", Name: "aa", Node: "h1", Fence: 1, State: mobyfs.VolumeReady, Spec: mobyfs.VolumeSpec{SizeBytes: 5}}
 	err = s.Update(t.Context(), func(tx *Tx) error { return tx.PutVolume(&v) })
 	if err != nil {

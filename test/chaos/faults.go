@@ -165,7 +165,7 @@ func transfer(ctx context.Context, l *lane) (func(), error) {
 		if err != nil {
 			continue
 		}
-		defer client.Close()
+		defer func() { _ = client.Close() }()
 		status, err := client.Status(ctx, client.Endpoints()[0])
 		if err != nil || status.Header.MemberId != status.Leader {
 			continue

@@ -207,7 +207,7 @@ func (w *workload) moveVolumes(ctx context.Context, client *api.Client, rng *ran
 		v, err := w.record(ctx, client, name)
 		if err == nil && rng.IntN(2) == 0 {
 			to := w.c.agents[rng.IntN(len(w.c.agents))].node
-			w.do(ctx, op{kind: opMove, volume: v.ID, who: who}, func(ctx context.Context) (*mobyfs.Volume, error) {
+			_ = w.do(ctx, op{kind: opMove, volume: v.ID, who: who}, func(ctx context.Context) (*mobyfs.Volume, error) {
 				v, err := client.MoveVolume(ctx, name, to)
 				return &v, err
 			})
