@@ -24,13 +24,16 @@ func newCACommand(a *app) *cobra.Command {
 		Short: "Show the root, and who keeps a rotation from going on",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
+			c, files, err := a.clientFiles()
 			if err != nil {
 				return err
 			}
 			r, err := c.Rotation(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if err := a.keepUp(cmd.Context(), c, files); err != nil {
+				fmt.Fprintln(a.stderr, "renew the certificate here; it is tried again next time:", err)
 			}
 			return a.print(r, func(w io.Writer) { printRotation(w, r) })
 		},
