@@ -74,6 +74,7 @@ func (c *Control) beginSession(ctx context.Context, node string, r mobyfs.Report
 		err = c.store.Revoke(ctx, store.Lease(before.Lease)) // nothing lies at it any more; it would only run out
 	}
 	c.log.Info(sessionText(joined), "node", node, "epoch", began.Epoch, "address", r.Address, "version", r.Version)
+	c.lookAtSession(ctx, node) // whoever asks next finds it there
 	return c.session(began), err
 }
 
