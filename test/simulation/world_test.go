@@ -106,7 +106,7 @@ func (w *world) open(identity pki.Files) {
 			delay = control.NoLockDelay
 		}
 		c, err := control.Open(context.Background(), control.Config{
-			Cluster: "shop", Identity: identity, Version: "v1", Log: quiet, LockDelay: delay,
+			Cluster: "shop", Root: w.t.TempDir(), Identity: identity, Version: "v1", Log: quiet, LockDelay: delay,
 			Clock: func() time.Duration { return time.Duration(float64(time.Since(w.began)) * drift) },
 			OpenStore: func(ctx context.Context, cfg store.Config) (*store.Store, error) {
 				return store.OpenMemory(ctx, cfg, line)
