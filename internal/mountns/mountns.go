@@ -32,7 +32,7 @@ func (u User) String() string { return fmt.Sprintf("process %d (%s) at %s", u.PI
 // Users lists the mount namespaces, other than our own, in which dir or something below it is mounted: one User
 // for each mount. A dir that does not exist is fs.ErrNotExist.
 func Users(dir string) ([]User, error) {
-	where, err := locate(dir)
+	where, err := Locate(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -92,24 +92,26 @@ func Open(dir string) ([]User, error) {
 	return users, err
 }
 
-// place is a directory as every mount namespace knows it: a file system and a path in it.
-type place struct {
-	major, minor int
-	path         string
+// Place is a directory as every mount namespace knows it: a file system and a path in it. It holds for as long as the
+// file system is mounted.
+type Place struct {
+	Major int    `json:"major"`
+	Minor int    `json:"minor"`
+	Path  string `json:"path"`
 }
 
-// locate finds dir's place by our own mount table. (The device number that stat tells is another one on btrfs.)
-func locate(dir string) (place, error) {
+// Locate finds dir's place by our own mount table. (The device number that stat tells is another one on btrfs.)
+func Locate(dir string) (Place, error) {
 	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
-		return place{}, err
+		return Place{}, err
 	}
 	if dir, err = filepath.Abs(dir); err != nil {
-		return place{}, err
+		return Place{}, err
 	}
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
-		return place{}, err
+		return Place{}, err
 	}
 	var best *mountinfo.Info
 	for _, m := range mounts { // of mounts on one point the last one is on top
@@ -118,17 +120,17 @@ func locate(dir string) (place, error) {
 		}
 	}
 	if best == nil {
-		return place{}, fmt.Errorf("find the mount that holds %s: there is none", dir)
+		return Place{}, fmt.Errorf("find the mount that holds %s: there is none", dir)
 	}
 	rel, err := filepath.Rel(best.Mountpoint, dir)
 	if err != nil {
-		return place{}, err
+		return Place{}, err
 	}
-	return place{best.Major, best.Minor, filepath.Join(best.Root, rel)}, nil
+	return Place{best.Major, best.Minor, filepath.Join(best.Root, rel)}, nil
 }
 
 // mountedBy lists the mounts in a process's namespace whose root lies in the place.
-func (p place) mountedBy(pid int) ([]*mountinfo.Info, error) {
+func (p Place) mountedBy(pid int) ([]*mountinfo.Info, error) {
 	f, err := os.Open(proc(pid, "mountinfo"))
 	if err != nil {
 		return nil, err
@@ -136,7 +138,7 @@ func (p place) mountedBy(pid int) ([]*mountinfo.Info, error) {
 	defer f.Close()
 	return mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
 		root := strings.TrimSuffix(m.Root, "//deleted")
-		return m.Major != p.major || m.Minor != p.minor || !within(root, p.path), false
+		return m.Major != p.Major || m.Minor != p.Minor || !within(root, p.Path), false
 	})
 }
 
