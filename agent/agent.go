@@ -23,6 +23,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
+	"github.com/mobyfs/mobyfs/internal/boottime"
 	"github.com/mobyfs/mobyfs/internal/durable"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
@@ -58,6 +59,9 @@ type Config struct {
 	// container that is restarted, or created and then started, begins where it ended. 0 gives it back at once.
 	Linger time.Duration
 	Kernel Kernel // nil: the real one
+	// Watchdog ends writing to volumes of takeover auto when the session is over; nil: such volumes are not attached here.
+	Watchdog Watchdog
+	Clock    boottime.Clock // nil: CLOCK_BOOTTIME
 	// Trusted is called with each news of who belongs to the cluster, and Held tells control what this node has of it.
 	// Both may be nil.
 	Trusted func(mobyfs.Trust)
@@ -73,6 +77,8 @@ type Agent struct {
 	ledger    *ledger
 	roster    *roster
 	reporter  *reporter
+	session   session
+	guard     guard
 	engine    *engine
 
 	work context.Context // ends with the agent: what workers do is bounded by it, not by who waits
@@ -91,6 +97,9 @@ func Open(cfg Config) (*Agent, error) {
 	if cfg.Kernel == nil {
 		cfg.Kernel = realKernel{}
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = boottime.Now
+	}
 	cfg.Control = moments{cfg.Control}
 	a := &Agent{Config: cfg, backends: map[string]backend.Backend{}, workers: map[mobyfs.VolumeID]*worker{}}
 	for _, b := range cfg.Backends {
@@ -108,6 +117,7 @@ func Open(cfg Config) (*Agent, error) {
 	}
 	a.catalogue = openCatalogue(filepath.Join(state, "catalogue.json"), cfg.Log)
 	a.ledger = openLedger(filepath.Join(state, "mounts.json"), cfg.Log, time.Now().Add(carriedDoubt))
+	a.guard = guard{wanted: map[mobyfs.VolumeID]bool{}, lost: map[mobyfs.VolumeID]bool{}}
 	a.roster = newRoster(a)
 	a.reporter = newReporter(a)
 	a.engine = newEngine()

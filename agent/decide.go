@@ -24,6 +24,7 @@ type view struct {
 	uses     int                // counted
 	waiting  int                // Mounts that wait
 	linger   time.Duration      // how long the lease stays yet although nobody uses the volume
+	fenced   bool               // the watchdog has ended all writing here
 	exports  int                // migrations that read the volume here
 	shared   bool               // all nodes see the bytes; then bytes says that this node has had the volume
 	seen     mobyfs.Fence       // the highest that lies beside the bytes, as far as is known
@@ -75,6 +76,8 @@ func decide(v view) step {
 		return step{task: release, fence: v.lease, why: "nobody here uses the volume"}
 	case v.doubtsLease():
 		return step{task: confirm, why: "control has decided something since the lease was given"}
+	case v.fenced && v.lease != 0 && wanted && v.record != nil:
+		return step{task: confirm, why: "writing was ended here, and another node may have the volume"}
 	case v.lease != 0 && wanted && (!v.attached || v.waiting > 0):
 		return step{task: attach, fence: v.lease, why: "it is wanted and the lease is here"}
 	case v.alone && v.lease != 0 && wanted:

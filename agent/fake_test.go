@@ -662,6 +662,7 @@ type rig struct {
 	authority *pki.Authority
 	cluster   *cluster
 	nodes     map[string]*node
+	booted    time.Time
 	shared    string // a directory that all nodes see; "" for none
 	// pull may hold a pull up or make it fail, before anything is copied.
 	pull func(ctx context.Context, to string, from mobyfs.From, progress func(mobyfs.Progress)) error
@@ -677,10 +678,11 @@ type node struct {
 	docker *containers
 	wrap   func(backend.Backend) backend.Backend
 	// control is what the agent asks, the rig's cluster if nil.
-	control mobyfs.Control
-	agent   *Agent
-	peers   atomic.Pointer[Agent] // the agent once more, as other nodes reach it while it may be restarting
-	stop    func()
+	control  mobyfs.Control
+	watchdog Watchdog // nil: none
+	agent    *Agent
+	peers    atomic.Pointer[Agent] // the agent once more, as other nodes reach it while it may be restarting
+	stop     func()
 }
 
 func newRig(t testing.TB, names ...string) *rig {
@@ -689,7 +691,7 @@ func newRig(t testing.TB, names ...string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, authority: authority, nodes: map[string]*node{}}
+	r := &rig{t: t, authority: authority, nodes: map[string]*node{}, booted: time.Now()}
 	r.cluster = newCluster(r.member(pki.RoleControl, "control"), "")
 	for _, name := range names {
 		r.join(name, t.TempDir())
@@ -752,7 +754,8 @@ func (n *node) start() {
 		n.control = n.rig.cluster.as(n.name)
 	}
 	a, err := Open(Config{Node: n.name, Address: n.name + ":8080", Version: "test", Root: n.root, Backends: backends,
-		Control: n.control, Peer: &peer{n}, Files: n.files, Docker: n.docker, Kernel: n.kernel, Linger: n.rig.linger, Log: log})
+		Control: n.control, Peer: &peer{n}, Files: n.files, Docker: n.docker, Kernel: n.kernel, Linger: n.rig.linger, Log: log,
+		Watchdog: n.watchdog, Clock: func() time.Duration { return time.Since(n.rig.booted) }})
 	if err != nil {
 		n.rig.t.Fatal(err)
 	}

@@ -235,3 +235,10 @@ func (c *cut) Watch(ctx context.Context, each func(mobyfs.Change)) error {
 	c.mu.Unlock()
 	return c.Control.Watch(ctx, each)
 }
+
+func (c *cut) Report(ctx context.Context, r mobyfs.Report) (mobyfs.Session, error) {
+	if err := c.ask(); err != nil {
+		return mobyfs.Session{}, err
+	}
+	return c.Control.Report(ctx, r)
+}

@@ -110,13 +110,21 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	report.Used = r.usedNews(all)
 	ctx, cancel := context.WithTimeout(ctx, mobyfs.Heartbeat)
 	defer cancel()
-	if _, err := a.Control.Report(ctx, report); err != nil {
+	sent := a.Clock()
+	session, err := a.Control.Report(ctx, report)
+	if mobyfs.CodeOf(err) == mobyfs.CodeStaleFence {
+		a.Log.Error("another agent speaks for this node; this one is not heard any more", "err", err, "hint", mobyfs.HintOf(err))
+		return false
+	}
+	if err != nil {
 		a.Log.Debug("report to control", "err", err) // the watch says it when control is away
 		return false
 	}
 	r.mu.Lock()
 	r.began = true
 	r.mu.Unlock()
+	a.session.answered(sent, session)
+	a.goDo(func() { a.beat(a.work) })
 	usersSent()
 	r.usedSent(report.Used)
 	return true

@@ -39,6 +39,8 @@ type worker struct {
 	lingers  time.Time          // until then the lease stays although nobody uses the volume
 	over     mobyfs.MigrationID // known to have ended
 	exports  int
+	fenced   bool         // the watchdog ended all writing here: control has to confirm the lease
+	trusted  bool         // control has confirmed it since
 	seen     mobyfs.Fence // the highest fence beside the bytes, as far as is known
 	away     bool         // control could not be asked the last time
 	problem  string       // what a person should know, shown by docker volume inspect
@@ -116,7 +118,7 @@ func (w *worker) view() view {
 		bytes: w.bytes, staged: w.staged, attached: w.attached != "", over: w.over,
 		lease: max(s.lease, w.granted), settling: s.releasing, released: w.released,
 		uses: s.uses, waiting: len(w.waiters), exports: w.exports, linger: time.Until(w.lingers),
-		shared: record != nil && mobyfs.SharesBytes(record.Spec.WithDefaults().Backend), seen: w.seen, away: w.away, alone: s.alone && w.granted == 0,
+		shared: record != nil && mobyfs.SharesBytes(record.Spec.WithDefaults().Backend), seen: w.seen, away: w.away, alone: s.alone && w.granted == 0, fenced: w.fenced,
 	}
 }
 
@@ -267,7 +269,7 @@ func (w *worker) enter(name, use string) *waiter {
 	wt := &waiter{name: name, use: use, since: time.Now(), done: make(chan struct{})}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if v := w.view(); w.attached != "" && v.lease != 0 && v.settling == 0 && !v.doubtsLease() {
+	if v := w.view(); w.attached != "" && v.lease != 0 && v.settling == 0 && !v.doubtsLease() && !(mayBeTaken(v.record) && w.agent.sessionOver()) {
 		w.count(wt, v.lease)
 		return wt
 	}

@@ -143,6 +143,7 @@ func (w *worker) doConfirm(ctx context.Context, v view) error {
 		w.accept(grant)
 		w.mu.Lock()
 		w.attached = "" // attach it under the new fence
+		w.fenced, w.trusted = false, true
 		w.mu.Unlock()
 		w.agent.ledger.change(w.id, func(e *entry) { e.Lease, e.Alone = grant.Fence, false })
 		return w.agent.ledger.flush()
@@ -150,24 +151,26 @@ func (w *worker) doConfirm(ctx context.Context, v view) error {
 		w.loseLease(err)
 		return nil
 	}
+	if v.fenced {
+		w.giveUpOnControl(r, "mounted", err)
+	}
 	return err
 }
 
 // loseLease notes that a lease which was relied on is not ours.
 func (w *worker) loseLease(why error) {
 	w.agent.ledger.change(w.id, func(e *entry) { e.Lease = 0 })
+	w.agent.lose(w.id)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.granted, w.attached = 0, ""
+	w.granted, w.attached, w.fenced = 0, "", false
 	w.problem = "containers here use the volume without a lease"
 	w.log.Error(w.problem, "err", why)
 }
 
 // doAttach makes the volume usable and counts the uses of those who wait.
 func (w *worker) doAttach(ctx context.Context, s step, v view) error {
-	failpoint.Reach("agent.attach.before")
-	path, err := w.home(v.record).Attach(ctx, w.id, s.fence)
-	failpoint.Reach("agent.attach.after")
+	path, err := w.bringUp(ctx, s, v)
 	if err == nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -201,6 +204,20 @@ func (w *worker) doAttach(ctx context.Context, s step, v view) error {
 	return err
 }
 
+// bringUp attaches the volume, guarded where it has to be.
+func (w *worker) bringUp(ctx context.Context, s step, v view) (string, error) {
+	if err := w.underGuard(ctx, v); err != nil {
+		return "", err
+	}
+	failpoint.Reach("agent.attach.before")
+	path, err := w.home(v.record).Attach(ctx, w.id, s.fence)
+	failpoint.Reach("agent.attach.after")
+	if err == nil {
+		err = w.checkSession(ctx, v)
+	}
+	return path, err
+}
+
 // doRelease gives a lease back: not while the kernel shows a user, and not while somebody waits here for the volume.
 // From the moment that the ledger says so, the volume is not used here without a new lease.
 func (w *worker) doRelease(ctx context.Context, s step, v view) error {
@@ -219,6 +236,7 @@ func (w *worker) doRelease(ctx context.Context, s step, v view) error {
 				return err
 			}
 			failpoint.Reach("agent.detach.after")
+			w.agent.unguard(w.id)
 		}
 		w.agent.ledger.change(w.id, func(e *entry) { e.Lease, e.Releasing = 0, s.fence })
 		w.mu.Lock()
@@ -315,6 +333,7 @@ func (w *worker) doRemove(ctx context.Context, s step, v view) error {
 	if err := b.Remove(ctx, w.id, s.fence); err != nil {
 		return w.trouble(err)
 	}
+	w.agent.unguard(w.id)
 	w.agent.ledger.change(w.id, func(e *entry) { *e = entry{} })
 	w.mu.Lock()
 	w.bytes, w.attached, w.granted = false, "", 0
@@ -348,6 +367,7 @@ func (w *worker) doVacate(ctx context.Context, s step, v view) error {
 // home uses stay where they are.
 func (w *worker) cede(ctx context.Context, s step, v view) error {
 	if b, ok := w.home(v.record).(backend.Shared); ok {
+		w.agent.unguard(w.id)
 		return b.Leave(ctx, w.id)
 	}
 	return w.home(v.record).Remove(ctx, w.id, s.fence)

@@ -79,6 +79,8 @@ type Shared interface {
 	// Leave takes the volume from Path and forgets that this node had it. The bytes stay as they are: they are the
 	// volume, and another node's. It may be called at any fence.
 	Leave(ctx context.Context, id mobyfs.VolumeID) error
+	// Bytes is where the bytes lie on this node, whether attached or not. All that is mounted of the volume is of there.
+	Bytes(id mobyfs.VolumeID) string
 }
 
 // Held is a volume whose bytes are here; whether they are the volume's true bytes only control knows.

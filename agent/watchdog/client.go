@@ -16,6 +16,7 @@ const patience = 10 * time.Second
 type Message struct {
 	Deadline time.Duration     `json:"deadline"`          // of the session, on CLOCK_BOOTTIME; one that is lower than before is not taken
 	Guard    *Volume           `json:"guard,omitempty"`   // from now on; if it is fenced, that ends
+	Lost     []mobyfs.VolumeID `json:"lost,omitempty"`    // another node has these: their writing ends at once
 	Release  []mobyfs.VolumeID `json:"release,omitempty"` // these are detached: nobody here can write to them
 }
 

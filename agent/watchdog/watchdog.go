@@ -58,6 +58,7 @@ type guarded struct {
 	Name   string        `json:"name"`
 	Place  mountns.Place `json:"place"`
 	Fenced bool          `json:"fenced"` // since it was guarded last
+	Lost   bool          `json:"lost"`   // another node has it, whatever the deadline
 }
 
 // Run guards until ctx ends. It fences nothing when it ends: what is mounted goes on, and the next watchdog sees to it.
@@ -112,19 +113,20 @@ func (w *Watchdog) load() error {
 	return nil
 }
 
-// check fences what is guarded if the deadline has passed.
+// check fences what is guarded if the deadline has passed, and what is lost at any time.
 func (w *Watchdog) check(ctx context.Context) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.state.Volumes) == 0 || w.Clock() < w.state.Deadline {
-		return
-	}
 	var news bool
+	over := w.Clock() >= w.state.Deadline
 	var all sync.WaitGroup
 	for id, g := range w.state.Volumes {
+		if !over && !g.Lost {
+			continue
+		}
 		if !g.Fenced {
 			g.Fenced, news = true, true
-			w.Log.Error("the session is over: writing to the volume ends", "volume", string(id), "name", g.Name)
+			w.Log.Error("writing to the volume ends", "volume", string(id), "name", g.Name, "session_over", over, "lost", g.Lost)
 		}
 		all.Go(func() {
 			if err := w.Fence(ctx, g.Place, w.Log); err != nil && ctx.Err() == nil {
@@ -146,6 +148,11 @@ func (w *Watchdog) hear(m Message) (Answer, error) {
 	defer w.mu.Unlock()
 	changed := m.Deadline > w.state.Deadline
 	w.state.Deadline = max(w.state.Deadline, m.Deadline)
+	for _, id := range m.Lost {
+		if g := w.state.Volumes[id]; g != nil && !g.Lost {
+			g.Lost, changed = true, true
+		}
+	}
 	for _, id := range m.Release {
 		changed = changed || w.state.Volumes[id] != nil
 		delete(w.state.Volumes, id)

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
-	"github.com/mobyfs/mobyfs/backend/dir"
 	"github.com/mobyfs/mobyfs/internal/durable"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
@@ -28,7 +27,7 @@ func (b *Backend) leave(id mobyfs.VolumeID) error {
 // show mounts the volume's data at Path, unless it is there already and can be written to. A mount that was made
 // read-only (the watchdog does so when a session is over) gives way to a new one.
 func (b *Backend) show(id mobyfs.VolumeID) error {
-	from, at := dir.PathBelow(b.root, id), b.Path(id)
+	from, at := b.Bytes(id), b.Path(id)
 	if shown, err := isShown(from, at); shown || err != nil {
 		return err
 	}

@@ -124,6 +124,9 @@ func (b *Backend) Name() string { return mobyfs.SharedBackend }
 // Path is where this node shows the volume while it is attached.
 func (b *Backend) Path(id mobyfs.VolumeID) string { return filepath.Join(b.local, string(id)) }
 
+// Bytes is where the bytes lie in the shared directory.
+func (b *Backend) Bytes(id mobyfs.VolumeID) string { return dir.PathBelow(b.root, id) }
+
 // Create makes an empty volume that all nodes see.
 func (b *Backend) Create(ctx context.Context, id mobyfs.VolumeID, spec mobyfs.VolumeSpec) error {
 	if err := dir.CheckVolume(id); err != nil {
