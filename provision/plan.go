@@ -225,6 +225,9 @@ func (in *Installer) files(d step.Desired, at, endpoint string) ([]step.File, er
 		err = errors.Join(err, add(discovery.JSONPath, file, jsonErr))
 	}
 	units := []string{step.AgentUnit}
+	if in.Fleet.Shared != "" {
+		units = append(units, step.WatchdogUnit)
+	}
 	if d.Control {
 		env, envErr := templates.Control{
 			Cluster: d.Cluster, Host: d.Node, ControlPort: in.Fleet.ControlPort,

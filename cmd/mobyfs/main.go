@@ -5,6 +5,7 @@
 //	mobyfs join              lets this host into a cluster with a token
 //	mobyfs host …            looks at this host and sets it up
 //	mobyfs stub …            answers Docker on a host that left its cluster (mobyctl reset starts it)
+//	mobyfs watchdog          ends writing to volumes that this node may have lost
 //	mobyfs version
 //
 // Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 error.
@@ -43,7 +44,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newStartCommand(), newHostCommand(), newStubCommand(), newJoinCommand(), newVersionCommand())
+	root.AddCommand(newStartCommand(), newHostCommand(), newStubCommand(), newJoinCommand(), newWatchdogCommand(os.Getenv), newVersionCommand())
 	return root
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/agent"
+	"github.com/mobyfs/mobyfs/agent/watchdog"
 	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/backend/dir"
 	"github.com/mobyfs/mobyfs/backend/shared"
@@ -119,6 +120,9 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, log *slog.Log
 		Trusted:  id.learn,
 		Held:     id.held,
 		Log:      log,
+	}
+	if s.shared != "" {
+		cfg.Watchdog = watchdog.Client{Socket: s.watchdogSocket()}
 	}
 	if s.docker != "" {
 		cfg.Docker = agent.NewDocker(s.docker, agent.DockerIsUp)

@@ -30,7 +30,7 @@ func (f Facts) Owns(p string) bool {
 // ownUnits lists the units that are ours, those that must stop first in front.
 func (f Facts) ownUnits() []string {
 	var units []string
-	for _, u := range []string{SocketUnit, AgentUnit, ControlUnit} {
+	for _, u := range []string{SocketUnit, AgentUnit, WatchdogUnit, ControlUnit} {
 		if f.Owns(path.Join(UnitDir, u)) {
 			units = append(units, u)
 		}

@@ -101,13 +101,14 @@ const (
 
 // Names of programs and units.
 const (
-	Agent       = "mobyfs"
-	Control     = "mobyfs-control"
-	AgentUnit   = "mobyfs.service"
-	SocketUnit  = "mobyfs.socket"
-	ControlUnit = "mobyfs-control.service"
-	KeptUnit    = "mobyfs-kept.socket"  // holds the endpoints in KeptPath
-	StubUnit    = "mobyfs-stub.service" // transient: it has no file
+	Agent        = "mobyfs"
+	Control      = "mobyfs-control"
+	AgentUnit    = "mobyfs.service"
+	SocketUnit   = "mobyfs.socket"
+	WatchdogUnit = "mobyfs-watchdog.service" // where a directory is shared; mobyfs.service wants it
+	ControlUnit  = "mobyfs-control.service"
+	KeptUnit     = "mobyfs-kept.socket"  // holds the endpoints in KeptPath
+	StubUnit     = "mobyfs-stub.service" // transient: it has no file
 )
 
 // Install lists the steps that make a host a node.
