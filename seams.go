@@ -69,14 +69,25 @@ type Control interface {
 	Report(ctx context.Context, r Report) (Session, error)
 	// Watch calls each with the full state of the cluster, then with every change, until ctx ends or the
 	// connection is lost (an error; the caller calls again). Changes of one object arrive in order; states that
-	// a slow watcher missed are skipped.
+	// a slow watcher missed are skipped. Of a large cluster a node is told what concerns it: see Snapshot.Partial.
 	Watch(ctx context.Context, each func(Change)) error
+	// Records tells of volumes that may not concern this node, by their IDs, of which there may be MaxRecords.
+	Records(ctx context.Context, ids []VolumeID) (Records, error)
+}
+
+// MaxRecords is how many records can be asked for at once.
+const MaxRecords = 1000
+
+// Records is what is known of some volumes. One whose record can't be read is in neither.
+type Records struct {
+	Volumes []Volume   `json:"volumes,omitempty"`
+	Gone    []VolumeID `json:"gone,omitempty"` // there are no such volumes
 }
 
 // Change is one step of what Watch tells. Exactly one of Full, Volume, Gone, Node and Trust is set.
 type Change struct {
 	Revision int64     `json:"revision"`
-	Full     *Snapshot `json:"full,omitempty"`   // replaces everything known; first of each Watch
+	Full     *Snapshot `json:"full,omitempty"`   // replaces what is known; first of each Watch
 	Volume   *Volume   `json:"volume,omitempty"` // new or changed
 	Gone     VolumeID  `json:"gone,omitempty"`   // the record is deleted
 	Node     *Node     `json:"node,omitempty"`   // joined or changed (not for each heartbeat)
@@ -85,7 +96,10 @@ type Change struct {
 
 // Snapshot is the state of the cluster at one revision.
 type Snapshot struct {
-	Cluster string   `json:"cluster"`
+	Cluster string `json:"cluster"`
+	// Partial says that these are only the volumes that concern the node which watches: it is their home, or they are on
+	// their way to it. Of others nothing is said: they may exist or not. It may come again in the same Watch.
+	Partial bool     `json:"partial,omitempty"`
 	Volumes []Volume `json:"volumes"`
 	Nodes   []Node   `json:"nodes"`
 	Trust   *Trust   `json:"trust,omitempty"` // nil before control has an authority

@@ -242,10 +242,9 @@ func (a *Agent) pokeAll() {
 
 // pokeFor wakes the worker of a volume whose record changed, if it concerns this node.
 func (a *Agent) pokeFor(v mobyfs.Volume) {
-	here := v.Node == a.Node || v.Migration != nil && v.Migration.To == a.Node
 	if w := a.known(v.ID); w != nil {
 		w.recordChanged(v)
-	} else if here {
+	} else if a.concerns(v) {
 		a.worker(v.ID).poke()
 	}
 }

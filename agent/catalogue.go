@@ -24,7 +24,8 @@ type catalogue struct {
 	told    map[mobyfs.VolumeID]bool   // records that control told in this life of the agent
 	gone    map[mobyfs.VolumeID]bool   // records deleted since the last full state, in case an old answer is late
 	onDisk  map[mobyfs.VolumeID]bool   // volumes whose records survive a crash, if not their newest
-	fresh   bool                       // the watch is up: what is not here does not exist, give or take a moment
+	fresh   bool                       // the watch is up: what is not here does not exist, give or take a moment, unless it is unknown
+	partial bool                       // control tells what concerns this node: what is not here is unknown, unless it is in gone
 	version uint64
 	saver   saver
 	changed chan struct{} // closed and replaced at each change
@@ -125,9 +126,10 @@ func (c *catalogue) learn(v mobyfs.Volume) (news bool) {
 	return news
 }
 
-// replace takes over the full state of the cluster at a revision and lists what is gone by it. Records that were
-// learnt from answers given later stay.
-func (c *catalogue) replace(s *mobyfs.Snapshot, revision int64) (gone []mobyfs.VolumeID) {
+// replace takes over the state of the cluster at a revision and lists what is gone by it. Records that were learnt from
+// answers given later stay. If the state is partial nothing is gone, and of the records that it does not contain those
+// stay that keep names.
+func (c *catalogue) replace(s *mobyfs.Snapshot, revision int64, keep func(mobyfs.VolumeID) bool) (gone []mobyfs.VolumeID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before, told := c.volumes, c.told
@@ -143,16 +145,33 @@ func (c *catalogue) replace(s *mobyfs.Snapshot, revision int64) (gone []mobyfs.V
 		if _, still := c.volumes[id]; still {
 			continue
 		}
-		if told[id] && old.Revision > revision {
+		switch {
+		case told[id] && old.Revision > revision:
 			c.put(old)
 			c.told[id] = true
-			continue
+		case !s.Partial:
+			gone = append(gone, id)
+		case keep(id):
+			c.put(old)
 		}
-		gone = append(gone, id)
 	}
-	c.fresh = true
+	c.fresh, c.partial = true, s.Partial
 	c.touched()
 	return gone
+}
+
+func (c *catalogue) isPartial() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.partial
+}
+
+// isUnknown reports whether a volume may exist although there is no record of it here.
+func (c *catalogue) isUnknown(id mobyfs.VolumeID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, here := c.volumes[id]
+	return c.partial && !here && !c.gone[id]
 }
 
 // remove forgets a volume whose record is deleted.

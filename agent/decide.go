@@ -9,10 +9,11 @@ import (
 
 // view is all that a worker's next step depends on.
 type view struct {
-	me     string
-	record *mobyfs.Volume // as control last told; nil: there is none, or none is known
-	told   bool           // control told it in this life: good enough to destroy by
-	fresh  bool           // the watch is up: without a record the volume does not exist
+	me      string
+	record  *mobyfs.Volume // as control last told; nil: there is none, or none is known
+	told    bool           // control told it in this life: good enough to destroy by
+	fresh   bool           // the watch is up: without a record the volume does not exist, unless it is unknown
+	unknown bool           // control was not heard of the volume, which may exist
 
 	bytes    bool               // the volume is on disk here
 	staged   []backend.Staged   // of this volume
@@ -82,7 +83,7 @@ func decide(v view) step {
 		return step{task: attach, fence: v.lease, why: "it is wanted and the lease is here"}
 	case v.alone && v.lease != 0 && wanted:
 		return step{task: confirm, why: "it is used and control has not given the lease yet"}
-	case r == nil && v.fresh && len(v.staged) > 0:
+	case r == nil && v.fresh && !v.unknown && len(v.staged) > 0:
 		return step{task: discard, migration: v.staged[0].Migration, why: "its volume does not exist any more"}
 	case r == nil:
 		return step{}

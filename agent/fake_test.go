@@ -39,12 +39,27 @@ type cluster struct {
 	volumes map[mobyfs.VolumeID]*mobyfs.Volume
 	reports map[string]mobyfs.Report
 	calls   []string
+	partial bool // nodes watch what concerns them
 	watches map[*watch]bool
 	// before may look at a call, hold it up, or make it fail; after may do the same once it took effect.
 	before, after func(node, call string) error
 }
 
-type watch struct{ changes chan mobyfs.Change }
+type watch struct {
+	changes chan mobyfs.Change
+	node    string
+	mine    map[mobyfs.VolumeID]bool // that concern the node, as it was told
+}
+
+// concerned reports whether a change is of a volume that concerns the node now, or did.
+func (w *watch) concerned(change mobyfs.Change) bool {
+	if change.Volume == nil {
+		return w.mine[change.Gone]
+	}
+	was := w.mine[change.Volume.ID]
+	w.mine[change.Volume.ID] = concernsNode(*change.Volume, w.node)
+	return was || w.mine[change.Volume.ID]
+}
 
 // saved is the cluster's file.
 type saved struct {
@@ -116,7 +131,9 @@ func (c *cluster) save() {
 
 func (c *cluster) tell(change mobyfs.Change) {
 	for w := range c.watches {
-		w.changes <- change
+		if !c.partial || w.concerned(change) {
+			w.changes <- change
+		}
 	}
 }
 
@@ -502,15 +519,19 @@ func (s *seat) Report(ctx context.Context, r mobyfs.Report) (mobyfs.Session, err
 }
 
 func (s *seat) Watch(ctx context.Context, each func(mobyfs.Change)) error {
-	w := &watch{make(chan mobyfs.Change, 100000)}
+	w := &watch{make(chan mobyfs.Change, 100000), s.node, map[mobyfs.VolumeID]bool{}}
 	s.mu.Lock()
 	if s.down {
 		s.mu.Unlock()
 		return mobyfs.Errorf(mobyfs.CodeUnavailable, "ask control: connection refused")
 	}
 	full := mobyfs.Change{Revision: s.rev, Full: &mobyfs.Snapshot{Cluster: "shop"}}
+	full.Full.Partial = s.partial
 	for _, v := range s.volumes {
-		full.Full.Volumes = append(full.Full.Volumes, *v)
+		if !s.partial || concernsNode(*v, s.node) {
+			full.Full.Volumes = append(full.Full.Volumes, *v)
+			w.mine[v.ID] = true
+		}
 	}
 	s.watches[w] = true
 	s.mu.Unlock()
@@ -531,6 +552,26 @@ func (s *seat) Watch(ctx context.Context, each func(mobyfs.Change)) error {
 			each(change)
 		}
 	}
+}
+
+// concernsNode reports whether control tells the node of a volume though it does not tell it of all.
+func concernsNode(v mobyfs.Volume, node string) bool {
+	return v.Node == node || v.Migration != nil && v.Migration.To == node
+}
+
+func (s *seat) Records(ctx context.Context, ids []mobyfs.VolumeID) (mobyfs.Records, error) {
+	var out mobyfs.Records
+	err := s.change(ctx, s.node, "Records", func() (*mobyfs.Volume, error) {
+		for _, id := range ids {
+			if v := s.volumes[id]; v != nil {
+				out.Volumes = append(out.Volumes, *v)
+			} else {
+				out.Gone = append(out.Gone, id)
+			}
+		}
+		return nil, nil
+	})
+	return out, err
 }
 
 // kernel is a Kernel whose users a test sets.

@@ -63,7 +63,11 @@ func (a *Agent) awaitReady(ctx context.Context, v mobyfs.Volume) error {
 	if v.Node != a.Node {
 		ctx, cancel := context.WithTimeout(ctx, controlPatience)
 		defer cancel()
-		_ = a.catalogue.wait(ctx, v.ID, ready)
+		if a.follows(v) {
+			_ = a.catalogue.wait(ctx, v.ID, ready)
+		} else {
+			a.askUntil(ctx, v.Name, ready)
+		}
 		return nil
 	}
 	w := a.worker(v.ID)
@@ -253,12 +257,29 @@ func (a *Agent) Get(ctx context.Context, name string) (mobyfs.DockerVolume, erro
 }
 
 // find returns the record of the volume that has a name. It waits for control for two seconds at most, and only if
-// the name is not known here.
+// the name is not known here, or what is known of it may be old; if control can't be asked, that has to do.
 func (a *Agent) find(ctx context.Context, name string) (mobyfs.Volume, error) {
-	if v, ok := a.catalogue.named(name); ok {
-		a.ensure(v.ID)
-		return v, nil
+	known, ok := a.catalogue.named(name)
+	if ok && a.follows(known) {
+		a.ensure(known.ID)
+		return known, nil
 	}
+	v, err := a.findElsewhere(ctx, name)
+	switch code := mobyfs.CodeOf(err); {
+	case ok && code == mobyfs.CodeUnavailable:
+		return known, nil
+	case ok && (code == mobyfs.CodeNotFound || err == nil && v.ID != known.ID):
+		a.catalogue.leaving(known.ID) // the name is not its own any more
+	}
+	if err == nil {
+		a.learn(v)
+		a.ensure(v.ID)
+	}
+	return v, err
+}
+
+// findElsewhere asks control for the volume that has a name.
+func (a *Agent) findElsewhere(ctx context.Context, name string) (mobyfs.Volume, error) {
 	if err := mobyfs.CheckVolumeName(name); err != nil {
 		return mobyfs.Volume{}, mobyfs.Errorf(mobyfs.CodeNotFound, "no volume can have the name %.40q", name)
 	}
@@ -268,12 +289,8 @@ func (a *Agent) find(ctx context.Context, name string) (mobyfs.Volume, error) {
 		return v, mobyfs.Errorf(mobyfs.CodeNotFound, "there is no volume %q", name)
 	case err != nil && code != mobyfs.CodeUnavailable:
 		return v, mobyfs.Errorf(mobyfs.CodeUnavailable, "ask control for volume %q: %w", name, err)
-	case err != nil:
-		return v, err
 	}
-	a.learn(v)
-	a.ensure(v.ID)
-	return v, nil
+	return v, err
 }
 
 // ensure sees to it that a volume which Docker is told of is known after a crash. If that can't be done it is told of
@@ -291,7 +308,7 @@ func (a *Agent) ask(ctx context.Context, name string) (mobyfs.Volume, error) {
 	return a.Control.Volume(ctx, name)
 }
 
-// List tells of all volumes of the cluster, from the catalogue.
+// List tells of all volumes of the cluster, from the catalogue; of a large cluster of those that this node knows.
 func (a *Agent) List() []mobyfs.DockerVolume {
 	all := a.catalogue.all()
 	list := make([]mobyfs.DockerVolume, 0, len(all))

@@ -46,12 +46,12 @@ func TestCatalogueKeepsTheNewestRecordInWhateverOrderTheyCome(t *testing.T) {
 	if c.learn(v("v1", "pgdata", 9)) || revision("pgdata") != 10 {
 		t.Error("an older record replaced a newer one")
 	}
-	c.replace(&mobyfs.Snapshot{Volumes: []mobyfs.Volume{v("v1", "pgdata", 8), v("v2", "shop", 7)}}, 9)
+	c.replace(&mobyfs.Snapshot{Volumes: []mobyfs.Volume{v("v1", "pgdata", 8), v("v2", "shop", 7)}}, 9, nil)
 	if revision("pgdata") != 10 || revision("shop") != 7 {
 		t.Errorf("after a state of revision 9: pgdata %d, shop %d", revision("pgdata"), revision("shop"))
 	}
 	c.learn(v("v3", "fresh", 20))
-	if gone := c.replace(&mobyfs.Snapshot{}, 15); len(gone) != 2 || revision("fresh") != 20 {
+	if gone := c.replace(&mobyfs.Snapshot{}, 15, nil); len(gone) != 2 || revision("fresh") != 20 {
 		t.Errorf("gone by revision 15: %v; fresh has %d", gone, revision("fresh"))
 	}
 	c.remove("v3")
@@ -79,7 +79,7 @@ func TestCatalogueKeepsTheNewestRecordInWhateverOrderTheyCome(t *testing.T) {
 	if _, told := c.record("v5"); told || c.isFresh() {
 		t.Error("what comes from disk was not told in this life")
 	}
-	if gone := c.replace(&mobyfs.Snapshot{Volumes: []mobyfs.Volume{v("v5", "twice", 5)}}, 6); gone != nil || revision("twice") != 5 {
+	if gone := c.replace(&mobyfs.Snapshot{Volumes: []mobyfs.Volume{v("v5", "twice", 5)}}, 6, nil); gone != nil || revision("twice") != 5 {
 		t.Errorf("a control plane that was set back is believed: got %d", revision("twice"))
 	}
 }

@@ -175,6 +175,7 @@ func TestC81And83RandomSchedulesAgreeWithTheModel(t *testing.T) {
 func randomSchedule(t *testing.T, seed uint64) (starts int) {
 	r := newRig(t)
 	r.linger = time.Duration(seed%3) * 2 * time.Second
+	r.cluster.partial = seed%2 == 1
 	for _, name := range []string{"h1", "h2", "h3"} {
 		r.join(name, t.TempDir())
 	}

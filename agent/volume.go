@@ -114,7 +114,7 @@ func (w *worker) view() view {
 	record, told := w.agent.catalogue.record(w.id)
 	s := w.agent.ledger.standing(w.id)
 	return view{
-		me: w.agent.Node, record: record, told: told, fresh: w.agent.catalogue.isFresh(),
+		me: w.agent.Node, record: record, told: told, fresh: w.agent.catalogue.isFresh(), unknown: w.agent.catalogue.isUnknown(w.id),
 		bytes: w.bytes, staged: w.staged, attached: w.attached != "", over: w.over,
 		lease: max(s.lease, w.granted), settling: s.releasing, released: w.released,
 		uses: s.uses, waiting: len(w.waiters), exports: w.exports, linger: time.Until(w.lingers),

@@ -12,13 +12,21 @@ func (a *Agent) watch(ctx context.Context) {
 	retry := backoff{first: 200 * time.Millisecond, most: 5 * time.Second}
 	for away := false; ; {
 		start := time.Now()
+		asking, stop := context.WithCancel(ctx)
 		err := a.Control.Watch(ctx, func(c mobyfs.Change) {
 			if c.Full != nil && away {
 				a.Log.Info("control answers again")
 				away = false
 			}
 			a.apply(c)
+			if c.Full != nil && c.Full.Partial {
+				stop() // what was asked for before the new state
+				asking, stop = context.WithCancel(ctx)
+				now := asking
+				a.goDo(func() { a.askForOthers(now) })
+			}
 		})
+		stop()
 		a.catalogue.stale()
 		if ctx.Err() != nil {
 			return
@@ -43,7 +51,7 @@ func (a *Agent) watch(ctx context.Context) {
 func (a *Agent) apply(c mobyfs.Change) {
 	switch {
 	case c.Full != nil:
-		a.catalogue.replace(c.Full, c.Revision)
+		a.catalogue.replace(c.Full, c.Revision, func(id mobyfs.VolumeID) bool { return a.known(id) != nil })
 		a.pokeAll()
 		a.warnOfStrays()
 		a.reporter.repeat()
@@ -74,8 +82,9 @@ func (a *Agent) trusted(t *mobyfs.Trust) {
 func (a *Agent) warnOfStrays() {
 	for _, w := range a.all() {
 		record, _ := a.catalogue.record(w.id)
+		unknown := a.catalogue.isUnknown(w.id)
 		w.mu.Lock()
-		if w.bytes && record == nil && w.problem == "" {
+		if w.bytes && record == nil && !unknown && w.problem == "" {
 			w.problem = "control knows no such volume"
 			w.log.Warn("bytes of a volume that control does not know stay here")
 		}

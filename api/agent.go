@@ -17,6 +17,7 @@ var (
 	accept  = agentCall("accept", "Ask for what a migration to this node needs")
 	commit  = agentCall("commit", "Make this node the home: the one transaction that moves a volume")
 	abort   = agentCall("abort", "Give a migration to this node up")
+	records = agentCall("records", "Tell of volumes that may not concern this node")
 	report  = agentCall("report", "Tell what this node sees; also its heartbeat")
 )
 
@@ -28,6 +29,10 @@ func agentCall(verb, summary string) call {
 
 type ofVolume struct {
 	Volume mobyfs.VolumeID `json:"volume"`
+}
+
+type ofVolumes struct {
+	Volumes []mobyfs.VolumeID `json:"volumes"`
 }
 
 type ofLease struct {
@@ -76,6 +81,10 @@ func (s *Server) serveAgents() {
 	})
 	handle(s, abort, func(ctx context.Context, who pki.Identity, in *reply[abortRequest]) (*none, error) {
 		return nil, s.service.Abort(ctx, who, in.Body.Volume, in.Body.Migration, in.Body.Reason)
+	})
+	handle(s, records, func(ctx context.Context, who pki.Identity, in *reply[ofVolumes]) (*reply[mobyfs.Records], error) {
+		all, err := s.service.Records(ctx, who, in.Body.Volumes)
+		return &reply[mobyfs.Records]{all}, err
 	})
 	handle(s, report, func(ctx context.Context, who pki.Identity, in *reply[mobyfs.Report]) (*reply[mobyfs.Session], error) {
 		session, err := s.service.Report(ctx, who, in.Body)
@@ -126,4 +135,10 @@ func (c *Client) Abort(ctx context.Context, id mobyfs.VolumeID, migration mobyfs
 func (c *Client) Report(ctx context.Context, r mobyfs.Report) (s mobyfs.Session, err error) {
 	err = c.ask(ctx, report, "", r, &s)
 	return s, err
+}
+
+// Records implements mobyfs.Control.
+func (c *Client) Records(ctx context.Context, ids []mobyfs.VolumeID) (all mobyfs.Records, err error) {
+	err = c.ask(ctx, records, "", ofVolumes{ids}, &all)
+	return all, err
 }

@@ -27,6 +27,9 @@ type Service interface {
 	// Watch calls each with the full state, then with changes, until ctx ends or each returns an error.
 	Watch(ctx context.Context, who pki.Identity, each func(mobyfs.Change) error) error
 
+	// Records tells of volumes by their IDs, of which there may be mobyfs.MaxRecords.
+	Records(ctx context.Context, who pki.Identity, ids []mobyfs.VolumeID) (mobyfs.Records, error)
+
 	Created(ctx context.Context, who pki.Identity, id mobyfs.VolumeID) (mobyfs.Volume, error)
 	Removed(ctx context.Context, who pki.Identity, id mobyfs.VolumeID) error
 	Claim(ctx context.Context, who pki.Identity, id mobyfs.VolumeID) (mobyfs.Grant, error)

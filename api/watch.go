@@ -22,8 +22,8 @@ import (
 var watch = call{http.MethodGet, "/v1/agent/watch", "watch", "The full state of the cluster, then every change"}
 
 const (
-	keepAlive     = 5 * time.Second  // between empty lines, while there is nothing to tell
-	watchSilence  = 15 * time.Second // after which the client takes the connection for dead
+	keepAlive     = 10 * time.Second // between empty lines, while there is nothing to tell
+	watchSilence  = 25 * time.Second // after which the client takes the connection for dead
 	watchPatience = 30 * time.Second // for a client to take what is written to it
 	streamType    = "application/x-ndjson"
 )
@@ -51,6 +51,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	lines := &lineWriter{w: w, rc: http.NewResponseController(w), kind: streamType}
 	var alive sync.WaitGroup
 	defer alive.Wait() // w is not ours any more after the return
+	begin := sync.OnceFunc(func() { alive.Go(func() { lines.keepAlive(ctx, cancel) }) })
 	err := s.service.Watch(ctx, caller(ctx), func(c mobyfs.Change) error {
 		line, err := json.Marshal(c)
 		if err != nil {
@@ -60,7 +61,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 			return err
 		}
 		if c.Full != nil {
-			alive.Go(func() { lines.keepAlive(ctx, cancel) })
+			begin()
 		}
 		return nil
 	})
@@ -121,7 +122,7 @@ func (l *lineWriter) keepAlive(ctx context.Context, cancel func()) {
 	}
 }
 
-// Watch implements mobyfs.Control. A connection on which nothing comes for 15 s counts as lost.
+// Watch implements mobyfs.Control. A connection on which nothing comes for 25 s counts as lost.
 func (c *Client) Watch(ctx context.Context, each func(mobyfs.Change)) error {
 	watching, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

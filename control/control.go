@@ -50,6 +50,10 @@ type Config struct {
 	Endpoints   []string    // of an etcd that somebody else runs; then this process is no member
 	EndpointTLS *tls.Config // to call it
 
+	// WholeVolumes and WholeNodes are how large a cluster may be of which every agent knows everything; 10,000 and 500
+	// if 0. Beyond that an agent knows what concerns its node, for what a change costs must not grow with the agents.
+	WholeVolumes, WholeNodes int
+
 	// OpenStore opens the store; store.Open if nil.
 	OpenStore func(context.Context, store.Config) (*store.Store, error)
 }
@@ -86,6 +90,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	}
 	cfg.SessionTTL = cmp.Or(cfg.SessionTTL, mobyfs.SessionTTL)
 	cfg.LockDelay = cmp.Or(cfg.LockDelay, cfg.SessionTTL)
+	cfg.WholeVolumes, cfg.WholeNodes = cmp.Or(cfg.WholeVolumes, wholeVolumes), cmp.Or(cfg.WholeNodes, wholeNodes)
 	if cfg.OpenStore == nil {
 		cfg.OpenStore = store.Open
 	}

@@ -340,6 +340,9 @@ func (l local) TakeOver(ctx context.Context, name, to, reason string) (mobyfs.Vo
 func (l local) Watch(ctx context.Context, each func(mobyfs.Change)) error {
 	return l.c.Watch(ctx, l.who, func(c mobyfs.Change) error { each(c); return nil })
 }
+func (l local) Records(ctx context.Context, ids []mobyfs.VolumeID) (mobyfs.Records, error) {
+	return l.c.Records(ctx, l.who, ids)
+}
 func (l local) Volumes(ctx context.Context) ([]mobyfs.Volume, error) { return l.c.Volumes(ctx, l.who) }
 func (l local) MoveVolume(ctx context.Context, name, to string) (mobyfs.Volume, error) {
 	return l.c.MoveVolume(ctx, l.who, name, to)

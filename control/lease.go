@@ -50,7 +50,7 @@ func (c *Control) decideFreed(ctx context.Context, id mobyfs.VolumeID, who pki.I
 // stays.
 func (c *Control) recall(ctx context.Context, id mobyfs.VolumeID, by string) (ended bool) {
 	c.metrics.recalled.Inc()
-	box := c.store.Subscribe()
+	box := c.store.SubscribeTo(store.VolumeRef(id))
 	defer box.Close()
 	v, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) {
 		if v.Lease == nil || v.Lease.Wanted != "" {

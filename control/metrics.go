@@ -82,8 +82,8 @@ func (s *census) Collect(ch chan<- prometheus.Metric) {
 	conditions := map[string]int{"ready": 0, "in use": 0, "moving": 0, string(mobyfs.VolumeCreating): 0, string(mobyfs.VolumeRemoving): 0}
 	var nodes []mobyfs.Node
 	c.store.View(func(view store.View) {
-		for v := range view.Volumes {
-			conditions[v.Condition()]++
+		for condition := range conditions {
+			conditions[condition] = view.Count(store.InCondition(condition))
 		}
 		for n := range view.Nodes {
 			nodes = append(nodes, n)

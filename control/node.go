@@ -124,7 +124,7 @@ func (c *Control) hearOfMoves(node string, progress map[mobyfs.MigrationID]mobyf
 	}
 	var again []mobyfs.VolumeID
 	c.store.View(func(view store.View) {
-		for v := range view.Volumes {
+		for v := range view.Ordered(store.OfNode(node), store.Place{}) {
 			if m := v.Migration; m != nil && m.To == node {
 				if p, ok := progress[m.ID]; ok && sane(p) && c.told.setProgress(m.ID, p) {
 					again = append(again, v.ID)
@@ -188,17 +188,18 @@ func (c *Control) Nodes(_ context.Context, who pki.Identity) ([]mobyfs.Node, err
 	if err := c.allow(who, doList); err != nil {
 		return nil, err
 	}
-	return c.snapshot().Full.Nodes, nil
+	return c.nodes(), nil
 }
 
 // candidates are all nodes with what they owe.
 func (c *Control) candidates() []placement.Candidate {
-	full := c.snapshot().Full
-	owed := placement.Promised(full.Volumes)
-	all := make([]placement.Candidate, len(full.Nodes))
-	for i, n := range full.Nodes {
-		all[i] = placement.Candidate{Node: n, PromisedBytes: owed[n.Name]}
-	}
+	nodes := c.nodes()
+	all := make([]placement.Candidate, len(nodes))
+	c.store.View(func(view store.View) {
+		for i, n := range nodes {
+			all[i] = placement.Candidate{Node: n, PromisedBytes: view.Owed(n.Name)}
+		}
+	})
 	return all
 }
 

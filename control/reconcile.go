@@ -43,14 +43,11 @@ func (c *Control) sweep(ctx context.Context) {
 func (c *Control) reconcile(ctx context.Context) {
 	now := c.now()
 	var volumes []mobyfs.Volume
-	there, moving := map[mobyfs.VolumeID]bool{}, map[mobyfs.MigrationID]bool{}
+	moving := map[mobyfs.MigrationID]bool{}
 	c.store.View(func(view store.View) {
-		for v := range view.Volumes {
-			there[v.ID] = true
-			if v.Migration != nil {
-				moving[v.Migration.ID] = true
-				volumes = append(volumes, v)
-			}
+		for v := range view.Ordered(store.Moving, store.Place{}) {
+			moving[v.Migration.ID] = true
+			volumes = append(volumes, v)
 		}
 	})
 	for _, a := range overdue(volumes, c.silence) {
@@ -66,7 +63,10 @@ func (c *Control) reconcile(ctx context.Context) {
 			c.log.Warn("a migration could not be given up", "migration", string(a.migration), "err", err)
 		}
 	}
-	c.told.forget(there, moving)
+	c.store.View(func(view store.View) {
+		there := func(id mobyfs.VolumeID) bool { _, ok := view.Volume(id); return ok }
+		c.told.forget(there, view.Count(store.By{}), moving)
+	})
 }
 
 // giveUp is a migration to abort, and why.

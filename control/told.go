@@ -111,11 +111,14 @@ func (t *told) setProgress(id mobyfs.MigrationID, p mobyfs.Progress) bool {
 	return was != p
 }
 
-// forget drops what was told of volumes and migrations that are not there any more.
-func (t *told) forget(volumes map[mobyfs.VolumeID]bool, migrations map[mobyfs.MigrationID]bool) {
+// forget drops what was told of migrations that are not there any more, and of volumes, of which there are n: that only
+// once more are remembered, for there may be a million of them.
+func (t *told) forget(there func(mobyfs.VolumeID) bool, n int, migrations map[mobyfs.MigrationID]bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	maps.DeleteFunc(t.used, func(id mobyfs.VolumeID, _ int64) bool { return !volumes[id] })
+	if len(t.used) > n {
+		maps.DeleteFunc(t.used, func(id mobyfs.VolumeID, _ int64) bool { return !there(id) })
+	}
 	maps.DeleteFunc(t.progress, func(id mobyfs.MigrationID, _ mobyfs.Progress) bool { return !migrations[id] })
 }
 

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -287,13 +286,4 @@ func clean(s string, most int) string {
 		s = s[:len(s)-size]
 	}
 	return strings.TrimSpace(s)
-}
-
-func byName(volumes []mobyfs.Volume) {
-	slices.SortFunc(volumes, func(a, b mobyfs.Volume) int {
-		if a.Name != b.Name {
-			return strings.Compare(a.Name, b.Name)
-		}
-		return strings.Compare(string(a.ID), string(b.ID))
-	})
 }

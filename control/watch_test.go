@@ -290,3 +290,59 @@ func TestOpenRefusesAnothersIdentity(t *testing.T) {
 	wantCode(t, err, mobyfs.CodeInvalid)
 	f.open(false)
 }
+
+// small makes a cluster in process whose agents know everything only while it has two volumes at most.
+func small(t *testing.T) *fleet {
+	f := newFleet(t, false)
+	f.close()
+	f.cfg.WholeVolumes = 2
+	f.open(false)
+	return f
+}
+
+func TestAgentsOfALargeClusterWatchWhatConcernsTheirNode(t *testing.T) {
+	f := small(t)
+	h1, h2 := f.node("h1"), f.node("h2")
+	changes := watching(t, h2)
+	if first := next(t, changes, anyChange); first.Full == nil || first.Full.Partial {
+		t.Fatalf("the first change is %+v", first)
+	}
+	a, b := f.ready("one", "h1"), f.ready("two", "h2")
+	f.ready("three", "h1") // now it is large
+	full := next(t, changes, func(c mobyfs.Change) bool { return c.Full != nil })
+	if vs := full.Full.Volumes; !full.Full.Partial || len(vs) != 1 || vs[0].ID != b.ID {
+		t.Fatalf("what concerns h2 is told as %+v", full.Full)
+	}
+	told := func(c mobyfs.Change) mobyfs.Volume {
+		if c.Volume == nil {
+			t.Fatalf("told is %+v", c)
+		}
+		return *c.Volume
+	}
+	must[mobyfs.Grant](t)(h1.Claim(t.Context(), f.record("three").ID)) // does not concern h2
+	must[mobyfs.Volume](t)(f.operator().MoveVolume(t.Context(), "one", "h2"))
+	if v := told(next(t, changes, anyChange)); v.ID != a.ID || v.Migration == nil {
+		t.Errorf("what comes to h2 is told as %+v", v)
+	}
+	must[mobyfs.Volume](t)(f.operator().CancelMove(t.Context(), "one"))
+	if v := told(next(t, changes, anyChange)); v.ID != a.ID || v.Migration != nil {
+		t.Errorf("what does not concern h2 any more is told as %+v", v)
+	}
+	records := must[mobyfs.Records](t)(h2.Records(t.Context(), []mobyfs.VolumeID{a.ID, "nosuch"}))
+	if len(records.Volumes) != 1 || records.Volumes[0].Node != "h1" || !cmp.Equal(records.Gone, []mobyfs.VolumeID{"nosuch"}) {
+		t.Errorf("the records are %+v", records)
+	}
+	_, err := h2.Records(t.Context(), make([]mobyfs.VolumeID, mobyfs.MaxRecords+1))
+	wantCode(t, err, mobyfs.CodeInvalid)
+}
+
+func TestOperatorsWatchEverythingOfALargeClusterToo(t *testing.T) {
+	f := small(t)
+	f.node("h1")
+	for _, name := range []string{"one", "two", "three"} {
+		f.ready(name, "h1")
+	}
+	if first := next(t, watching(t, f.operator()), anyChange); first.Full == nil || first.Full.Partial || len(first.Full.Volumes) != 3 {
+		t.Errorf("the first change is %+v", first)
+	}
+}

@@ -78,17 +78,22 @@ func Explain(verdicts []Verdict) string {
 	return strings.Join(parts, "; ")
 }
 
-// Promised tells what each node owes: for every volume whose home it is, or that is moving to it, the part of the
-// promised size that the volume does not use yet. A volume on its way uses nothing there yet.
+// Owes tells what a volume makes nodes owe: its home the part of the promised size that it does not use yet, and the node
+// to which it moves all of it, for it uses nothing there yet.
+func Owes(v mobyfs.Volume, each func(node string, bytes int64)) {
+	if v.State != mobyfs.VolumeRemoving {
+		each(v.Node, max(v.Spec.SizeBytes-v.UsedBytes, 0))
+	}
+	if v.Migration != nil {
+		each(v.Migration.To, Need(v))
+	}
+}
+
+// Promised adds up what each node owes.
 func Promised(volumes []mobyfs.Volume) map[string]int64 {
 	owed := map[string]int64{}
 	for _, v := range volumes {
-		if v.State != mobyfs.VolumeRemoving {
-			owed[v.Node] += max(v.Spec.SizeBytes-v.UsedBytes, 0)
-		}
-		if v.Migration != nil {
-			owed[v.Migration.To] += Need(v)
-		}
+		Owes(v, func(node string, bytes int64) { owed[node] += bytes })
 	}
 	return owed
 }

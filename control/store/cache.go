@@ -1,6 +1,7 @@
 package store
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -11,48 +12,134 @@ import (
 // complete, and from its own commits, which may come earlier than the watch or later.
 type cache struct {
 	mu         sync.RWMutex
-	records    map[Kind]map[string]any // by ID; each a pointer that is never written to
-	unreadable map[string]string       // key to cause
-	suspect    chan struct{}           // holds one value when unreadable may have changed
-	seen       map[string]int64        // the revision of what is known of a key; of deleted keys until the watch has told
-	watched    int64                   // the watch has told everything up to this revision
-	newest     int64                   // the highest revision heard of
+	records    map[Kind]map[string]known // by ID
+	index      *index                    // of the volumes among them; nil until all are loaded for the first time
+	unreadable map[string]string         // key to cause
+	suspect    chan struct{}             // holds one value when unreadable may have changed
+	seen       map[string]int64          // of keys without a record that can be read: the revision; of deleted ones until the watch has told
+	watched    int64                     // the watch has told everything up to this revision
+	newest     int64                     // the highest revision heard of
+}
+
+// known is a record as it was written last.
+type known struct {
+	record any // a pointer to what is never written to
+	rev    int64
 }
 
 func newCache() *cache {
-	c := &cache{records: map[Kind]map[string]any{}, unreadable: map[string]string{}, seen: map[string]int64{}, suspect: make(chan struct{}, 1)}
+	c := &cache{records: map[Kind]map[string]known{}, unreadable: map[string]string{}, seen: map[string]int64{}, suspect: make(chan struct{}, 1)}
 	for _, t := range tables {
-		c.records[t.kind()] = map[string]any{}
+		c.records[t.kind()] = map[string]known{}
 	}
 	return c
 }
 
-// put notes the value of a key at a revision, nil if it is deleted. It tells which record that is, and whether it was
-// news of one that subscribers are told of.
-func (c *cache) put(key string, raw []byte, rev int64) (Ref, bool) {
+// news is of a record that subscribers are told of.
+type news struct {
+	ref   Ref
+	nodes []string // that the record concerns or concerned
+}
+
+// fact is what is at a key at a revision.
+type fact struct {
+	key    string
+	table  table
+	id     string
+	rev    int64
+	record any   // nil if it is deleted
+	err    error // why the record can't be read
+}
+
+// factOf reads what an engine tells of a key, nil if it is deleted.
+func factOf(t table, id, key string, raw []byte, rev int64) fact {
+	f := fact{key: key, table: t, id: id, rev: rev}
+	if raw != nil {
+		f.record, f.err = t.decodeAny(id, raw, rev)
+	}
+	return f
+}
+
+// put notes the value of a key at a revision, nil if it is deleted. It reports whether that was news.
+func (c *cache) put(key string, raw []byte, rev int64) (news, bool) {
 	c.newest = max(c.newest, rev)
 	t, id, ok := tableOf(key)
-	if !ok || !t.kept() || rev <= c.seen[key] {
-		return Ref{}, false
+	if !ok || !t.kept() || !c.isNew(t, id, key, rev) {
+		return news{}, false
 	}
-	c.seen[key] = rev
-	delete(c.records[t.kind()], id)
-	if _, bad := c.unreadable[key]; bad {
-		delete(c.unreadable, key)
+	return c.place(factOf(t, id, key, raw, rev)), true
+}
+
+// isNew reports whether nothing as new is known of a key.
+func (c *cache) isNew(t table, id, key string, rev int64) bool {
+	if k, ok := c.records[t.kind()][id]; ok {
+		return rev > k.rev
+	}
+	return rev > c.seen[key]
+}
+
+// place puts a fact that isNew in place of what was known.
+func (c *cache) place(f fact) news {
+	kind := f.table.kind()
+	n := news{ref: Ref{kind, f.id}}
+	if old, ok := c.records[kind][f.id].record.(*mobyfs.Volume); ok {
+		if c.index != nil {
+			c.index.remove(old)
+		}
+		n.concerns(old)
+	}
+	if _, bad := c.unreadable[f.key]; bad {
+		delete(c.unreadable, f.key)
 		c.suspects()
 	}
-	ref := Ref{t.kind(), id}
-	if raw == nil {
-		return ref, true
+	if f.record == nil || f.err != nil {
+		delete(c.records[kind], f.id)
+		c.seen[f.key] = f.rev
+		if f.err != nil {
+			c.unreadable[f.key] = f.err.Error()
+			c.suspects()
+		}
+		return n
 	}
-	v, err := t.decodeAny(id, raw, rev)
-	if err != nil {
-		c.unreadable[key] = err.Error()
-		c.suspects()
-	} else {
-		c.records[t.kind()][id] = v
+	delete(c.seen, f.key)
+	c.records[kind][f.id] = known{f.record, f.rev}
+	if v, ok := f.record.(*mobyfs.Volume); ok {
+		if c.index != nil {
+			c.index.add(v)
+		}
+		n.concerns(v)
 	}
-	return ref, true
+	return n
+}
+
+// ordered makes the index of what is there, unless there is one. To add volumes in their order takes a fraction of the
+// time that it takes in no order.
+func (c *cache) ordered() {
+	if c.index != nil {
+		return
+	}
+	all := make([]*mobyfs.Volume, 0, len(c.records[KindVolume]))
+	for _, k := range c.records[KindVolume] {
+		all = append(all, k.record.(*mobyfs.Volume))
+	}
+	slices.SortFunc(all, inOrderOfNames)
+	c.index = newIndex()
+	for _, v := range all {
+		c.index.add(v)
+	}
+}
+
+// concerns adds the nodes that a volume concerns.
+func (n *news) concerns(v *mobyfs.Volume) {
+	add := func(node string) {
+		if !slices.Contains(n.nodes, node) {
+			n.nodes = append(n.nodes, node)
+		}
+	}
+	add(v.Node)
+	if v.Migration != nil {
+		add(v.Migration.To)
+	}
 }
 
 // suspects asks for a look at what can't be read.
@@ -73,19 +160,17 @@ func (c *cache) forget(key string, rev int64) {
 
 // learn notes what this process has committed, all at once. What the watch has passed already it knows better.
 func (s *Store) learn(writes map[string]write, rev int64) {
-	var changed []Ref
+	var changed []news
 	s.cache.mu.Lock()
 	if rev > s.cache.watched {
 		for key, w := range writes {
-			if ref, news := s.cache.put(key, w.raw, rev); news {
-				changed = append(changed, ref)
+			if n, isNews := s.cache.put(key, w.raw, rev); isNews {
+				changed = append(changed, n)
 			}
 		}
 	}
 	s.cache.mu.Unlock()
-	for _, ref := range changed {
-		s.boxes.touch(ref)
-	}
+	s.boxes.touch(changed...)
 }
 
 // View is what this process knows of all records at one moment. It is valid inside Store.View only; the records it
@@ -140,7 +225,7 @@ func (s *Store) Unreadable() []Unreadable {
 	all := make([]Unreadable, 0, len(s.cache.unreadable))
 	for key, cause := range s.cache.unreadable {
 		u := Unreadable{Key: key, Cause: cause, Revision: s.cache.seen[key]}
-		if q, ok := s.cache.records[KindUnreadable][noteID(key)].(*Quarantined); ok {
+		if q, ok := s.cache.records[KindUnreadable][noteID(key)].record.(*Quarantined); ok {
 			u.Since = q.Since
 		}
 		all = append(all, u)

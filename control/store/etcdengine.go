@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -23,25 +24,38 @@ func (e etcdEngine) get(ctx context.Context, key string) (entry, error) {
 // read streams all: a range in pages would cost etcd all keys below the prefix for each page. A stream takes no
 // revision to begin with, so what has changed since then comes in one piece.
 func (e etcdEngine) read(ctx context.Context, prefix string, since int64, each func(key string, e entry)) (int64, error) {
-	all, err := e.readAll(ctx, prefix, since)
+	if since > 0 {
+		resp, err := e.client.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithMinModRev(since))
+		if err != nil {
+			return 0, err
+		}
+		tell(resp.Kvs, each)
+		return resp.Header.Revision, nil
+	}
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	stream, err := e.client.GetStream(reading, prefix, clientv3.WithPrefix())
 	if err != nil {
 		return 0, err
 	}
-	for _, kv := range all.Kvs {
-		each(string(kv.Key), entry{kv.Value, kv.ModRevision})
+	rev := int64(0)
+	for chunk := range stream {
+		if err := chunk.Err(); err != nil {
+			return 0, err
+		}
+		tell(chunk.Kvs, each)
+		rev = max(rev, chunk.Header.GetRevision()) // the last one has it
 	}
-	return all.Header.Revision, nil
+	if rev == 0 {
+		return 0, errors.New("the stream of records was cut short")
+	}
+	return rev, nil
 }
 
-func (e etcdEngine) readAll(ctx context.Context, prefix string, since int64) (*clientv3.GetResponse, error) {
-	if since > 0 {
-		return e.client.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithMinModRev(since))
+func tell(kvs []*mvccpb.KeyValue, each func(key string, e entry)) {
+	for _, kv := range kvs {
+		each(string(kv.Key), entry{kv.Value, kv.ModRevision})
 	}
-	stream, err := e.client.GetStream(ctx, prefix, clientv3.WithPrefix())
-	if err != nil {
-		return nil, err
-	}
-	return clientv3.GetStreamToGetResponse(stream)
 }
 
 func (e etcdEngine) commit(ctx context.Context, reads map[string]int64, writes map[string]write) (int64, bool, error) {

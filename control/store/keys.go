@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"unique"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control/placement"
@@ -65,7 +66,20 @@ func checkVolume(id string, v *mobyfs.Volume, rev int64) error {
 		return fmt.Errorf("the record is not that of volume %s", id)
 	}
 	v.Revision = rev
+	thrifty(id, v)
 	return nil
+}
+
+// thrifty makes a record share the words that it has in common with many others, for there may be a million of them.
+func thrifty(id string, v *mobyfs.Volume) {
+	v.ID = mobyfs.VolumeID(id)
+	v.State = unique.Make(v.State).Value()
+	for _, word := range []*string{&v.Node, &v.Spec.Class, &v.Spec.Backend} {
+		*word = unique.Make(*word).Value()
+	}
+	if v.Lease != nil {
+		v.Lease.Node = unique.Make(v.Lease.Node).Value()
+	}
 }
 
 func checkNode(name string, n *mobyfs.Node, _ int64) error {

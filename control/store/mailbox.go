@@ -3,9 +3,10 @@ package store
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/mobyfs/mobyfs"
 )
 
 // ErrClosed is what a Mailbox says when the store is closed.
@@ -14,7 +15,8 @@ var ErrClosed = errors.New("the store is closed")
 // Mailbox collects which records changed for one watcher. It holds each record once, however often it changed
 // while the watcher was busy, so a slow watcher costs no more than a fast one and sees the newest state.
 type Mailbox struct {
-	all   *mailboxes
+	all    *mailboxes
+	topics []Ref
 	mu    sync.Mutex
 	refs  []Ref
 	in    map[Ref]bool
@@ -73,25 +75,51 @@ func (m *Mailbox) signal() {
 	}
 }
 
+// AllOf stands for all records of a kind when one subscribes.
+func AllOf(k Kind) Ref { return Ref{Kind: k} }
+
 // Subscribe gives a mailbox that hears of every change from now on.
-func (s *Store) Subscribe() *Mailbox { return s.boxes.add() }
+func (s *Store) Subscribe() *Mailbox { return s.boxes.add(Ref{}) }
 
-// Touch tells all subscribers to look at a record again, for what its reader adds to it has changed.
-func (s *Store) Touch(ref Ref) { s.boxes.touch(ref) }
+// SubscribeTo gives a mailbox that hears from now on of the changes of some records; of a node's also of those of all
+// volumes that concern the node, or did before the change.
+func (s *Store) SubscribeTo(refs ...Ref) *Mailbox { return s.boxes.add(refs...) }
 
-// mailboxes are those of all watchers.
+// Touch tells subscribers to look at a record again, for what its reader adds to it has changed.
+func (s *Store) Touch(ref Ref) {
+	n := news{ref: ref}
+	s.View(func(v View) {
+		if x, ok := v.c.records[ref.Kind][ref.ID].record.(*mobyfs.Volume); ok {
+			n.concerns(x)
+		}
+	})
+	s.boxes.touch(n)
+}
+
+// mailboxes are those of all watchers. A change costs as much as there are watchers whom it concerns.
 type mailboxes struct {
 	mu        sync.RWMutex
-	boxes     []*Mailbox
+	boxes     map[Ref]map[*Mailbox]bool // by topic
+	n         int
 	closed    bool
 	coalesced atomic.Int64 // changes that became one with a newer one
 }
 
-func (b *mailboxes) add() *Mailbox {
-	m := &Mailbox{all: b, in: map[Ref]bool{}, wake: make(chan struct{}, 1)}
+func (b *mailboxes) add(topics ...Ref) *Mailbox {
+	m := &Mailbox{all: b, topics: topics, in: map[Ref]bool{}, wake: make(chan struct{}, 1)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.boxes = append(b.boxes, m); b.closed {
+	if b.boxes == nil {
+		b.boxes = map[Ref]map[*Mailbox]bool{}
+	}
+	for _, topic := range topics {
+		if b.boxes[topic] == nil {
+			b.boxes[topic] = map[*Mailbox]bool{}
+		}
+		b.boxes[topic][m] = true
+	}
+	b.n++
+	if b.closed {
 		m.end()
 	}
 	return m
@@ -100,22 +128,49 @@ func (b *mailboxes) add() *Mailbox {
 func (b *mailboxes) remove(m *Mailbox) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.boxes = slices.DeleteFunc(b.boxes, func(x *Mailbox) bool { return x == m })
+	if !b.boxes[m.topics[0]][m] {
+		return
+	}
+	b.n--
+	for _, topic := range m.topics {
+		if delete(b.boxes[topic], m); len(b.boxes[topic]) == 0 {
+			delete(b.boxes, topic)
+		}
+	}
 }
 
-func (b *mailboxes) touch(ref Ref) {
+func (b *mailboxes) touch(all ...news) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	for _, m := range b.boxes {
+	for _, n := range all {
+		for _, topic := range []Ref{{}, AllOf(n.ref.Kind), n.ref} {
+			b.tell(topic, n.ref)
+		}
+		for _, node := range n.nodes {
+			b.tell(NodeRef(node), n.ref)
+		}
+	}
+}
+
+func (b *mailboxes) tell(topic, ref Ref) {
+	for m := range b.boxes[topic] {
 		m.put(ref)
 	}
+}
+
+func (b *mailboxes) count() int {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.n
 }
 
 func (b *mailboxes) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
-	for _, m := range b.boxes {
-		m.end()
+	for _, boxes := range b.boxes {
+		for m := range boxes {
+			m.end()
+		}
 	}
 }

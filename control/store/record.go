@@ -41,6 +41,9 @@ func encode[T any](old []byte, v T) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if bytes.Equal(old, understood) {
+		return now, nil // old holds nothing else, as nearly always
+	}
 	return merge(reflect.TypeFor[T](), old, understood, now)
 }
 

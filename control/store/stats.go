@@ -13,9 +13,7 @@ func (s *Store) Stats() Stats {
 	s.cache.mu.RLock()
 	stats := Stats{Lag: s.cache.newest - s.cache.watched, Unreadable: len(s.cache.unreadable)}
 	s.cache.mu.RUnlock()
-	s.boxes.mu.RLock()
-	stats.Watchers = len(s.boxes.boxes)
-	s.boxes.mu.RUnlock()
+	stats.Watchers = s.boxes.count()
 	stats.Coalesced = s.boxes.coalesced.Load()
 	return stats
 }

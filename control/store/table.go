@@ -30,6 +30,7 @@ type table interface {
 	kind() Kind
 	root() string
 	kept() bool
+	key(id string) string
 	idOf(key string) (string, bool)
 	decodeAny(id string, raw []byte, rev int64) (any, error)
 }
@@ -120,7 +121,7 @@ func (t Table[T]) Revision(tx *Tx, id string) (int64, error) {
 
 // In tells of one record as this process knows it. It is for tables that are kept in memory.
 func (t Table[T]) In(v View, id string) (T, bool) {
-	p, ok := v.c.records[t.Kind][id].(*T)
+	p, ok := v.c.records[t.Kind][id].record.(*T)
 	if !ok {
 		var none T
 		return none, false
@@ -131,13 +132,16 @@ func (t Table[T]) In(v View, id string) (T, bool) {
 // All yields all records that this process knows, in no order, with their IDs.
 func (t Table[T]) All(v View) func(yield func(string, T) bool) {
 	return func(yield func(string, T) bool) {
-		for id, p := range v.c.records[t.Kind] {
-			if !yield(id, *p.(*T)) {
+		for id, k := range v.c.records[t.Kind] {
+			if !yield(id, *k.record.(*T)) {
 				return
 			}
 		}
 	}
 }
+
+// Count tells how many records this process knows.
+func (t Table[T]) Count(v View) int { return len(v.c.records[t.Kind]) }
 
 // Ref names a record.
 func (t Table[T]) Ref(id string) Ref { return Ref{t.Kind, id} }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -26,6 +27,7 @@ func (s *Store) load(ctx context.Context) (int64, error) {
 		}
 	}
 	s.cache.mu.Lock()
+	s.cache.ordered()
 	s.cache.watched = max(s.cache.watched, complete)
 	s.cache.newest = max(s.cache.newest, complete)
 	s.cache.mu.Unlock()
@@ -35,32 +37,94 @@ func (s *Store) load(ctx context.Context) (int64, error) {
 
 // loadTable reads one table and returns the revision at which it is what was read.
 func (s *Store) loadTable(ctx context.Context, t table) (int64, error) {
-	all := map[string]entry{}
-	rev, err := s.engine.read(ctx, t.root(), 0, func(key string, e entry) { all[key] = e })
+	known := s.cache.keys(t)
+	place, placed := s.placer(t)
+	rev, err := s.engine.read(ctx, t.root(), 0, func(key string, e entry) {
+		delete(known, key)
+		place(key, e)
+	})
+	placed()
 	if err != nil {
 		return 0, err
 	}
-	var changed []Ref
+	var changed []news
 	s.cache.mu.Lock()
-	for key, e := range all {
-		if ref, news := s.cache.put(key, e.raw, e.rev); news {
-			changed = append(changed, ref)
-		}
-	}
-	for key := range s.cache.seen {
-		if _, ours := t.idOf(key); !ours || all[key].rev > 0 {
-			continue
-		}
-		if ref, news := s.cache.put(key, nil, rev); news { // deleted while nobody watched
-			changed = append(changed, ref)
+	for key := range known {
+		if n, isNews := s.cache.put(key, nil, rev); isNews { // deleted while nobody watched
+			changed = append(changed, n)
 		}
 		s.cache.forget(key, rev)
 	}
 	s.cache.mu.Unlock()
-	for _, ref := range changed {
-		s.boxes.touch(ref)
-	}
+	s.boxes.touch(changed...)
 	return rev, nil
+}
+
+// How records are placed while a table is loaded.
+const (
+	placers    = 4    // that decode at the same time
+	placeBatch = 1000 // records that are placed at once
+)
+
+// placer gives a function that takes the records of a table into the cache while the next ones are read, and one that
+// waits until all are there.
+func (s *Store) placer(t table) (place func(key string, e entry), wait func()) {
+	var running sync.WaitGroup
+	batches := make(chan []change, placers)
+	for range placers {
+		running.Go(func() {
+			for batch := range batches {
+				s.placeAll(t, batch)
+			}
+		})
+	}
+	var batch []change
+	place = func(key string, e entry) {
+		if batch = append(batch, change{key, e.raw, e.rev}); len(batch) == placeBatch {
+			batches <- batch
+			batch = nil
+		}
+	}
+	return place, func() {
+		batches <- batch
+		close(batches)
+		running.Wait()
+	}
+}
+
+func (s *Store) placeAll(t table, batch []change) {
+	facts := make([]fact, 0, len(batch))
+	for _, c := range batch {
+		if id, ok := t.idOf(c.key); ok {
+			facts = append(facts, factOf(t, id, c.key, c.raw, c.rev))
+		}
+	}
+	var changed []news
+	s.cache.mu.Lock()
+	for _, f := range facts {
+		if s.cache.isNew(t, f.id, f.key, f.rev) {
+			s.cache.newest = max(s.cache.newest, f.rev)
+			changed = append(changed, s.cache.place(f))
+		}
+	}
+	s.cache.mu.Unlock()
+	s.boxes.touch(changed...)
+}
+
+// keys are those of a table of which anything is known.
+func (c *cache) keys(t table) map[string]bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	all := map[string]bool{}
+	for id := range c.records[t.kind()] {
+		all[t.key(id)] = true
+	}
+	for key := range c.seen {
+		if _, ours := t.idOf(key); ours {
+			all[key] = true
+		}
+	}
+	return all
 }
 
 // follow learns of every change from the revision on, until ctx ends. It is the one watch that this process has,
@@ -84,12 +148,12 @@ func (s *Store) follow(ctx context.Context, from int64) {
 // apply learns changes that the engine tells, in the order of their revisions, and returns the last revision.
 func (s *Store) apply(changes []change) int64 {
 	last := changes[len(changes)-1].rev
-	var changed []Ref
+	var changed []news
 	var unreadable []Unreadable
 	s.cache.mu.Lock()
 	for _, c := range changes {
-		if ref, news := s.cache.put(c.key, c.raw, c.rev); news {
-			changed = append(changed, ref)
+		if n, isNews := s.cache.put(c.key, c.raw, c.rev); isNews {
+			changed = append(changed, n)
 			if cause, bad := s.cache.unreadable[c.key]; bad {
 				unreadable = append(unreadable, Unreadable{Key: c.key, Cause: cause})
 			}
@@ -102,9 +166,7 @@ func (s *Store) apply(changes []change) int64 {
 	s.cache.mu.Unlock()
 	s.tail.learn(changes, last)
 	s.complain(unreadable)
-	for _, ref := range changed {
-		s.boxes.touch(ref)
-	}
+	s.boxes.touch(changed...)
 	return last
 }
 
