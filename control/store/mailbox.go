@@ -17,11 +17,11 @@ var ErrClosed = errors.New("the store is closed")
 type Mailbox struct {
 	all    *mailboxes
 	topics []Ref
-	mu    sync.Mutex
-	refs  []Ref
-	in    map[Ref]bool
-	wake  chan struct{} // holds one value when there is something to see
-	ended bool
+	mu     sync.Mutex
+	refs   []Ref
+	in     map[Ref]bool
+	wake   chan struct{} // holds one value when there is something to see
+	ended  bool
 }
 
 // Next waits for changes and returns them, oldest first. ErrClosed when the store has stopped.

@@ -114,7 +114,7 @@ func (h *herd) start(ctx context.Context) {
 }
 
 func (h *herd) beat(ctx context.Context, agent *api.Client, r mobyfs.Report) {
-	if err := agent.Report(ctx, r); err != nil && ctx.Err() == nil {
+	if _, err := agent.Report(ctx, r); err != nil && ctx.Err() == nil {
 		h.failed.Add(1)
 	}
 }

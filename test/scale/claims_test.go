@@ -125,7 +125,7 @@ func decisions(t *testing.T, c *cluster, clients int) []time.Duration {
 		node := fmt.Sprintf("n%d-%d", clients, client)
 		agent := c.client(pki.RoleNode, node)
 		t.Cleanup(agent.Close)
-		if err := agent.Report(ctx, mobyfs.Report{Address: node + ":8080", Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 40}}); err != nil {
+		if _, err := agent.Report(ctx, mobyfs.Report{Address: node + ":8080", Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 40}}); err != nil {
 			t.Fatal(err)
 		}
 		v, err := agent.CreateVolume(ctx, "vol-"+node, mobyfs.VolumeSpec{}, node)
