@@ -91,7 +91,7 @@ func TestAttackSlowBody(t *testing.T) {
 	v := newVictim(t)
 	before := v.state()
 	body, feed := io.Pipe()
-	defer feed.Close()
+	defer func() { _ = feed.Close() }()
 	req, err := http.NewRequestWithContext(t.Context(), "POST", "https://"+v.address+"/v1/volumes", body)
 	if err != nil {
 		t.Fatal(err)
