@@ -92,7 +92,7 @@ func (c *Control) mayTakeOver(v mobyfs.Volume, claimed bool) error {
 		return notReady(v)
 	case !mobyfs.SharesBytes(v.Spec.WithDefaults().Backend):
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s can't be taken from %s: its bytes are there and nowhere else", title(v), v.Node).
-			WithHint("start %s; if it is lost for good: mobyctl node forget %s --data-lost", v.Node, v.Node)
+			WithHint("start %s again: nobody else has the bytes", v.Node)
 	case class == mobyfs.TakeoverNever:
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s may not be taken from %s: its takeover is never", title(v), v.Node).
 			WithHint("start %s, or its mobyfs.service", v.Node)

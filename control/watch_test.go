@@ -202,6 +202,9 @@ func TestUnreadableRecordIsNotToldAsGone(t *testing.T) {
 	_, err = op.CreateVolume(ctx, "pgdata", mobyfs.VolumeSpec{}, "")
 	wantCode(t, err, mobyfs.CodeCorrupt)
 	s := must[api.Cluster](t)(op.Cluster(ctx))
+	for deadline := time.Now().Add(10 * time.Second); len(s.Unreadable) == 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		s = must[api.Cluster](t)(op.Cluster(ctx)) // others' writes are known once the watch has told them
+	}
 	if len(s.Unreadable) != 1 || s.Unreadable[0].Key != string(found.Kvs[0].Key) || s.Unreadable[0].Cause == "" {
 		t.Errorf("the status tells %+v", s.Unreadable)
 	}

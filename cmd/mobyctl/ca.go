@@ -47,7 +47,7 @@ func newRevokeCommand(a *app) *cobra.Command {
 		Use:   "revoke ROLE NAME",
 		Short: "Shut a person or node out at once, such as: mobyctl ca revoke operator ana",
 		Long: "Shut a person or node out at once: connections are cut, certificates are refused and not renewed. It does\n" +
-			"nothing about a node's volumes; mobyctl node evict does.",
+			"nothing about a node's volumes.",
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()

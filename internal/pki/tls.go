@@ -193,9 +193,13 @@ func (f Files) verifyServer(state tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	return verify(state.PeerCertificates, id.roots, x509.VerifyOptions{
+	err = verify(state.PeerCertificates, id.roots, x509.VerifyOptions{
 		DNSName: state.ServerName, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
+	if err != nil { // as crypto/tls says it, so that callers tell it from a connection that broke
+		err = &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
+	}
+	return err
 }
 
 // verify checks a chain, leaf first, against roots.
