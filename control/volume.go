@@ -94,6 +94,8 @@ func checkSpec(name string, s mobyfs.VolumeSpec) error {
 	case s.Backend != mobyfs.DefaultBackend && s.Backend != mobyfs.SharedBackend:
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "create volume %s: there is no backend %q", name, clean(s.Backend, maxLabelKey)).
 			WithHint("leave it out, or use %s or %s", mobyfs.DefaultBackend, mobyfs.SharedBackend)
+	case s.Zone != "" || s.Apart != "" || len(s.NodeLabels) > 0 || len(s.Tolerations) > 0:
+		return bad("its home can't be chosen by zone, labels of nodes, groups or tolerations in this version")
 	case s.SizeBytes < 0:
 		return bad("its size is negative")
 	case len(s.Labels) > maxLabels:

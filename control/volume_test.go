@@ -208,3 +208,17 @@ func TestVolumeInUseOrOnItsWayIsNotRemoved(t *testing.T) {
 		t.Errorf("after the refusals it is %s", got.State)
 	}
 }
+
+func TestWhatPlacementDoesNotLookAtIsNotPromised(t *testing.T) {
+	f := newFleet(t, false)
+	f.node("h1")
+	for _, spec := range []mobyfs.VolumeSpec{
+		{Zone: "a"}, {Apart: "db"}, {NodeLabels: map[string]string{"disk": "ssd"}}, {Tolerations: []string{"gpu"}},
+	} {
+		_, err := f.operator().CreateVolume(t.Context(), "pgdata", spec, "")
+		wantCode(t, err, mobyfs.CodeInvalid)
+		if !strings.Contains(mobyfs.HintOf(err), "leave it out") {
+			t.Errorf("%+v: the hint is %q", spec, mobyfs.HintOf(err))
+		}
+	}
+}

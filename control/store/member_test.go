@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -331,29 +330,14 @@ func TestAttackPeerPortTakesPeersOnly(t *testing.T) {
 	}
 }
 
-// knock asks a peer port for its version, as members do.
+// knock asks a peer port for the members, as members do.
 func knock(t *testing.T, address string, files pki.Files) error {
 	t.Helper()
 	cert, err := tls.LoadX509KeyPair(files.Cert, files.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := tls.Dial("tcp", address, &tls.Config{Certificates: []tls.Certificate{cert}, InsecureSkipVerify: true})
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := fmt.Fprint(conn, "GET /version HTTP/1.0\r\n\r\n"); err != nil {
-		return err
-	}
-	answer, err := io.ReadAll(conn)
-	if err == nil && !strings.Contains(string(answer), "200 OK") {
-		err = fmt.Errorf("it answered %.60q", answer)
-	}
-	return err
+	return askMembers(t.Context(), address, cert)
 }
 
 func TestStoreInAnEtcdThatOthersRun(t *testing.T) {
