@@ -71,7 +71,7 @@ func TestWithTheFenceOffStaleWritesAreFound(t *testing.T) {
 // lateOwner is what happens to a node that is too late, on a volume of its own, and what the checks find.
 func lateOwner(ctx context.Context, w *workload, at, taker *agent, v *verdict) error {
 	name := "vol-late-" + at.node
-	options := map[string]string{"backend": mobyfs.SharedBackend, "takeover": string(mobyfs.TakeoverAuto)}
+	options := map[string]string{"backend": mobyfs.SharedBackend, "takeover": string(mobyfs.TakeoverManual)}
 	if err := at.docker.create(ctx, name, options); err != nil {
 		return err
 	}
@@ -96,7 +96,11 @@ func lateOwner(ctx context.Context, w *workload, at, taker *agent, v *verdict) e
 	}
 	defer heal()
 	for { // until it may be taken over
-		taken, err := taker.docker.mount(ctx, name, "taker")
+		_, err := w.finder.TakeOver(ctx, name, taker.node, at.node+" is late")
+		var taken string
+		if err == nil {
+			taken, err = taker.docker.mount(ctx, name, "taker")
+		}
 		if err == nil {
 			now, err := leaseOf(ctx, w, name, taker.node)
 			if err != nil {

@@ -134,7 +134,7 @@ func optionsOf(name string) map[string]string {
 	if number%4 != 3 {
 		return nil
 	}
-	return map[string]string{"backend": mobyfs.SharedBackend, "takeover": string(mobyfs.TakeoverAuto)}
+	return map[string]string{"backend": mobyfs.SharedBackend, "takeover": string(mobyfs.TakeoverManual)}
 }
 
 // attached tells which volume is mounted at a path of a node, and under which fence.
