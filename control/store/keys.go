@@ -5,7 +5,6 @@ import (
 	"unique"
 
 	"github.com/mobyfs/mobyfs"
-	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/internal/audit"
 )
 
@@ -28,9 +27,6 @@ const (
 	KindRequest Kind = "request"
 	KindSegment Kind = "segment"
 	KindCopy    Kind = "copy"
-
-	KindOperation Kind = "operation"
-	KindLoad      Kind = "load"
 )
 
 // The tables. A kind that is not listed in tables is not read.
@@ -49,12 +45,7 @@ var (
 	// Downs are the sessions of nodes that ended last, by the node's name.
 	Downs = Table[Down]{Kind: KindDown, prefix: "down/"}
 
-	Operations = Table[mobyfs.Operation]{Kind: KindOperation, prefix: "op/", check: checkOperation}
-	// Loads is what each node has promised. PutVolume and DeleteVolume keep it, so whoever has read a node's load in a
-	// transaction knows that nobody else places there meanwhile.
-	Loads = Table[placement.Load]{Kind: KindLoad, prefix: "res/", check: checkLoad}
-
-	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Operations, Loads, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, Segments, Copies}
+	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, Segments, Copies}
 )
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }
@@ -86,19 +77,6 @@ func checkNode(name string, n *mobyfs.Node, _ int64) error {
 	if n.Name != name {
 		return fmt.Errorf("the record is not that of node %s", name)
 	}
-	return nil
-}
-
-func checkOperation(id string, o *mobyfs.Operation, rev int64) error {
-	if string(o.ID) != id {
-		return fmt.Errorf("the record is not that of operation %s", id)
-	}
-	o.Revision = rev
-	return nil
-}
-
-func checkLoad(_ string, l *placement.Load, rev int64) error {
-	l.Revision = rev
 	return nil
 }
 

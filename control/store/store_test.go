@@ -138,7 +138,6 @@ func TestCommittedChangeIsSeenAtOnceByViewAndMailbox(t *testing.T) {
 			t.Fatalf("after the commit at revision %d View has %d, %v", v.Revision, got.Revision, ok)
 		}
 		refs, err := box.Next(t.Context())
-		refs = withoutLoads(refs)
 		if err != nil || len(refs) != 1 || refs[0] != VolumeRef(v.ID) {
 			t.Fatalf("the mailbox holds %v, %v; want %s", refs, err, v.ID)
 		}
@@ -347,7 +346,6 @@ func TestSlowSubscriberFindsEachRecordOnce(t *testing.T) {
 		return s.cache.watched == a.Revision
 	})
 	refs, err := box.Next(t.Context())
-	refs = withoutLoads(refs)
 	if want := []Ref{VolumeRef(a.ID), VolumeRef(b.ID)}; err != nil || !cmp.Equal(refs, want) {
 		t.Errorf("got %v, %v; want %v", refs, err, want)
 	}
@@ -391,17 +389,11 @@ func TestWatchGoesOnAfterItsHistoryIsDropped(t *testing.T) {
 		t.Error("a volume that was deleted meanwhile is known still")
 	}
 	refs, err := box.Next(t.Context())
-	refs = withoutLoads(refs)
 	if err != nil || len(refs) != 3 || slices.Contains(refs, VolumeRef(same.ID)) {
 		t.Errorf("the mailbox holds %v, %v; want the three that changed", refs, err)
 	}
 	stop()
 	following.Wait()
-}
-
-// withoutLoads leaves out the records that the store writes beside volumes.
-func withoutLoads(refs []Ref) []Ref {
-	return slices.DeleteFunc(refs, func(r Ref) bool { return r.Kind == KindLoad })
 }
 
 func TestStoreOfAnotherClusterIsRefused(t *testing.T) {

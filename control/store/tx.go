@@ -21,20 +21,17 @@ type Tx struct {
 	s      *Store
 	reads  map[string]entry
 	writes map[string]write
-	placed map[mobyfs.VolumeID]placed // volumes that were written
-	notes  []func(rev int64)          // called after the commit
+	notes  []func(rev int64) // called after the commit
 }
 
 // Update runs fn and commits what it wrote in one transaction, in which nothing that fn read has changed. If
 // something has, fn runs again; so it must do nothing that can't be done twice. An error of fn ends it and nothing
-// is written. ErrNoLease if something was to be written with a lease that has ended. CodeUnavailable means that the store did not answer: it is unknown whether the change is there.
+// is written. ErrNoLease if something was to be written with a lease that has ended. CodeUnavailable means that the
+// store did not answer: it is unknown whether the change is there.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	for {
 		tx := &Tx{ctx: ctx, s: s, reads: map[string]entry{}, writes: map[string]write{}}
 		if err := fn(tx); err != nil {
-			return err
-		}
-		if err := tx.keepLoads(); err != nil {
 			return err
 		}
 		done, err := tx.commit()
@@ -143,7 +140,6 @@ func (tx *Tx) PutVolume(v *mobyfs.Volume) error {
 	}
 	tx.writes[volumeKey(v.ID)] = write{raw: raw}
 	tx.notes = append(tx.notes, func(rev int64) { v.Revision = rev })
-	tx.place(v.ID, old, &record)
 	if old.rev != 0 {
 		before, err := Volumes.decode(string(v.ID), old.raw, old.rev)
 		if err != nil || before.State == v.State || v.State != mobyfs.VolumeRemoving {
@@ -174,11 +170,6 @@ func (tx *Tx) putName(v mobyfs.Volume) error {
 
 // DeleteVolume deletes the record of a volume in VolumeRemoving.
 func (tx *Tx) DeleteVolume(id mobyfs.VolumeID) error {
-	old, err := tx.get(volumeKey(id))
-	if err != nil {
-		return err
-	}
-	tx.place(id, old, nil)
 	return Volumes.Delete(tx, string(id))
 }
 
