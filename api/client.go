@@ -95,7 +95,7 @@ func (c *Client) Endpoints() []string { return c.way.Load().endpoints }
 // Close drops the connections that are not in use.
 func (c *Client) Close() { c.way.Load().transport.CloseIdleConnections() }
 
-// ask makes a call and decodes the answer into out, if that is not nil. name fills the path's {name}.
+// ask makes a call and decodes the answer into out, if that is not nil. name fills the path's {name}, {node} or {id}.
 func (c *Client) ask(ctx context.Context, what call, name string, in, out any) error {
 	_, err := c.askFor(ctx, what, name, in, out)
 	return err
@@ -105,12 +105,9 @@ func (c *Client) ask(ctx context.Context, what call, name string, in, out any) e
 func (c *Client) askFor(ctx context.Context, what call, name string, in, out any) (http.Header, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	path := what.path
-	if strings.Contains(path, "{name}") {
-		if err := mobyfs.CheckVolumeName(name); err != nil {
-			return nil, err // it could lead to another path
-		}
-		path = strings.Replace(path, "{name}", url.PathEscape(name), 1)
+	path, err := what.pathOf(name)
+	if err != nil {
+		return nil, err
 	}
 	resp, endpoint, err := c.send(ctx, what, path, in)
 	if err != nil {
@@ -125,6 +122,22 @@ func (c *Client) askFor(ctx context.Context, what call, name string, in, out any
 		return nil, unreachable("ask", []string{endpoint}, err)
 	}
 	return resp.Header, nil
+}
+
+// subjects are what the path of a call can name. What could not be such a name is not sent: it could lead to another path.
+var subjects = []struct {
+	holder string
+	check  func(name string) error
+}{{"{name}", mobyfs.CheckVolumeName}, {"{node}", mobyfs.CheckNodeName}, {"{id}", mobyfs.CheckOperationID}}
+
+// pathOf is the path of the call with what it is about.
+func (c call) pathOf(name string) (string, error) {
+	for _, s := range subjects {
+		if strings.Contains(c.path, s.holder) {
+			return strings.Replace(c.path, s.holder, url.PathEscape(name), 1), s.check(name)
+		}
+	}
+	return c.path, nil
 }
 
 // send makes the request and returns the first answer of success with the endpoint that gave it. An answer of any

@@ -36,7 +36,9 @@ func withMatch(r *http.Request) (*http.Request, error) {
 }
 
 // matches reports whether a call changes one record, which the path names, and so takes If-Match.
-func (c call) matches() bool { return c.method != http.MethodGet && strings.Contains(c.path, "{name}") }
+func (c call) matches() bool {
+	return c.method != http.MethodGet && (strings.Contains(c.path, "{name}") || strings.Contains(c.path, "{node}"))
+}
 
 // checkMatch refuses a condition that the call would not look at.
 func (c call) checkMatch(ctx context.Context) error {
