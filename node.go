@@ -147,7 +147,7 @@ func (n Node) Use() Availability {
 // node; it only gets no new volumes, and a migration towards it is given up.
 const NodeSilence = SessionTTL
 
-// Heartbeat is how often an agent tells control that it is there, within a tenth more or less.
+// Heartbeat is how often an agent tells control that it is there, unless sessions are short: see Session.Heartbeat.
 const Heartbeat = 10 * time.Second
 
 // Capacity is the space for volumes on a node, in bytes, as its file system tells.

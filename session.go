@@ -13,6 +13,21 @@ type Session struct {
 // that was answered, for it can't know when control heard it.
 func (s Session) TTL() time.Duration { return time.Duration(s.TTLMillis) * time.Millisecond }
 
+// Heartbeat is how often the node's agent is to be heard: three times in the session's time, and every Heartbeat at least.
+func (s Session) Heartbeat() time.Duration {
+	if third := s.TTL() / 3; third > 0 && third < Heartbeat {
+		return third
+	}
+	return Heartbeat
+}
+
+// MinSessionTTL and MaxSessionTTL bound what the control plane can be set to. Shorter ones than the least would end
+// whenever the store elects a leader.
+const (
+	MinSessionTTL = 4 * time.Second
+	MaxSessionTTL = time.Hour
+)
+
 // SessionTTL is how long a node may be silent before its session ends, unless the control plane is set to another time.
 const SessionTTL = 30 * time.Second
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -39,7 +40,8 @@ type cluster struct {
 	volumes map[mobyfs.VolumeID]*mobyfs.Volume
 	reports map[string]mobyfs.Report
 	calls   []string
-	partial bool // nodes watch what concerns them
+	ttl     time.Duration // of sessions; mobyfs.SessionTTL if 0
+	partial bool          // nodes watch what concerns them
 	watches map[*watch]bool
 	// before may look at a call, hold it up, or make it fail; after may do the same once it took effect.
 	before, after func(node, call string) error
@@ -505,7 +507,10 @@ func (s *seat) Abort(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migration
 }
 
 func (s *seat) Report(ctx context.Context, r mobyfs.Report) (mobyfs.Session, error) {
-	return mobyfs.Session{Epoch: 1, TTLMillis: mobyfs.SessionTTL.Milliseconds()}, s.change(ctx, s.node, "Report", func() (*mobyfs.Volume, error) {
+	s.mu.Lock()
+	ttl := cmp.Or(s.ttl, mobyfs.SessionTTL)
+	s.mu.Unlock()
+	return mobyfs.Session{Epoch: 1, TTLMillis: ttl.Milliseconds()}, s.change(ctx, s.node, "Report", func() (*mobyfs.Volume, error) {
 		s.reports[s.node] = r
 		for id, names := range r.Users {
 			if v := s.volumes[id]; v != nil && v.Lease != nil && v.Lease.Node == s.node {

@@ -124,6 +124,33 @@ func TestDeadlineIsCountedFromTheHeartbeatsSending(t *testing.T) {
 	}
 }
 
+func TestHeartbeatsComeThreeTimesInASession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, "h1")
+		for ttl, want := range map[time.Duration]int{6 * time.Second: 30, 30 * time.Second: 6, time.Hour: 6} {
+			r.cluster.mu.Lock()
+			r.cluster.ttl = ttl
+			r.cluster.mu.Unlock()
+			pass(time.Minute) // until the agent has heard of it
+			r.cluster.mu.Lock()
+			before := len(r.cluster.calls)
+			r.cluster.mu.Unlock()
+			pass(time.Minute)
+			r.cluster.mu.Lock()
+			beats := 0
+			for _, call := range r.cluster.calls[before:] {
+				if call == "h1 Report" {
+					beats++
+				}
+			}
+			r.cluster.mu.Unlock()
+			if beats < want-1 || beats > want+1 {
+				t.Errorf("sessions of %v: %d heartbeats in a minute, want %d", ttl, beats, want)
+			}
+		}
+	})
+}
+
 func TestNoNewUseOfAnAutoVolumeOnceTheSessionIsOver(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		_, h1, _, d, link := guarded(t)

@@ -59,7 +59,8 @@ func (r *reporter) repeat() {
 
 // run reports until ctx ends. The first report joins the cluster.
 func (r *reporter) run(ctx context.Context) {
-	beat := time.NewTicker(mobyfs.Heartbeat)
+	pace := r.agent.session.heartbeat()
+	beat := time.NewTicker(pace)
 	defer beat.Stop()
 	for heard := false; ; {
 		r.mu.Lock()
@@ -67,6 +68,10 @@ func (r *reporter) run(ctx context.Context) {
 		r.again = false
 		r.mu.Unlock()
 		heard = r.report(ctx, all)
+		if now := r.agent.session.heartbeat(); now != pace {
+			pace = now
+			beat.Reset(pace)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -108,7 +113,7 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	users, usersSent := a.roster.news(all)
 	report.Users = users
 	report.Used = r.usedNews(all)
-	ctx, cancel := context.WithTimeout(ctx, mobyfs.Heartbeat)
+	ctx, cancel := context.WithTimeout(ctx, a.session.heartbeat())
 	defer cancel()
 	sent := a.Clock()
 	session, err := a.Control.Report(ctx, report)

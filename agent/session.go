@@ -12,6 +12,7 @@ import (
 type session struct {
 	mu       sync.Mutex
 	deadline time.Duration // on Config.Clock; 0 before the first answer
+	told     mobyfs.Session
 }
 
 // answered takes over that control answered a heartbeat that was sent at a time.
@@ -19,6 +20,7 @@ func (s *session) answered(sent time.Duration, told mobyfs.Session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.deadline = max(s.deadline, sent+told.TTL()*4/5)
+	s.told = told
 }
 
 // until is the deadline.
@@ -26,6 +28,13 @@ func (s *session) until() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.deadline
+}
+
+// heartbeat is how often control wants to hear from this node.
+func (s *session) heartbeat() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told.Heartbeat()
 }
 
 // sessionOver reports whether another node may soon be given what this one has.

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/internal/pki"
@@ -431,6 +433,18 @@ func check(t *testing.T, ana *api.Client, all []known) {
 			t.Errorf("%s: fence %d was given out, now it is %d", v.Name, k.volume.Fence, v.Fence)
 		case !k.open && (v.Revision != k.volume.Revision || v.State != k.volume.State || (v.Lease == nil) != (k.volume.Lease == nil)):
 			t.Errorf("%s was %+v and is %+v", v.Name, k.volume, v)
+		}
+	}
+}
+
+func TestBadSessionTimesAreRefusedWithTheWayOut(t *testing.T) {
+	for text, good := range map[string]bool{"": true, "4s": true, "1h0m0s": true, "3s": false, "4500ms": false, "61m": false, "soon": false, "-4s": false} {
+		t.Setenv("MOBYFS_SESSION_TTL", text)
+		s := settings{cluster: "shop", name: "h1"}
+		s.addStart(pflag.NewFlagSet("start", pflag.ContinueOnError))
+		err := s.checkStart()
+		if good != (err == nil) || !good && !strings.Contains(mobyfs.HintOf(err), "MOBYFS_SESSION_TTL") {
+			t.Errorf("%q: got %v, hint %q", text, err, mobyfs.HintOf(err))
 		}
 	}
 }

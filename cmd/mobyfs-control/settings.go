@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -19,10 +20,11 @@ import (
 // settings say which cluster's control this is, where it lies, and who keeps the store with it.
 type settings struct {
 	cluster string
-	name    string // of this one among the cluster's controls: its host's
-	listen  string // host:port of the API
-	root    string // private directory: pki/ and etcd/
-	classes string // file of the classes of volumes
+	name    string        // of this one among the cluster's controls: its host's
+	listen  string        // host:port of the API
+	root    string        // private directory: pki/ and etcd/
+	classes string        // file of the classes of volumes
+	session time.Duration // after which a silent node's session ends
 
 	peerListen string // host:port at which other members of the store are heard; empty: there are none
 	peerURL    string // https://host:port at which they reach this one
@@ -53,6 +55,11 @@ func (s *settings) addStart(flags *pflag.FlagSet) {
 		flags.StringVar(into, name, cmp.Or(os.Getenv(variable), otherwise), usage+" ("+variable+")")
 	}
 	text(&s.classes, "classes", "MOBYFS_CLASSES", "/etc/mobyfs/classes.json", "file of the classes of volumes")
+	session, err := time.ParseDuration(cmp.Or(os.Getenv("MOBYFS_SESSION_TTL"), mobyfs.SessionTTL.String()))
+	if err != nil {
+		session = 0 // which check refuses
+	}
+	flags.DurationVar(&s.session, "session-ttl", session, "how long a node may be silent before its session ends; the same at all controls (MOBYFS_SESSION_TTL)")
 	text(&s.listen, "listen", "MOBYFS_CONTROL_LISTEN", ":7946", "host:port of the API")
 	text(&s.peerListen, "peer-listen", "MOBYFS_PEER_LISTEN", "", "host:port at which other members of the store are heard; none if empty")
 	text(&s.peerURL, "peer-url", "MOBYFS_PEER_URL", "", "https://host:port at which other members reach this one")
@@ -145,4 +152,13 @@ func (s settings) check() error {
 			WithHint("leave out --etcd-endpoints, or --peer-listen and --join")
 	}
 	return nil
+}
+
+// checkStart is check for a control that runs.
+func (s settings) checkStart() error {
+	if s.session < mobyfs.MinSessionTTL || s.session > mobyfs.MaxSessionTTL || s.session%time.Second != 0 {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "the session of a node can't end after that time").
+			WithHint("set MOBYFS_SESSION_TTL to whole seconds from %v to %v, such as %v", mobyfs.MinSessionTTL, mobyfs.MaxSessionTTL, mobyfs.SessionTTL)
+	}
+	return s.check()
 }

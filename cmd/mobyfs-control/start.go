@@ -43,7 +43,7 @@ func newStartCommand(s *settings) *cobra.Command {
 
 // start serves until ctx ends, which is success, or until the store or the listener fails.
 func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
-	if err := s.check(); err != nil {
+	if err := s.checkStart(); err != nil {
 		return err
 	}
 	_, _, err = s.identity().Identity()
@@ -73,7 +73,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	ctl, err := control.Open(ctx, control.Config{
 		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Classes: classes, Log: log,
-		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Now: failpoint.Now, SessionTTL: failpoint.Duration("MOBYFS_SESSION_TTL"),
+		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Now: failpoint.Now, SessionTTL: s.session,
 	})
 	if err != nil {
 		listener.Close()

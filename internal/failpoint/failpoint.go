@@ -10,7 +10,7 @@
 // The file is removed first, so it happens once. With a last word "always" it stays and happens each time. MOMENT may
 // end in *, for all that begin so. Names are "package.moment", so that a test can list them with grep.
 //
-// Now is the time by a clock that a test can set wrong, and Duration a time that a test makes shorter.
+// Now is the time by a clock that a test can set wrong.
 //
 // Without reports which guards the environment variable MOBYFS_WITHOUT switches off (names with commas): so a test can
 // show that it would notice if a guard were missing.

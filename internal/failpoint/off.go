@@ -15,6 +15,3 @@ func Without(string) bool { return false }
 
 // Now is time.Now in programs that are built without the tag failpoints.
 func Now() time.Time { return time.Now() }
-
-// Duration is 0 in programs that are built without the tag failpoints.
-func Duration(string) time.Duration { return 0 }

@@ -59,12 +59,6 @@ func Now() time.Time {
 	return now.Add(wrong)
 }
 
-// Duration is what a variable of the environment says, for a time that is too long for a test; 0 if it is not set.
-func Duration(variable string) time.Duration {
-	d, _ := time.ParseDuration(os.Getenv(variable))
-	return d
-}
-
 func file() string {
 	if path := os.Getenv("MOBYFS_KILL_AT"); path != "" {
 		return path
