@@ -42,6 +42,7 @@ const (
 	longWait  = 110 * time.Second
 	shortWait = 50 * time.Second
 	briefWait = 4500 * time.Millisecond
+	bodyWait  = 5 * time.Second // for the bytes of a call, which its client has in its memory
 )
 
 // New returns the handler that serves the protocol. All of m's methods may be called at once.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/mobyfs/mobyfs"
 )
@@ -24,9 +25,14 @@ var errNoBody = mobyfs.Errorf(mobyfs.CodeInvalid, "Docker lost the body of the c
 	WithHint("please repeat the command")
 
 // readRequest reads the whole body, so that from here on the end of the connection ends the request's context.
-// What follows the first JSON value is ignored.
+// What follows the first JSON value is ignored. A body that does not come within bodyWait is worth as much as none.
 func readRequest(w http.ResponseWriter, r *http.Request, c call) (request, error) {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyWait)) // what has no deadlines is no connection
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		_ = rc.SetReadDeadline(time.Time{}) // else nothing more is read
+	}
 	var tooBig *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooBig):

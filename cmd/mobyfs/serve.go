@@ -36,7 +36,9 @@ func serveDocker(doors []door, h http.Handler, log *slog.Logger) *served {
 			s.conns.Done()
 		}
 	}
-	for _, d := range doors {
+	for i, d := range doors {
+		d.Listener = guarded(d.Listener, log)
+		s.doors[i] = d
 		s.loops.Go(func() {
 			if err := s.server.Serve(d); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				s.failed <- err

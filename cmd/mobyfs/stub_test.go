@@ -23,6 +23,10 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	if socket := os.Getenv("MOBYFS_TEST_STRANGER"); socket != "" {
+		playStranger(socket)
+		return
+	}
 	os.Exit(m.Run())
 }
 
