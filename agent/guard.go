@@ -37,6 +37,13 @@ func mayBeTaken(r *mobyfs.Volume) bool {
 	return r != nil && cmp.Or(r.Spec.Takeover, mobyfs.TakeoverNever) == mobyfs.TakeoverAuto
 }
 
+// cantBeTaken reports whether it is known that control may not give the volume away by itself: its takeover was changed
+// after the last use that was guarded.
+func (a *Agent) cantBeTaken(id mobyfs.VolumeID) bool {
+	record, _ := a.catalogue.record(id)
+	return record != nil && !mayBeTaken(record)
+}
+
 // underGuard sees to it that a volume which control may give to another node is guarded before it is attached.
 func (w *worker) underGuard(ctx context.Context, v view) error {
 	if !mayBeTaken(v.record) {
@@ -117,7 +124,7 @@ func (a *Agent) beat(ctx context.Context) {
 	m := watchdog.Message{Deadline: a.session.until()}
 	for _, id := range a.guard.guarded {
 		switch s := a.ledger.standing(id); {
-		case !a.guard.wanted[id] && s.lease == 0 && s.uses == 0:
+		case !a.guard.wanted[id] && (s.lease == 0 && s.uses == 0 || a.cantBeTaken(id)):
 			m.Release = append(m.Release, id)
 		case a.guard.lost[id]:
 			m.Lost = append(m.Lost, id)

@@ -114,6 +114,24 @@ func TestAutoVolumeIsAttachedOnlyUnderGuard(t *testing.T) {
 	})
 }
 
+// What is let go between two beats and attached again under another takeover is not guarded any longer: an outage of
+// control would end its writing, which nobody needs.
+func TestVolumeThatIsAutoNoLongerIsLetGoWhileItIsUsed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, h1, _, d, _ := guarded(t)
+		h1.mount("pgdata", "a")
+		h1.unmount("pgdata", "a")
+		settled()
+		r.cluster.edit("pgdata", func(v *mobyfs.Volume) { v.Spec.Takeover = mobyfs.TakeoverNever })
+		settled()
+		h1.mount("pgdata", "b")
+		pass(time.Minute)
+		if d.guards() != 0 {
+			t.Error("it is guarded still")
+		}
+	})
+}
+
 // The deadline is a fifth of the session before the end that control counts to, and from the heartbeat's sending.
 func TestDeadlineIsCountedFromTheHeartbeatsSending(t *testing.T) {
 	var s session

@@ -56,6 +56,10 @@ type volumeList struct {
 // VolumePatch is a change of what a volume is asked to be. What is nil stays as it is.
 type VolumePatch struct {
 	Labels map[string]*string `json:"labels,omitempty" nullable:"false" doc:"null takes a label away"`
+	// SizeBytes is the space to count on: 0 promises none. Its home must have the room, and it may not be less than is used.
+	SizeBytes *int64 `json:"size_bytes,omitempty" nullable:"false" minimum:"0" doc:"space to count on for placement; 0 = no promise"`
+	// Takeover says who may give it away. To or from auto it changes only while no container uses the volume.
+	Takeover *mobyfs.Takeover `json:"takeover,omitempty" nullable:"false" enum:"never,manual,auto" doc:"who may give the volume to another node while its own is silent; to or from auto only while nobody uses it"`
 }
 
 type patchInput struct {

@@ -86,7 +86,7 @@ func (c *Control) takeAway(v *mobyfs.Volume, to string, lease bool, reason strin
 
 // mayTakeOver is nil if the volume may be taken from its node, as far as its class and the node's silence go.
 func (c *Control) mayTakeOver(v mobyfs.Volume, claimed bool) error {
-	class := cmp.Or(v.Spec.Takeover, mobyfs.TakeoverNever)
+	class := takeoverOf(v)
 	switch {
 	case v.State != mobyfs.VolumeReady:
 		return notReady(v)

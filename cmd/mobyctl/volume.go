@@ -16,9 +16,9 @@ import (
 )
 
 func newVolumeCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "volume", Short: "Create, list, inspect, move and remove volumes"}
+	cmd := &cobra.Command{Use: "volume", Short: "Create, list, inspect, change, move and remove volumes"}
 	cmd.AddCommand(newVolumeCreateCommand(a), newVolumeLsCommand(a), newVolumeInspectCommand(a),
-		newVolumeRmCommand(a), newVolumeMoveCommand(a), newVolumeTakeoverCommand(a))
+		newVolumeRmCommand(a), newVolumeMoveCommand(a), newVolumeTakeoverCommand(a), newVolumeResizeCommand(a), newVolumeSetCommand(a))
 	return cmd
 }
 
