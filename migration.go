@@ -19,6 +19,9 @@ type Migration struct {
 	EndedAt   time.Time      `json:"ended_at,omitzero"`
 	Progress  Progress       `json:"progress"`         // as the destination last reported
 	Digest    string         `json:"digest,omitempty"` // of the tree that was committed
+	// Traceparent names the trace (W3C Trace Context) in which the migration began and of which all that is done for it is
+	// a part, on whichever host and in whichever life of a program. Empty if nobody records one.
+	Traceparent string `json:"traceparent,omitempty"`
 }
 
 // MigrationState says how a migration stands.
@@ -60,4 +63,6 @@ type Ticket struct {
 	To        string      `json:"to"`
 	Fence     Fence       `json:"fence"`
 	Expires   time.Time   `json:"expires"` // checked when the pull begins
+
+	Traceparent string `json:"traceparent,omitempty"` // of the migration
 }

@@ -21,11 +21,14 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/internal/boottime"
 	"github.com/mobyfs/mobyfs/internal/durable"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // How long things may take.
@@ -67,6 +70,7 @@ type Config struct {
 	Trusted func(mobyfs.Trust)
 	Held    func() *mobyfs.Held
 	Log     *slog.Logger
+	Tracer  trace.Tracer // records what is done for mounts and migrations; nil records nothing
 }
 
 // Agent implements mobyfs.Mounter.
@@ -121,7 +125,7 @@ func Open(cfg Config) (*Agent, error) {
 	a.roster = newRoster(a)
 	a.reporter = newReporter(a)
 	a.engine = newEngine()
-	a.work, a.stop = context.WithCancel(context.Background())
+	a.work, a.stop = context.WithCancel(tracing.With(context.Background(), cfg.Tracer))
 	if err := a.look(); err != nil {
 		a.stop()
 		return nil, err

@@ -15,7 +15,9 @@ import (
 
 // Create records a volume and, when its home is here, returns once its bytes exist. This node is asked for first: a
 // container that will use the volume is likely to start where it was created.
-func (a *Agent) Create(ctx context.Context, name string, opts map[string]string) error {
+func (a *Agent) Create(ctx context.Context, name string, opts map[string]string) (err error) {
+	ctx, end := a.trace(ctx, "create", name)
+	defer func() { end(err) }()
 	if err := mobyfs.CheckVolumeName(name); err != nil {
 		return err
 	}
@@ -88,7 +90,9 @@ func (a *Agent) awaitReady(ctx context.Context, v mobyfs.Volume) error {
 }
 
 // Remove removes a volume that nobody uses. What was counted here does not matter if the kernel shows no user.
-func (a *Agent) Remove(ctx context.Context, name string) error {
+func (a *Agent) Remove(ctx context.Context, name string) (err error) {
+	ctx, end := a.trace(ctx, "remove", name)
+	defer func() { end(err) }()
 	v, err := a.find(ctx, name)
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
 		return nil
@@ -151,10 +155,12 @@ func (a *Agent) free(ctx context.Context, v mobyfs.Volume) error {
 }
 
 // Mount brings the volume here if need be and counts a use by id, durably, before it answers.
-func (a *Agent) Mount(ctx context.Context, name, id string) (string, error) {
+func (a *Agent) Mount(ctx context.Context, name, id string) (path string, err error) {
 	bound, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	path, err := a.mount(bound, name, id)
+	bound, end := a.trace(bound, "mount", name)
+	defer func() { end(err) }()
+	path, err = a.mount(bound, name, id)
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound && bound.Err() == nil {
 		// The name may belong to another volume by now.
 		if v, asked := a.ask(bound, name); asked == nil {
@@ -173,7 +179,7 @@ func (a *Agent) mount(ctx context.Context, name, id string) (string, error) {
 		return "", about(err, "mount", name)
 	}
 	w := a.worker(v.ID)
-	wt := w.enter(name, id)
+	wt := w.enter(ctx, name, id)
 	select {
 	case <-wt.done:
 	case <-ctx.Done():

@@ -12,6 +12,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // move is a migration to this node, as far as its worker has come with it.
@@ -140,12 +141,15 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 	}
 	say("pulling", "name", v.record.Name, "from", from.Node, "migration", m, "fence", v.record.Fence)
 	failpoint.Reach("agent.pull.before")
-	receipt, err := w.agent.Peer.Pull(ctx, *from, dir, w.progressed)
+	receipt, err := w.pullOf(ctx, *from, dir)
 	failpoint.Reach("agent.pull.after")
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
-	if err := b.Seal(ctx, m, receipt); err != nil {
+	ctx, span := tracing.Continue(ctx, "seal")
+	err = b.Seal(ctx, m, receipt)
+	tracing.End(span, err)
+	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
 	w.setStaged(b, backend.Staged{Migration: m, Volume: w.id, Receipt: &receipt})
@@ -185,7 +189,10 @@ func (w *worker) commit(ctx context.Context, m mobyfs.MigrationID, v view, recei
 // doAdopt makes what a committed migration brought the volume.
 func (w *worker) doAdopt(ctx context.Context, s step, v view) error {
 	b := w.home(v.record)
-	if err := b.Adopt(ctx, w.id, s.migration, s.fence); err != nil {
+	ctx, span := tracing.Continue(ctx, "adopt")
+	err := b.Adopt(ctx, w.id, s.migration, s.fence)
+	tracing.End(span, err)
+	if err != nil {
 		w.decline(about(err, "take over", w.name(v.record)))
 		return w.trouble(err)
 	}

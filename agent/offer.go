@@ -7,6 +7,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // Offer opens a volume for the node that pulls it. The ticket is control's word that the migration was decided, so
@@ -18,13 +19,22 @@ func (a *Agent) Offer(ctx context.Context, peer pki.Identity, ticket string) (di
 	if err != nil {
 		return "", nil, err
 	}
+	ctx, span := a.serving(ctx, t)
 	w := a.worker(t.Volume)
 	var o offered
 	if err := w.run(ctx, func() { o.settle(w.export(ctx, t)) }); err != nil {
 		o.abandon()
+		tracing.End(span, err)
 		return "", nil, err
 	}
-	return o.dir, o.release, o.err
+	if o.err != nil {
+		tracing.End(span, o.err)
+		return "", nil, o.err
+	}
+	return o.dir, func() {
+		o.release()
+		tracing.End(span, nil)
+	}, nil
 }
 
 // offered hands an opened volume over to who asked for it, or closes it if nobody waits any more.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // worker does all the work on one volume, one step at a time. Its goroutine lives only while there is something to
@@ -51,6 +52,7 @@ type worker struct {
 // and without err the use is counted.
 type waiter struct {
 	name, use string
+	trace     string // the traceparent of the Mount
 	since     time.Time
 	done      chan struct{}
 	path      string
@@ -166,9 +168,11 @@ func (w *worker) next() bool {
 		return false
 	}
 	w.doing = s.task
+	ctx, span := w.trace(ctx, s, v)
 	w.mu.Unlock()
 
 	err := w.do(ctx, s, v)
+	tracing.End(span, err)
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -265,8 +269,8 @@ func (w *worker) run(ctx context.Context, do func()) error {
 }
 
 // enter lets a Mount wait, or counts its use at once.
-func (w *worker) enter(name, use string) *waiter {
-	wt := &waiter{name: name, use: use, since: time.Now(), done: make(chan struct{})}
+func (w *worker) enter(ctx context.Context, name, use string) *waiter {
+	wt := &waiter{name: name, use: use, trace: tracing.Parent(ctx), since: time.Now(), done: make(chan struct{})}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if v := w.view(); w.attached != "" && v.lease != 0 && v.settling == 0 && !v.doubtsLease() && !(mayBeTaken(v.record) && w.agent.sessionOver()) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // Bounds of how long a client waits.
@@ -102,9 +103,11 @@ func (c *Client) ask(ctx context.Context, what call, name string, in, out any) e
 }
 
 // askFor is ask for an answer whose header counts too.
-func (c *Client) askFor(ctx context.Context, what call, name string, in, out any) (http.Header, error) {
+func (c *Client) askFor(ctx context.Context, what call, name string, in, out any) (_ http.Header, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	ctx, span := tracing.Call(ctx, what.id)
+	defer func() { tracing.End(span, err) }()
 	path, err := what.pathOf(name)
 	if err != nil {
 		return nil, err
@@ -215,6 +218,9 @@ func (w *way) sendTo(ctx context.Context, endpoint, method, path, key string, bo
 	}
 	if key != "" {
 		req.Header.Set(keyHeader, key)
+	}
+	if parent := tracing.Parent(ctx); parent != "" {
+		req.Header.Set(traceHeader, parent)
 	}
 	if revision, ok := mobyfs.MatchOf(ctx); ok {
 		req.Header.Set("If-Match", etag(revision))

@@ -20,9 +20,11 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // Bounds of what one client may ask of the server.
@@ -38,6 +40,9 @@ const (
 
 // Server is the control plane's end.
 type Server struct {
+	// Tracer records what calls do, each in the trace that its caller names; nil records nothing. It is set before Serve.
+	Tracer trace.Tracer
+
 	service Service
 	log     *slog.Logger
 	mux     *http.ServeMux
@@ -164,6 +169,7 @@ func (s *Server) Handler() http.Handler {
 		}
 		key := r.Header.Get(keyHeader)
 		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: actorOf(who), From: r.RemoteAddr, Request: key[:min(len(key), maxKey)]})
+		ctx = tracing.Resume(tracing.With(ctx, s.Tracer), r.Header.Get(traceHeader))
 		s.admit(w, r.WithContext(context.WithValue(ctx, callerKey{}, who)))
 	})
 }
@@ -239,12 +245,14 @@ func handle[I, O any](s *Server, c call, answer func(ctx context.Context, who pk
 	}, func(ctx context.Context, in *I) (*O, error) {
 		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 		defer cancel()
+		ctx, span := c.trace(ctx)
 		begun := time.Now()
 		out, err := (*O)(nil), c.checkMatch(ctx)
 		if err == nil {
 			out, err = answer(ctx, caller(ctx), in)
 		}
 		s.metrics.answered(c.id, err, time.Since(begun))
+		tracing.End(span, err)
 		if err != nil {
 			s.note(ctx, c.id, err)
 			return nil, problemOf(err)

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
@@ -29,6 +30,7 @@ import (
 	"github.com/mobyfs/mobyfs/internal/boottime"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // Config is what a control plane needs to start.
@@ -154,24 +156,30 @@ func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *m
 }
 
 // decideIn is decide for a rule that reads other records too: it holds only if they have not changed either.
-func (c *Control) decideIn(ctx context.Context, id mobyfs.VolumeID, rule func(tx *store.Tx, v *mobyfs.Volume) (string, error)) (mobyfs.Volume, error) {
-	var v mobyfs.Volume
+func (c *Control) decideIn(ctx context.Context, id mobyfs.VolumeID, rule func(tx *store.Tx, v *mobyfs.Volume) (string, error)) (v mobyfs.Volume, err error) {
 	var decided string
+	ctx, span := tracing.Continue(ctx, "decide")
+	defer func() { tracing.End(span, err) }()
 	failpoint.Reach("control.decide.before")
-	err := c.store.Update(ctx, func(tx *store.Tx) (err error) {
+	err = c.store.Update(ctx, func(tx *store.Tx) (err error) {
 		if v, err = tx.Volume(id); err != nil {
 			return err
 		}
 		if err = matches(ctx, v.Revision, title(v)); err != nil {
 			return err
 		}
+		was := v.Migration
 		if decided, err = rule(tx, &v); err != nil || decided == "" {
 			return err
+		}
+		if m := v.Migration; m != nil && (was == nil || was.ID != m.ID) {
+			m.Traceparent = tracing.Parent(ctx)
 		}
 		return put(tx, decided, &v)
 	})
 	failpoint.Reach("control.decide.after")
 	if err == nil && decided != "" {
+		span.SetAttributes(attribute.String("volume", v.Name), attribute.String("decision", decided), attribute.String("fence", v.Fence.String()))
 		c.say(decided, v)
 	}
 	return v, err

@@ -243,6 +243,7 @@ func (c *Control) grant(v mobyfs.Volume, node string) (mobyfs.Grant, error) {
 	c.store.View(func(view store.View) { source, _ = view.Node(m.From) })
 	ticket, err := c.cfg.Identity.SignToken(mobyfs.Ticket{
 		Migration: m.ID, Volume: v.ID, From: m.From, To: m.To, Fence: m.Fence, Expires: c.now().Add(ticketLife).UTC(),
+		Traceparent: m.Traceparent,
 	}, ticketLife)
 	if err != nil {
 		return mobyfs.Grant{}, fmt.Errorf("sign a ticket for %s: %w", title(v), err)

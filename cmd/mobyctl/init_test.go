@@ -19,10 +19,11 @@ import (
 func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: &errs}
+	a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, endTrace: func(error) {}}
 	cmd := newRootCommand(a)
 	cmd.SetArgs(args)
 	err = cmd.ExecuteContext(t.Context())
+	a.endTrace(err)
 	if err != nil {
 		a.printError(err)
 	}

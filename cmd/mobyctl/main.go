@@ -35,8 +35,9 @@ var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, endTrace: func(error) {}}
 	err := newRootCommand(a).ExecuteContext(ctx)
+	a.endTrace(err)
 	interrupted := ctx.Err() != nil
 	stop()
 	if err == nil {
@@ -60,6 +61,7 @@ type app struct {
 	stdout, stderr io.Writer
 	output         string // text | json
 	cluster        string // --cluster; empty is the current one
+	endTrace       func(error)
 }
 
 // exitCode is an error that ends the program with a code of its own. With a nil err all was said already.
@@ -86,11 +88,11 @@ func newRootCommand(a *app) *cobra.Command {
 			"4 a check before the first change failed, 5 someone else is at work, 130 interrupted.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if a.output != "text" && a.output != "json" {
 				return mobyfs.Errorf(mobyfs.CodeInvalid, "there is no output %q", a.output).WithHint("use -o text or -o json")
 			}
-			return nil
+			return a.beginTrace(cmd)
 		},
 	}
 	root.SetIn(a.stdin)

@@ -16,6 +16,7 @@ import (
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // shutdownTimeout is how long calls that are being answered may take after SIGTERM.
@@ -66,6 +67,12 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	tracer, stopTracing, err := tracing.Open(ctx, tracing.Program{Service: "mobyfs-control", Instance: s.name, Version: version}, log)
+	if err != nil {
+		return err
+	}
+	defer stopTracing()
+	ctx = tracing.With(ctx, tracer)
 	listener, err := net.Listen("tcp", s.listen) // first of all: it tells at once if another control runs
 	if err != nil {
 		return mobyfs.Errorf(mobyfs.CodeUnavailable, "serve the API: %w", err).
@@ -86,6 +93,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return err
 	}
 	server := api.NewServer(ctl, log)
+	server.Tracer = tracer
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener, tlsConfig) }()
 	log.Info("control is ready", "cluster", s.cluster, "address", listener.Addr().String(), "version", version)

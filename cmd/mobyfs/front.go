@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/agent"
 	"github.com/mobyfs/mobyfs/agent/stub"
@@ -22,6 +24,7 @@ import (
 type front struct {
 	settings
 	log    *slog.Logger
+	tracer trace.Tracer // nil if nobody takes spans
 	seat   *stub.Seat
 	starts *stub.Starts // nil where nobody starts mobyfs again
 	again  reload
@@ -109,7 +112,7 @@ func (f *front) tryOpen() (mobyfs.Mounter, error) {
 		return nil, err
 	}
 	id := openIdentity(f.settings, control, f.log)
-	a, err := openAgent(f.settings, control, id, f.log)
+	a, err := openAgent(f.settings, control, id, f.tracer, f.log)
 	if err != nil {
 		lock.Close()
 		return nil, err

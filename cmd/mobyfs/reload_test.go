@@ -182,7 +182,7 @@ func TestC16NoCallIsLostBetweenTwoAgents(t *testing.T) {
 	s := newShop(t)
 	set := s.settingsOf("h1")
 	control := api.NewClient(set.control, nil)
-	a, err := openAgent(set, control, openIdentity(set, control, quiet(t, "h1")), quiet(t, "h1"))
+	a, err := openAgent(set, control, openIdentity(set, control, quiet(t, "h1")), nil, quiet(t, "h1"))
 	if err != nil {
 		t.Fatal(err)
 	}

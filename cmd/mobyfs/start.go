@@ -13,6 +13,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/agent"
@@ -21,6 +22,7 @@ import (
 	"github.com/mobyfs/mobyfs/backend/dir"
 	"github.com/mobyfs/mobyfs/backend/shared"
 	"github.com/mobyfs/mobyfs/driver"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 	"github.com/mobyfs/mobyfs/migrate/transfer"
 )
 
@@ -60,6 +62,12 @@ address that is told to other nodes, and the certificates; no call is dropped.`,
 // without a socket that calls wait in, mobyfs ends with the error instead.
 func start(ctx context.Context, s settings, again reload, log *slog.Logger) error {
 	f := newFront(s, again, log)
+	tracer, stopTracing, err := tracing.Open(ctx, tracing.Program{Service: "mobyfs", Instance: s.node, Version: version}, log)
+	if err != nil { // containers need their volumes all the same
+		log.Error("traces are not recorded", "err", err, "hint", mobyfs.HintOf(err))
+	}
+	defer stopTracing()
+	f.tracer = tracer
 	defer f.close()
 	if waiting := socketHandedOver(); waiting {
 		f.begin(ctx)
@@ -97,7 +105,7 @@ func start(ctx context.Context, s settings, again reload, log *slog.Logger) erro
 }
 
 // openAgent introduces the agent to its backend, to control and to the other nodes. None of them is called yet.
-func openAgent(s settings, toControl mobyfs.Control, id *identity, log *slog.Logger) (*agent.Agent, error) {
+func openAgent(s settings, toControl mobyfs.Control, id *identity, tracer trace.Tracer, log *slog.Logger) (*agent.Agent, error) {
 	dirs, err := dir.Open(s.root)
 	if err != nil {
 		return nil, err
@@ -120,6 +128,7 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, log *slog.Log
 		Trusted:  id.learn,
 		Held:     id.held,
 		Log:      log,
+		Tracer:   tracer,
 	}
 	if s.shared != "" {
 		cfg.Watchdog = watchdog.Client{Socket: s.watchdogSocket()}

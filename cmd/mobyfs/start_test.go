@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
@@ -25,14 +26,16 @@ import (
 	"github.com/mobyfs/mobyfs/control"
 	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // shop is a cluster on this machine: an authority, and a control plane if one was started.
 type shop struct {
 	t         *testing.T
 	authority *pki.Authority
-	address   string // of control; nobody need answer there
-	root      string // of control
+	address   string       // of control; nobody need answer there
+	root      string       // of control
+	tracer    trace.Tracer // of control; nil: it records nothing
 }
 
 func newShop(t *testing.T) *shop {
@@ -42,7 +45,7 @@ func newShop(t *testing.T) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &shop{t, a, fmt.Sprint("127.0.0.1:", freePort(t)), root}
+	return &shop{t: t, authority: a, address: fmt.Sprint("127.0.0.1:", freePort(t)), root: root}
 }
 
 func freePort(t *testing.T) int {
@@ -71,12 +74,12 @@ func (s *shop) certify(f pki.Files, role, name string) pki.Files {
 	return f
 }
 
-// control starts the real control plane.
-func (s *shop) control() {
+// control starts the real control plane. stop stops it and waits.
+func (s *shop) control() (stop func()) {
 	s.t.Helper()
 	root := s.root
 	files := s.certify(pki.FilesIn(filepath.Join(root, "pki"), "control"), pki.RoleControl, "control")
-	ctl, err := control.Open(s.t.Context(), control.Config{Cluster: "shop", Root: root, Identity: files, Version: "test", Log: quiet(s.t, "control")})
+	ctl, err := control.Open(tracing.With(s.t.Context(), s.tracer), control.Config{Cluster: "shop", Root: root, Identity: files, Version: "test", Log: quiet(s.t, "control")})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -89,9 +92,10 @@ func (s *shop) control() {
 		s.t.Fatal(err)
 	}
 	server := api.NewServer(ctl, quiet(s.t, "api"))
+	server.Tracer = s.tracer
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l, config) }()
-	s.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = server.Shutdown(ctx)
@@ -100,6 +104,8 @@ func (s *shop) control() {
 			s.t.Error(err)
 		}
 	})
+	s.t.Cleanup(stop)
+	return stop
 }
 
 func quiet(t *testing.T, who string) *slog.Logger {

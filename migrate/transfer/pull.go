@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // The client's conversation with a server, once they are connected.
@@ -108,7 +109,9 @@ func (p *pull) receive(ctx context.Context, root int, pl plan) (mobyfs.Receipt, 
 	}
 	report()
 	stopSigns := every(aliveEvery, func() { _ = p.w.send(frameAlive, nil) })
+	ctx, span := tracing.Continue(ctx, "digest")
 	receipt, err := r.verify(ctx, digest)
+	tracing.End(span, err)
 	stopSigns()
 	if err == nil {
 		_ = p.w.send(frameDone, nil) // the source may have gone meanwhile; all that it had is here

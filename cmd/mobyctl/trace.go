@@ -1,0 +1,26 @@
+package main
+
+import (
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mobyfs/mobyfs/internal/tracing"
+)
+
+// beginTrace makes what the command asks of control one trace, which endTrace ends. It does nothing unless the standard
+// variables of OpenTelemetry name a collector.
+func (a *app) beginTrace(cmd *cobra.Command) error {
+	log := slog.New(slog.NewTextHandler(a.stderr, nil))
+	tracer, stop, err := tracing.Open(cmd.Context(), tracing.Program{Service: "mobyctl", Version: version}, log)
+	if err != nil {
+		return err
+	}
+	ctx, span := tracing.Begin(tracing.With(cmd.Context(), tracer), cmd.CommandPath())
+	cmd.SetContext(ctx)
+	a.endTrace = func(err error) {
+		tracing.End(span, err)
+		stop()
+	}
+	return nil
+}
