@@ -71,14 +71,18 @@ func (c *Control) segmentFile(n int64) string {
 
 // segmentsHere are the numbers of the segments on this disk, in order.
 func (c *Control) segmentsHere() ([]int64, error) {
-	files, err := os.ReadDir(filepath.Join(c.cfg.Root, auditFolder))
+	return segmentsIn(filepath.Join(c.cfg.Root, auditFolder))
+}
+
+func segmentsIn(dir string) ([]int64, error) {
+	files, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list the audit trail: %w", err)
 	}
 	numbers := []int64{}
 	for _, f := range files {
 		var n int64
-		if _, err := fmt.Sscanf(f.Name(), "%d.jsonl", &n); err == nil && f.Name() == filepath.Base(c.segmentFile(n)) {
+		if _, err := fmt.Sscanf(f.Name(), "%d.jsonl", &n); err == nil && f.Name() == store.SegmentID(n)+".jsonl" {
 			numbers = append(numbers, n)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/internal/seal"
 )
 
 func newInitCommand(s *settings) *cobra.Command {
@@ -43,6 +44,9 @@ func initialise(s settings) (*pki.Authority, time.Time, error) {
 	authority, err := pki.NewAuthority(s.pkiDir(), s.cluster)
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("make the authority: %w", err)
+	}
+	if _, err := seal.Make(seal.PathIn(s.root)); err != nil {
+		return nil, time.Time{}, err
 	}
 	if _, err := certify(authority, s.peer(), s.who(pki.RolePeer), pki.RenewDockerBefore); err != nil {
 		return nil, time.Time{}, err

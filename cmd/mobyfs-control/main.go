@@ -6,6 +6,8 @@
 //	mobyfs-control root export                              prints the root's key, to be kept elsewhere
 //	mobyfs-control start                                    decides, until SIGTERM
 //	mobyfs-control member ls|add|rm                         who keeps the store
+//	mobyfs-control backup key                               prints the key that opens backups, to be kept elsewhere
+//	mobyfs-control restore --from FILE --key FILE           makes the store anew from a backup
 //	mobyfs-control request | certify --role ROLE            a certificate for a control that others sign for
 //
 // Flags may be given in the environment, as their help says. Results go to stdout, everything else to stderr.
@@ -55,7 +57,7 @@ func newRootCommand(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 	root.SetErr(stderr)
 	s.add(root.PersistentFlags())
 	root.AddCommand(newStartCommand(&s), newInitCommand(&s), newSignCommand(&s), newRootKeyCommand(&s), newMemberCommand(&s),
-		newRequestCommand(&s), newCertifyCommand(&s), &cobra.Command{
+		newRequestCommand(&s), newCertifyCommand(&s), newRestoreCommand(&s), newBackupCommand(&s), &cobra.Command{
 			Use:   "version",
 			Short: "Print the version",
 			Args:  cobra.NoArgs,

@@ -164,6 +164,7 @@ func (s *Store) learn(writes map[string]write, rev int64) {
 	s.cache.mu.Lock()
 	if rev > s.cache.watched {
 		for key, w := range writes {
+			s.noteCluster(key, w.raw, rev)
 			if n, isNews := s.cache.put(key, w.raw, rev); isNews {
 				changed = append(changed, n)
 			}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ func configure(dir string, self Self) (*embed.Config, error) {
 	cfg := embed.NewConfig()
 	cfg.Name = self.name()
 	cfg.Dir = filepath.Join(dir, "data")
-	cfg.InitialClusterToken = "mobyfs"
+	cfg.InitialClusterToken = cmp.Or(self.token, "mobyfs")
 	cfg.EnableGRPCGateway = false
 	cfg.MaxTxnOps = maxTxnOps
 	cfg.MaxLearners = maxLearners
@@ -152,6 +153,16 @@ func lockDir(dir string) (*dirLock, error) {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	return &dirLock{f}, nil
+}
+
+// Lock keeps other processes that take it out of a directory until release is called, or this process ends. It fails at
+// once if another has it, such as a control that runs on the store in the directory.
+func Lock(dir string) (release func(), err error) {
+	l, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	return l.release, nil
 }
 
 func (l *dirLock) release() { l.file.Close() }

@@ -45,7 +45,7 @@ var (
 	// Downs are the sessions of nodes that ended last, by the node's name.
 	Downs = Table[Down]{Kind: KindDown, prefix: "down/"}
 
-	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, Segments, Copies}
+	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, Segments, Copies, Holdings, Inventories}
 )
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }

@@ -30,6 +30,7 @@ type Self struct {
 	URL    string    // https://host:port at which they reach it
 	Join   string    // members of the store that it joins, as AddMember tells; read only while it has no data of its own
 	Files  pki.Files // its certificate as a peer; Files.CA is the one authority whose peers it hears
+	token  string    // from which a new store gets its identity; the same for all of them if empty
 }
 
 // alone reports whether no other member can reach this one.
@@ -281,7 +282,7 @@ func (s *Store) promoteOnce(ctx context.Context) error {
 	if s.etcd.Server.Leader() != s.etcd.Server.MemberID() {
 		return nil
 	}
-	client := s.engine.(etcdEngine).client
+	client := s.client
 	resp, err := client.MemberList(ctx)
 	if err != nil {
 		return err
@@ -339,7 +340,7 @@ func (s *Store) settle(ctx context.Context, self Self) error {
 	if self.alone() {
 		return nil
 	}
-	client := s.engine.(etcdEngine).client
+	client := s.client
 	resp, err := client.MemberList(ctx)
 	if err != nil {
 		return unavailable("list the members of the store", err)

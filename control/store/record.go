@@ -17,6 +17,10 @@ type cluster struct {
 	Since  string `json:"since"` // RFC 3339
 	// Epoch is that of all fences that are given out. Each restore from a backup raises it.
 	Epoch uint32 `json:"epoch,omitempty"`
+	// Base is added to the revisions of the engine; see shifted. It never changes in a store.
+	Base int64 `json:"base,omitempty"`
+	// History names the restore that this store began with, "" for none. It never changes in a store.
+	History string `json:"history,omitempty"`
 	// Restored is what a restore has brought and not yet been compared with what the nodes hold; nil if there is none.
 	Restored *Restored `json:"restored,omitempty"`
 }

@@ -42,12 +42,13 @@ type Config struct {
 // Store is an open store. All methods may be called at once.
 type Store struct {
 	engine  engine
-	end     func() error // closes the engine
-	etcd    *embed.Etcd  // nil if the engine is another
+	end     func() error     // closes the engine
+	etcd    *embed.Etcd      // nil if the engine is another
+	client  *clientv3.Client // of etcd; nil if the engine is another
 	log     *slog.Logger
 	now     func() time.Time
 	serving *atomic.Bool // between start and stop
-	epoch   atomic.Uint32
+	cluster clusterNow
 	cache   *cache
 	boxes   *mailboxes
 	tail    *tail
@@ -100,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("connect to the store: %w", err)
 	}
 	s := newStore(etcdEngine{client}, cfg, serving)
-	s.etcd = server
+	s.etcd, s.client = server, client
 	s.end = func() error {
 		err := client.Close()
 		server.Close()
@@ -120,6 +121,7 @@ func openForeign(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("connect to etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), err)
 	}
 	s := newStore(etcdEngine{client}, cfg, &atomic.Bool{})
+	s.client = client
 	s.end = func() error { close(s.done); return client.Close() }
 	opening, cancel := context.WithTimeout(ctx, foreignPatience)
 	defer cancel()
@@ -169,6 +171,9 @@ func (s *Store) start(ctx, follow context.Context, cfg Config) error {
 		if err := s.settle(ctx, cfg.Self); err != nil {
 			return err
 		}
+	}
+	if err := s.shift(ctx); err != nil {
+		return err
 	}
 	if err := s.adoptCluster(ctx, cfg.Cluster, s.now()); err != nil {
 		return err

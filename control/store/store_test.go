@@ -48,7 +48,7 @@ func open(t *testing.T, root string) *Store {
 }
 
 // etcdOf is the client of the store's etcd, for what other processes do to it.
-func etcdOf(s *Store) *clientv3.Client { return s.engine.(etcdEngine).client }
+func etcdOf(s *Store) *clientv3.Client { return s.client }
 
 func closeStore(t *testing.T, s *Store) {
 	t.Helper()

@@ -209,7 +209,7 @@ func (s *Store) adoptCluster(ctx context.Context, name string, now time.Time) er
 		if err != nil {
 			return err
 		}
-		s.epoch.Store(c.Epoch)
+		s.cluster.hear(e.raw, e.rev)
 		switch {
 		case c.Name != name:
 			return mobyfs.Errorf(mobyfs.CodeInvalid, "the store belongs to cluster %q, not to %q", c.Name, name).

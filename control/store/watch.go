@@ -152,6 +152,7 @@ func (s *Store) apply(changes []change) int64 {
 	var unreadable []Unreadable
 	s.cache.mu.Lock()
 	for _, c := range changes {
+		s.noteCluster(c.key, c.raw, c.rev)
 		if n, isNews := s.cache.put(c.key, c.raw, c.rev); isNews {
 			changed = append(changed, n)
 			if cause, bad := s.cache.unreadable[c.key]; bad {
