@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -108,12 +109,12 @@ func TestSourcesNameEnoughMoments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d moments in the agent, %d in control", len(m.agent), len(m.control))
-	if n := len(m.agent) + len(m.control); n < 40 {
+	t.Logf("%d moments in the agent, %d in the watchdog, %d in control", len(m.agent), len(m.watchdog), len(m.control))
+	if n := len(m.agent) + len(m.watchdog) + len(m.control); n < 40 {
 		t.Errorf("%d moments are named, 40 are the least", n)
 	}
 	has := map[string]bool{}
-	for _, name := range append(m.agent, m.control...) {
+	for _, name := range slices.Concat(m.agent, m.watchdog, m.control) {
 		has[name] = true
 	}
 	for name := range has {
@@ -121,7 +122,7 @@ func TestSourcesNameEnoughMoments(t *testing.T) {
 			t.Errorf("%s has no moment behind it", name)
 		}
 	}
-	for _, must := range []string{"store.commit.before", "agent.claim.after", "agent.attach.before", "dir.adopt.before", "agent.mounts.after"} {
+	for _, must := range []string{"store.commit.before", "agent.claim.after", "agent.attach.before", "dir.adopt.before", "watchdog.remount.before", "agent.mounts.after"} {
 		if !has[must] {
 			t.Errorf("there is no moment %s", must)
 		}

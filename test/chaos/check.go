@@ -15,13 +15,16 @@ import (
 
 // verdict is what the checks found in a run. Each list holds a line for each violation.
 type verdict struct {
-	lost       []string // acknowledged writes that are not in the data
-	stale      []string // writes under a lower fence behind those under a higher one
-	doubles    []string // two nodes whose containers wrote at once
-	unlogged   []string // acknowledged changes that are not in the log
-	nonlinear  []string // volumes whose history no order explains
-	illegal    []string // events that can't follow each other
-	undecided  int      // volumes for which porcupine had too little time
+	lost       []string                   // acknowledged writes that are not in the data
+	stale      []string                   // writes under a lower fence behind those under a higher one
+	doubles    []string                   // two nodes whose containers wrote at once
+	unlogged   []string                   // acknowledged changes that are not in the log
+	nonlinear  []string                   // volumes whose history no order explains
+	illegal    []string                   // events that can't follow each other
+	dumps      map[mobyfs.VolumeID]string // the least of a history that no order explains
+	takeovers  int                        // that the log shows, by control itself
+	byHand     int                        // by an operator
+	undecided  int                        // volumes for which porcupine had too little time
 	volumes    int
 	unknown    int // operations whose outcome the answer did not tell
 	resolved   int // of those, how many the log shows to have happened
@@ -98,7 +101,7 @@ func (v *verdict) checkWindows(windows []window) {
 func (v *verdict) checkLog(ops []op, events []mobyfs.Event, timeout time.Duration) {
 	log := map[mobyfs.VolumeID][]mobyfs.Event{}
 	for _, e := range events {
-		if e.Volume != "" {
+		if e.Volume != "" && e.Denied == "" {
 			log[e.Volume] = append(log[e.Volume], e)
 		}
 	}
@@ -120,6 +123,7 @@ func (v *verdict) checkLog(ops []op, events []mobyfs.Event, timeout time.Duratio
 		steps := v.place(volume, all, log[volume])
 		switch porcupine.CheckOperationsTimeout(model(), steps, timeout) {
 		case porcupine.Illegal:
+			v.keepDump(volume, steps)
 			v.nonlinear = append(v.nonlinear, fmt.Sprintf("not linearizable: volume %s with %d operations and %d events: %s",
 				volume, len(all), len(log[volume]), explain(steps)))
 		case porcupine.Unknown:
@@ -133,6 +137,12 @@ func (v *verdict) checkLog(ops []op, events []mobyfs.Event, timeout time.Duratio
 func (v *verdict) checkEvents(volume mobyfs.VolumeID, events []mobyfs.Event) {
 	s := state{}
 	for _, e := range events {
+		switch {
+		case strings.HasPrefix(e.Text, takenOver) && isClaimed(e):
+			v.takeovers++
+		case strings.HasPrefix(e.Text, takenOver):
+			v.byHand++
+		}
 		next, err := s.follow(e)
 		if err != nil {
 			v.illegal = append(v.illegal, fmt.Sprintf("illegal: volume %s: %v", volume, err))

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,9 @@ const (
 	apiPort     = "7946"
 	peerPort    = "7947"
 	diskBytes   = 512 << 20 // of each host: etcd alone sets 128 MiB aside
+	sessionTTL  = 4 * time.Second
+	// overdue is when what a silent node has may be given to another: its session has ended, and as much time again.
+	overdue = 2 * sessionTTL
 )
 
 // Cluster is the programs of a cluster, each on a host of its own.
@@ -70,8 +74,11 @@ type control struct {
 
 type agent struct {
 	machine
-	docker docker
-	node   string
+	docker   docker
+	node     string
+	watchdog machine
+	away     atomic.Bool  // for long, on purpose
+	boots    atomic.Int64 // after a power loss
 }
 
 // build builds the programs with failpoints, as versions v1 and v2.
@@ -139,11 +146,20 @@ func (c *Cluster) machine(name, logs string) (machine, error) {
 	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", diskBytes)); err != nil {
 		return machine{}, fmt.Errorf("make the disk of %s: %w", name, err)
 	}
-	m := machine{root: filepath.Join(disk, "r"), at: filepath.Join(c.Dir, name+".at"), clock: filepath.Join(c.Dir, name+".clock")}
+	if err := host.Boot(c.bins.container(), "init"); err != nil {
+		return machine{}, err
+	}
+	m := c.on(host, name, filepath.Join(disk, "r"), logs)
+	return m, os.MkdirAll(filepath.Join(m.root, "pki"), 0o700)
+}
+
+// on is a program on a host.
+func (c *Cluster) on(host *network.Host, name, root, logs string) machine {
+	m := machine{root: root, at: filepath.Join(c.Dir, name+".at"), clock: filepath.Join(c.Dir, name+".clock")}
 	m.process = &process{name: name, host: host, log: filepath.Join(logs, name+".log"), env: []string{
 		"MOBYFS_KILL_AT=" + m.at, "MOBYFS_CLOCK=" + m.clock, "MOBYFS_WITHOUT=" + strings.Join(c.without, ","), "MOBYFS_CLUSTER=" + clusterName,
 	}}
-	return m, os.MkdirAll(filepath.Join(m.root, "pki"), 0o700)
+	return m
 }
 
 func (c *Cluster) addControl(name, logs string) error {
@@ -162,7 +178,8 @@ func (c *Cluster) addControl(name, logs string) error {
 		return []string{c.bins.path("mobyfs-control", x.build), "start"}
 	}
 	x.env = append(x.env, "MOBYFS_CONTROL_NAME="+name, "MOBYFS_CONTROL_ROOT="+m.root, "MOBYFS_CONTROL_LISTEN="+x.address(),
-		"MOBYFS_PEER_LISTEN="+x.host.IP+":"+peerPort, "MOBYFS_PEER_URL="+x.peerURL(), "MOBYFS_CLASSES="+filepath.Join(m.root, "classes.json"))
+		"MOBYFS_PEER_LISTEN="+x.host.IP+":"+peerPort, "MOBYFS_PEER_URL="+x.peerURL(), "MOBYFS_CLASSES="+filepath.Join(m.root, "classes.json"),
+		"MOBYFS_SESSION_TTL="+sessionTTL.String())
 	c.controls = append(c.controls, x)
 	return nil
 }
@@ -184,8 +201,12 @@ func (c *Cluster) addAgent(name, logs string) error {
 	x.args = func() []string {
 		return []string{c.bins.path("mobyfs", x.build), "start", "--node", name, "--control", strings.Join(c.addresses(), ","),
 			"--advertise", x.host.IP + ":8080", "--root", x.root, "--endpoint", "unix://" + socket, "--docker", "",
-			"--run", filepath.Join(x.root, "run"), "--kept", filepath.Join(x.root, "kept"), "--env-file", filepath.Join(x.root, "env"),
+			"--run", x.run(), "--kept", filepath.Join(x.root, "kept"), "--env-file", filepath.Join(x.root, "env"),
 			"--linger", "300ms", "--shared", c.shared()}
+	}
+	x.watchdog = c.on(x.host, name+"-watchdog", x.root, logs)
+	x.watchdog.args = func() []string {
+		return []string{c.bins.path("mobyfs", x.watchdog.build), "watchdog", "--run", x.run(), "--shared", c.shared()}
 	}
 	c.agents = append(c.agents, x)
 	return nil
@@ -193,6 +214,15 @@ func (c *Cluster) addAgent(name, logs string) error {
 
 // shared is the directory that all nodes see.
 func (c *Cluster) shared() string { return filepath.Join(c.Dir, "shared") }
+
+// run is where lies what does not outlive a boot.
+func (x *agent) run() string { return filepath.Join(x.root, "run") }
+
+// begin starts the programs of a node.
+func (x *agent) begin() {
+	x.watchdog.start()
+	x.process.start()
+}
 
 func (x *agent) files() pki.Files { return pki.FilesIn(filepath.Join(x.root, "pki"), "node") }
 
@@ -260,7 +290,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	for _, x := range c.agents {
-		x.process.start()
+		x.begin()
 	}
 	return c.awaitNodes(ctx)
 }
@@ -376,6 +406,7 @@ func (c *Cluster) stop() {
 	var all sync.WaitGroup
 	for _, x := range c.agents {
 		all.Go(func() { x.halt(unix.SIGKILL) })
+		all.Go(func() { x.watchdog.halt(unix.SIGKILL) })
 	}
 	for _, x := range c.controls {
 		all.Go(func() { x.halt(unix.SIGKILL) })

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/test/chaos/network"
@@ -22,6 +23,87 @@ type fault struct {
 	kind   string
 	weight int
 	do     func(ctx context.Context, l *lane) (undo func(), err error)
+}
+
+// longFaults befall nodes for so long that what they have is given to others.
+func longFaults() []fault {
+	return []fault{
+		{"long partition of a node", 3, func(_ context.Context, l *lane) (func(), error) { return l.away(unplug) }},
+		{"long pause of an agent", 3, func(_ context.Context, l *lane) (func(), error) {
+			return l.away(func(_ *lane, x *agent) (func(), error) { return hold(&x.machine) })
+		}},
+		{"agent killed for long", 2, func(_ context.Context, l *lane) (func(), error) {
+			return l.away(func(_ *lane, x *agent) (func(), error) {
+				x.halt(unix.SIGKILL)
+				return x.process.start, nil
+			})
+		}},
+		{"power loss of a node", 2, func(_ context.Context, l *lane) (func(), error) { return l.away(powerLoss) }},
+	}
+}
+
+// away lets something happen to a node that uses a volume which may be given to another, and waits until that may happen.
+func (l *lane) away(what func(*lane, *agent) (func(), error)) (func(), error) {
+	x := l.agent()
+	x.away.Store(true)
+	undo, err := what(l, x)
+	if err != nil {
+		x.away.Store(false)
+		return nil, err
+	}
+	return func() {
+		undo()
+		x.away.Store(false)
+	}, nil
+}
+
+// unplug pulls a node's cable.
+func unplug(_ *lane, x *agent) (func(), error) {
+	x.host.Pull(true)
+	return func() { x.host.Pull(false) }, nil
+}
+
+// powerLoss ends everything on a node, containers too, and lets it boot again. Meanwhile an operator, who knows that
+// nobody writes there, gives to others what control does not give away by itself.
+func powerLoss(l *lane, x *agent) (func(), error) {
+	x.boots.Add(1)
+	err := x.host.PowerOff()
+	x.halt(unix.SIGKILL)
+	x.watchdog.halt(unix.SIGKILL)
+	ctx, enough := context.WithCancel(context.Background())
+	rescued := make(chan struct{})
+	to := l.agent().node
+	go func() {
+		defer close(rescued)
+		l.n.rescue(ctx, x.node, to)
+	}()
+	return func() {
+		enough()
+		<-rescued
+		err := os.RemoveAll(x.run())
+		if err == nil {
+			err = x.host.Boot(l.c.bins.container(), "init")
+		}
+		if err != nil {
+			l.n.note("boot of " + x.node + ": " + err.Error())
+			return
+		}
+		x.begin()
+	}, err
+}
+
+// rescue takes over, until ctx ends, what is on a silent node and may be taken over by a person alone.
+func (n *nemesis) rescue(ctx context.Context, from, to string) {
+	for pause(ctx, overdue); ctx.Err() == nil; pause(ctx, 300*time.Millisecond) {
+		call, cancel := context.WithTimeout(ctx, 5*time.Second)
+		all, _ := n.operator.Volumes(call)
+		for _, v := range all {
+			if v.Node == from && v.Spec.Takeover == mobyfs.TakeoverManual && v.State == mobyfs.VolumeReady {
+				_, _ = n.operator.TakeOver(call, v.Name, to, "power loss")
+			}
+		}
+		cancel()
+	}
 }
 
 // controlFaults befall the control plane, one at a time.
@@ -73,6 +155,7 @@ func agentFaults() []fault {
 			return arm(&l.agent().machine, []string{"dir.*", "agent.mounts.*", "agent.catalogue.*"}[l.rng.IntN(3)]+" error always")
 		}},
 		{"certificate of an agent expires", 2, expire},
+		{"kill -9 of a watchdog", 2, func(_ context.Context, l *lane) (func(), error) { return nil, l.agent().watchdog.signal(unix.SIGKILL) }},
 		{"upgrade of an agent", 2, func(_ context.Context, l *lane) (func(), error) { return upgrade(&l.agent().machine) }},
 	}
 }

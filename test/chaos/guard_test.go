@@ -8,16 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/test/chaos/journal"
-	"github.com/mobyfs/mobyfs/test/chaos/network"
 )
-
-// shortTTL is that of sessions in this test. It is longer than the pause between two heartbeats.
-const shortTTL = 12 * time.Second
 
 // TestWithTheFenceOffStaleWritesAreFound proves the checks. Two nodes get the lease of a volume that all nodes see, stall
 // before they attach it, and are cut off until a third has taken the volume over and written. Then they go on. The one
@@ -25,20 +19,37 @@ const shortTTL = 12 * time.Second
 // must find that.
 func TestWithTheFenceOffStaleWritesAreFound(t *testing.T) {
 	t.Parallel()
+	withAndWithout(t, 1, "fence", lateOwner)
+}
+
+// TestWithTheWatchdogsGuardOffStaleWritesAreFound proves them once more. On two nodes a container writes into a volume of
+// takeover auto when the agent is stopped. Control gives the volume to a third node by itself. On the node whose watchdog
+// keeps to its guard nobody writes by then; on the other one the container goes on, and the checks must find that.
+func TestWithTheWatchdogsGuardOffStaleWritesAreFound(t *testing.T) {
+	t.Parallel()
+	withAndWithout(t, 5, "watchdog", stoppedAgent)
+}
+
+// scene is what happens to a node and its volume, and what the checks find then.
+type scene func(ctx context.Context, w *workload, at, taker *agent, v *verdict) error
+
+// withAndWithout plays a scene on a node with all guards and on one without one of them.
+func withAndWithout(t *testing.T, number int, guard string, play scene) {
 	b, err := programs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := configure(t, 1)
+	cfg := configure(t, number)
 	cfg.Controls, cfg.Agents = 1, 3
 	c, err := newCluster(cfg, b)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.stop)
-	c.controls[0].env = append(c.controls[0].env, "MOBYFS_SESSION_TTL="+shortTTL.String())
 	keeps, taker, breaks := c.agents[0], c.agents[1], c.agents[2]
-	breaks.env = append(breaks.env, "MOBYFS_WITHOUT=fence")
+	for _, x := range []*process{breaks.process, breaks.watchdog.process} {
+		x.env = append(x.env, "MOBYFS_WITHOUT="+guard)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := c.start(ctx); err != nil {
@@ -52,20 +63,68 @@ func TestWithTheFenceOffStaleWritesAreFound(t *testing.T) {
 	done := make(chan error)
 	for _, at := range []*agent{keeps, breaks} {
 		found[at] = &verdict{}
-		go func() { done <- lateOwner(ctx, w, at, taker, found[at]) }()
+		go func() { done <- play(ctx, w, at, taker, found[at]) }()
 	}
 	for range found {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	}
-	t.Logf("stale writes found: with the fence %d, without it %d", len(found[keeps].stale), len(found[breaks].stale))
+	t.Logf("stale writes found: with the %s %d, without it %d", guard, len(found[keeps].stale), len(found[breaks].stale))
 	if n := len(found[keeps].violations()); n != 0 {
-		t.Errorf("with the fence: %q", found[keeps].violations())
+		t.Errorf("with the %s: %q", guard, found[keeps].violations())
 	}
 	if len(found[breaks].stale) == 0 {
-		t.Error("without the fence no stale write was found")
+		t.Errorf("without the %s no stale write was found", guard)
 	}
+}
+
+// stoppedAgent is a node whose agent stands still while a container writes, until another node has taken its volume and
+// written.
+func stoppedAgent(ctx context.Context, w *workload, at, taker *agent, v *verdict) error {
+	name := "vol-stopped-" + at.node
+	options := map[string]string{"backend": mobyfs.SharedBackend, "takeover": string(mobyfs.TakeoverAuto)}
+	if err := at.docker.create(ctx, name, options); err != nil {
+		return err
+	}
+	path, err := at.docker.mount(ctx, name, "first")
+	if err != nil {
+		return err
+	}
+	record, err := leaseOf(ctx, w, name, at.node)
+	if err != nil {
+		return err
+	}
+	writing, enough := context.WithCancel(ctx)
+	defer enough()
+	ended := make(chan bool, 1)
+	go func() {
+		ended <- w.write(writing, at, record.ID, path, "first-"+at.node, record.Lease.Fence, time.Hour)
+	}()
+	pause(ctx, time.Second)
+	undo, err := hold(&at.machine)
+	if err != nil {
+		return err
+	}
+	defer undo()
+	var taken string
+	for taken == "" {
+		if taken, err = taker.docker.mount(ctx, name, "second"); ctx.Err() != nil {
+			return fmt.Errorf("wait until control gives %s away: %w", name, err)
+		}
+	}
+	now, err := leaseOf(ctx, w, name, taker.node)
+	if err != nil {
+		return err
+	}
+	w.write(ctx, taker, record.ID, taken, "second-"+at.node, now.Lease.Fence, time.Second)
+	pause(ctx, time.Second)
+	enough()
+	if !<-ended {
+		return fmt.Errorf("nobody wrote to %s on %s", name, at.node)
+	}
+	v.checkWindows(w.h.windowsOf(record.ID))
+	return w.judgeData(record.ID, v)
 }
 
 // lateOwner is what happens to a node that is too late, on a volume of its own, and what the checks find.
@@ -75,7 +134,7 @@ func lateOwner(ctx context.Context, w *workload, at, taker *agent, v *verdict) e
 	if err := at.docker.create(ctx, name, options); err != nil {
 		return err
 	}
-	if _, err := arm(&at.machine, fmt.Sprintf("agent.attach.before stall %v", 2*shortTTL+8*time.Second)); err != nil {
+	if _, err := arm(&at.machine, fmt.Sprintf("agent.attach.before stall %v", overdue+6*time.Second)); err != nil {
 		return err
 	}
 	late := make(chan error, 1)
@@ -89,12 +148,8 @@ func lateOwner(ctx context.Context, w *workload, at, taker *agent, v *verdict) e
 	if err != nil {
 		return fmt.Errorf("wait for the lease of %s: %w", at.node, err)
 	}
-	cut := &lane{c: w.c, n: newNemesis(w.c, moments{}, func(string, ...any) {})}
-	heal, err := cut.ways(at.host, network.Way{Cut: true})
-	if err != nil {
-		return err
-	}
-	defer heal()
+	at.host.Pull(true)
+	defer at.host.Pull(false)
 	for { // until it may be taken over
 		_, err := w.finder.TakeOver(ctx, name, taker.node, at.node+" is late")
 		var taken string
@@ -119,13 +174,16 @@ func lateOwner(ctx context.Context, w *workload, at, taker *agent, v *verdict) e
 	} else if strings.Contains(err.Error(), "no answer") {
 		return err
 	}
-	data := filepath.Join(w.c.shared(), "volumes", string(record.ID), "data", journal.Name)
-	records, _, err := journal.Read(data)
-	v.checkJournal(record.ID, "the shared directory", records, w.h.ackedUntil(record.ID))
+	return w.judgeData(record.ID, v)
+}
+
+// judgeData checks the data of a volume that all nodes see.
+func (w *workload) judgeData(id mobyfs.VolumeID, v *verdict) error {
+	records, _, err := journal.Read(filepath.Join(w.c.shared(), "volumes", string(id), "data", journal.Name))
+	v.checkJournal(id, "the shared directory", records, w.h.ackedUntil(id))
 	if len(records) == 0 {
-		return fmt.Errorf("%s: nobody wrote", name)
+		return fmt.Errorf("volume %s: nobody wrote", id)
 	}
-	_ = unix.Unmount(path, unix.MNT_DETACH)
 	return err
 }
 

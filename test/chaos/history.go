@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -140,6 +141,13 @@ func (h *history) wrote(w window) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.windows = append(h.windows, w)
+}
+
+// windowsOf are the times during which containers wrote into a volume.
+func (h *history) windowsOf(volume mobyfs.VolumeID) []window {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(h.windows), func(w window) bool { return w.volume != volume })
 }
 
 func (h *history) removed(volume mobyfs.VolumeID) {

@@ -12,6 +12,7 @@ import (
 const (
 	leastFaults = 1000
 	leastKinds  = 14
+	leastTaken  = 20 // volumes, by control itself
 )
 
 // TestLong is make chaos-long: as many faults as are promised, recorded where -into says.
@@ -33,6 +34,9 @@ func TestLong(t *testing.T) {
 	}
 	if total < leastFaults || len(r.faults) < leastKinds {
 		t.Errorf("%d faults of %d kinds, at least %d of %d are promised", total, len(r.faults), leastFaults, leastKinds)
+	}
+	if r.takeovers < leastTaken {
+		t.Errorf("%d takeovers by control, at least %d are promised", r.takeovers, leastTaken)
 	}
 	if *into == "" || t.Failed() {
 		return

@@ -100,7 +100,7 @@ func furnish(dir string) error {
 			return err
 		}
 	}
-	if err := unix.Mount("tmpfs", filepath.Join(dir, "d"), "tmpfs", 0, "size=1g,mode=755"); err != nil {
+	if err := unix.Mount("tmpfs", filepath.Join(dir, "d"), "tmpfs", 0, "size=4g,mode=755"); err != nil {
 		return fmt.Errorf("make room for disks: %w", err)
 	}
 	return nil

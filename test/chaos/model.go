@@ -74,8 +74,8 @@ func (s state) is(v mobyfs.Volume) bool {
 // does not go up by one with each decision, a commit without a migration.
 func (s state) follow(e mobyfs.Event) (state, error) {
 	s.next++
-	raise := func() error {
-		if e.Fence != s.fence+1 && !newEpoch(s.fence, e.Fence) {
+	raise := func(decisions mobyfs.Fence) error {
+		if e.Fence != s.fence+decisions && !newEpoch(s.fence, e.Fence) {
 			return fmt.Errorf("%s: fence %d comes after %d", e.Text, e.Fence, s.fence)
 		}
 		s.fence = e.Fence
@@ -111,14 +111,14 @@ func (s state) follow(e mobyfs.Event) (state, error) {
 		if err := free(); err != nil {
 			return s, err
 		}
-		err := raise()
+		err := raise(1)
 		give()
 		return s, err
 	case text == "volume moved, lease given", text == "volume moved": // its bytes are everywhere
 		if err := free(); err != nil {
 			return s, err
 		}
-		err := raise()
+		err := raise(1)
 		s.home = e.Node
 		if text != "volume moved" {
 			give()
@@ -129,13 +129,29 @@ func (s state) follow(e mobyfs.Event) (state, error) {
 			return s, fmt.Errorf("nobody had the lease that was released")
 		}
 		s.lease, s.leaseFence, s.vague = "", 0, false
-		return s, raise()
+		return s, raise(1)
+	case strings.HasPrefix(text, takenOver): // whatever the silent node was about
+		decisions := mobyfs.Fence(1)
+		if s.migration != "" {
+			decisions = 2 // its end is one
+		}
+		err := raise(decisions)
+		if e.Node == s.home {
+			err = fmt.Errorf("%s, which had it", text)
+		}
+		s.home = e.Node
+		s.lease, s.leaseFence, s.vague = "", 0, false
+		end()
+		if isClaimed(e) {
+			give()
+		}
+		return s, err
 	case strings.HasPrefix(text, "migration begins"):
 		if err := free(); err != nil {
 			return s, err
 		}
 		s.migration, s.mount = e.Migration, strings.Contains(text, "container waits")
-		return s, raise()
+		return s, raise(1)
 	case strings.HasPrefix(text, "a container waits"):
 		s.mount = true
 		return s, same()
@@ -143,7 +159,7 @@ func (s state) follow(e mobyfs.Event) (state, error) {
 		if s.migration == "" {
 			return s, fmt.Errorf("no migration was under way that could be committed")
 		}
-		err := raise()
+		err := raise(1)
 		s.home = e.Node
 		if s.mount {
 			give()
@@ -155,16 +171,17 @@ func (s state) follow(e mobyfs.Event) (state, error) {
 			return s, fmt.Errorf("no migration was under way that could be aborted")
 		}
 		end()
-		err := raise()
-		if strings.Contains(text, "lease given") {
-			give()
+		if !strings.Contains(text, "lease given") {
+			return s, raise(1)
 		}
+		err := raise(2) // the end and the lease are a decision each, in one transaction
+		give()
 		return s, err
 	case text == "volume is being removed":
 		if err := free(); err != nil {
 			return s, err
 		}
-		return s, raise()
+		return s, raise(1)
 	case text == "volume is gone":
 		return s, same()
 	default: // the fence never goes back, whatever it was
@@ -174,6 +191,14 @@ func (s state) follow(e mobyfs.Event) (state, error) {
 		s.fence, s.home, s.migration, s.vague = e.Fence, e.Node, e.Migration, true
 		return s, nil
 	}
+}
+
+// takenOver begins the events of takeovers.
+const takenOver = "volume taken over from "
+
+// isClaimed reports whether control gave the volume away by itself, for a node asked for the lease.
+func isClaimed(e mobyfs.Event) bool {
+	return strings.HasSuffix(e.Text, ": a container on "+e.Node+" wants it")
 }
 
 // newEpoch reports whether a fence begins a higher epoch: the store was restored from a backup.

@@ -12,10 +12,11 @@ import (
 
 // moments are the named moments at which something can be made to happen in a program.
 type moments struct {
-	agent   []string
-	control []string
-	fail    map[string]bool // those at which an error can happen
-	reached map[string]int
+	agent    []string
+	watchdog []string
+	control  []string
+	fail     map[string]bool // those at which an error can happen
+	reached  map[string]int
 }
 
 // failing picks those at which an error can happen.
@@ -35,6 +36,13 @@ func readMoments(root string) (moments, error) {
 	if m.agent, err = m.read(root, "agent", "backend", "migrate"); err == nil {
 		m.control, err = m.read(root, "control")
 	}
+	m.agent = slices.DeleteFunc(m.agent, func(name string) bool {
+		if strings.HasPrefix(name, "watchdog.") {
+			m.watchdog = append(m.watchdog, name)
+			return true
+		}
+		return false
+	})
 	if err == nil && (len(m.agent) == 0 || len(m.control) == 0) {
 		err = fmt.Errorf("no moments are named in %s", root)
 	}

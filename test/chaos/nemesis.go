@@ -3,20 +3,24 @@ package chaos
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/test/chaos/network"
 )
 
 // nemesis lets faults happen: several at once, in lanes for controls, for agents and for moments in programs.
 type nemesis struct {
-	c       *Cluster
-	moments moments
-	log     func(format string, args ...any)
+	c        *Cluster
+	moments  moments
+	operator *api.Client
+	log      func(format string, args ...any)
 
 	mu     sync.Mutex
 	counts map[string]int // faults that happened, by kind
@@ -24,8 +28,9 @@ type nemesis struct {
 	notes  []string       // what did not become good again
 }
 
-func newNemesis(c *Cluster, m moments, log func(string, ...any)) *nemesis {
-	return &nemesis{c: c, moments: m, log: log, counts: map[string]int{}, misses: map[string]int{}}
+func newNemesis(c *Cluster, m moments, log func(string, ...any)) (*nemesis, error) {
+	operator, err := c.client(pki.RoleOperator, "rescuer")
+	return &nemesis{c: c, moments: m, operator: operator, log: log, counts: map[string]int{}, misses: map[string]int{}}, err
 }
 
 func (n *nemesis) note(text string) {
@@ -56,11 +61,16 @@ type lane struct {
 // run lets faults happen until ctx ends. Each is made good again before it returns.
 func (n *nemesis) run(ctx context.Context, seed uint64) {
 	var wg sync.WaitGroup
-	for i, faults := range [][]fault{controlFaults(), agentFaults(), agentFaults(), momentFaults(), momentFaults()} {
+	short := [2]int{300, 3500} // ms
+	for i, faults := range [][]fault{controlFaults(), agentFaults(), agentFaults(), momentFaults(), momentFaults(), longFaults(), longFaults()} {
 		l := &lane{n, n.c, rand.New(rand.NewPCG(seed, uint64(100+i)))}
+		lasts := short
+		if i >= 5 {
+			lasts = [2]int{int(overdue.Milliseconds()) + 1000, int(overdue.Milliseconds()) + 5000}
+		}
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				l.one(ctx, faults)
+				l.one(ctx, faults, lasts)
 				pause(ctx, l.between(100, 1000))
 			}
 		})
@@ -68,8 +78,8 @@ func (n *nemesis) run(ctx context.Context, seed uint64) {
 	wg.Wait()
 }
 
-// one lets one fault happen, lasts for a while and makes it good again.
-func (l *lane) one(ctx context.Context, faults []fault) {
+// one lets one fault happen, waits while it lasts and makes it good again.
+func (l *lane) one(ctx context.Context, faults []fault, lasts [2]int) {
 	f := l.choose(faults)
 	undo, err := f.do(ctx, l)
 	if err != nil {
@@ -85,7 +95,7 @@ func (l *lane) one(ctx context.Context, faults []fault) {
 		l.n.mu.Unlock()
 	}
 	if undo != nil {
-		pause(ctx, l.between(300, 3500))
+		pause(ctx, l.between(lasts[0], lasts[1]))
 		undo()
 	}
 }
@@ -105,7 +115,15 @@ func (l *lane) choose(faults []fault) fault {
 }
 
 func (l *lane) control() *control { return l.c.controls[l.rng.IntN(len(l.c.controls))] }
-func (l *lane) agent() *agent     { return l.c.agents[l.rng.IntN(len(l.c.agents))] }
+
+// agent is one that is not away already.
+func (l *lane) agent() *agent {
+	for {
+		if x := l.c.agents[l.rng.IntN(len(l.c.agents))]; !x.away.Load() {
+			return x
+		}
+	}
+}
 
 // between is a time between two numbers of milliseconds.
 func (l *lane) between(least, most int) time.Duration {
@@ -150,8 +168,14 @@ var errNotReached = errors.New("no program came to the moment")
 // atMoment lets something happen when a program reaches a moment of its work, and waits until it has.
 func (l *lane) atMoment(ctx context.Context, what string) (func(), error) {
 	m, names := &l.agent().machine, l.n.moments.agent
-	if l.rng.IntN(3) == 0 {
+	switch l.rng.IntN(10) {
+	case 0, 1, 2:
 		m, names = &l.control().machine, l.n.moments.control
+	case 3:
+		m, names = &l.agent().watchdog, l.n.moments.watchdog
+		if strings.HasPrefix(what, "stall") {
+			what = fmt.Sprintf("stall %v", l.between(500, 2000)) // systemd ends one that stands still for longer
+		}
 	}
 	if what == "error" {
 		names = l.n.moments.failing(names)
@@ -190,7 +214,7 @@ func (n *nemesis) heal() {
 		machines = append(machines, &x.machine)
 	}
 	for _, x := range n.c.agents {
-		machines = append(machines, &x.machine)
+		machines = append(machines, &x.machine, &x.watchdog)
 	}
 	for _, m := range machines {
 		_ = os.Remove(m.at)

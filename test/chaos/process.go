@@ -80,7 +80,6 @@ func (p *process) launch() (*exec.Cmd, error) {
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.host.Do(cmd.Start); err != nil {
 		return nil, err
 	}

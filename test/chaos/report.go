@@ -35,6 +35,8 @@ func (r *result) table() string {
 	row("unknown outcomes (of those in the log)", fmt.Sprintf("%d (%d)", r.unknown, r.resolved))
 	row("events in the log", r.events)
 	row("containers that wrote", r.docker["container started"])
+	row("– killed or fenced by the watchdog, or with their host", r.docker["container killed"]+r.docker["container fenced"])
+	row("takeovers by control / by an operator", fmt.Sprintf("%d / %d", r.takeovers, r.byHand))
 	row("writes acknowledged", r.docker["writes acked"])
 	row("longest time between two answers of control", r.gap.Round(time.Millisecond))
 	row("**Porcupine**", fmt.Sprintf("**%s**, %d volumes, %v", r.linearizable(), r.volumes, r.porcupined.Round(time.Millisecond)))
@@ -59,6 +61,7 @@ func (r *result) details() string {
 	section("calls of Docker", r.docker)
 	section("faults that could not be made to happen", r.misses)
 	section("moments", r.moments)
+	section("events", r.texts)
 	section("unexpected", r.trouble)
 	for _, n := range r.notes {
 		fmt.Fprintln(&b, "note:", n)

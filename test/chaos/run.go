@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,6 +50,7 @@ type result struct {
 	gap     time.Duration
 	starts  int
 	events  int
+	texts   map[string]int // of the events
 	took    time.Duration
 }
 
@@ -72,7 +74,10 @@ func run(ctx context.Context, cfg Config, b bins) (*result, error) {
 	}
 	cfg.Log("%d controls and %d agents are ready after %v; seed %d", cfg.Controls, cfg.Agents, time.Since(began).Round(time.Millisecond), cfg.Seed)
 	w := &workload{c: c, h: newHistory(), seed: cfg.Seed}
-	n := newNemesis(c, m, cfg.Log)
+	n, err := newNemesis(c, m, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
 	if err := play(ctx, cfg, w, n); err != nil {
 		return nil, err
 	}
@@ -195,7 +200,7 @@ func (w *workload) lookOnce(ctx context.Context, at *agent, v mobyfs.Volume) {
 		cancel()
 		if err == nil {
 			w.look(v.ID, at.node, path)
-			w.unmount(at, v.Name, use)
+			w.unmount(at, at.boots.Load(), v.Name, use)
 			return
 		}
 		now, asked := w.finder.Volume(ctx, v.Name)
@@ -242,7 +247,15 @@ func judge(cfg Config, w *workload, n *nemesis, events []mobyfs.Event) *result {
 			r.acked++
 		}
 	}
+	r.texts = map[string]int{}
+	for _, e := range events {
+		text, _, _ := strings.Cut(e.Text, ":")
+		text, _, _ = strings.Cut(text, " from ")
+		text, _, _ = strings.Cut(text, " by ")
+		r.texts[text]++
+	}
 	r.checkWindows(w.h.windows)
 	r.checkLog(w.h.ops, events, checkTime)
+	r.keep()
 	return r
 }

@@ -23,9 +23,11 @@ import (
 const (
 	volumes     = 24 // with containers
 	containers  = 8  // that come and go at once
+	followers   = 4  // containers on volumes of takeover auto, each of which begins anew elsewhere when its node is silent
 	bareVolumes = 6  // claimed by nodes without an agent, as fast as control answers
 	bareNodes   = 3
 	mountTime   = 20 * time.Second // after that Docker's user has lost patience
+	followTime  = 4 * time.Second  // after that a follower tries another node
 )
 
 // workload is what the cluster is used for during a run.
@@ -58,6 +60,9 @@ func (w *workload) run(ctx context.Context) error {
 	for i := range containers {
 		w.wg.Go(func() { w.useVolumes(ctx, rand.New(rand.NewPCG(w.seed, uint64(i)))) })
 	}
+	for i := range followers {
+		w.wg.Go(func() { w.follow(ctx, i, rand.New(rand.NewPCG(w.seed, uint64(500+i)))) })
+	}
 	w.wg.Go(func() { w.moveVolumes(ctx, operator, rand.New(rand.NewPCG(w.seed, 1000))) })
 	for _, use := range bare {
 		w.wg.Go(func() { use(ctx) })
@@ -85,7 +90,10 @@ func (w *workload) useVolumes(ctx context.Context, rng *rand.Rand) {
 	for ctx.Err() == nil {
 		name := fmt.Sprintf("vol-%d", rng.IntN(volumes))
 		at := w.c.agents[rng.IntN(len(w.c.agents))]
-		w.use(ctx, rng, at, name)
+		if at.away.Load() && rng.IntN(5) > 0 {
+			continue // few people use a host that is down
+		}
+		w.use(ctx, rng, at, name, mountTime, time.Duration(100+rng.IntN(1500))*time.Millisecond)
 		if rng.IntN(25) == 0 {
 			w.remove(ctx, at, name)
 		}
@@ -93,32 +101,48 @@ func (w *workload) useVolumes(ctx context.Context, rng *rand.Rand) {
 	}
 }
 
-// use creates a volume if need be, mounts it, lets a container write for a moment, and unmounts it.
-func (w *workload) use(ctx context.Context, rng *rand.Rand, at *agent, name string) {
+// follow runs a container on the same volume of takeover auto again and again: for some time on one node, and on another
+// one as soon as that does not answer or does not let it.
+func (w *workload) follow(ctx context.Context, number int, rng *rand.Rand) {
+	name := fmt.Sprintf("vol-%d", 4*number+1)
+	at := w.c.agents[rng.IntN(len(w.c.agents))]
+	for ctx.Err() == nil {
+		wrote := w.use(ctx, rng, at, name, followTime, time.Duration(500+rng.IntN(4000))*time.Millisecond)
+		if !wrote || at.away.Load() || rng.IntN(4) == 0 {
+			at = w.c.agents[rng.IntN(len(w.c.agents))]
+		}
+		pause(ctx, time.Duration(rng.IntN(100))*time.Millisecond)
+	}
+}
+
+// use creates a volume if need be, mounts it, lets a container write for a moment, and unmounts it. It reports whether the
+// container wrote.
+func (w *workload) use(ctx context.Context, rng *rand.Rand, at *agent, name string, patience, life time.Duration) (wrote bool) {
 	use := fmt.Sprintf("u%d", w.writers.Add(1))
-	call, cancel := context.WithTimeout(ctx, mountTime)
+	call, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := at.docker.create(call, name, optionsOf(name)); err != nil {
 		w.h.count("create " + outcomeOf(err))
-		return
+		return false
 	}
 	w.h.count("create acked")
 	begin := boottime()
 	path, err := at.docker.mount(call, name, use)
-	defer w.unmount(at, name, use)
+	defer w.giveUp(at, at.boots.Load(), name, use)
 	if err != nil {
 		w.h.count("mount " + outcomeOf(err))
-		return
+		w.say("mount", err)
+		return false
 	}
 	w.h.count("mount acked")
 	id, fence, err := w.attached(call, at, name, path)
 	if err != nil {
 		w.say("read the fence of a mounted volume", err)
-		return
+		return false
 	}
 	w.h.add(op{kind: opMounted, volume: id, who: at.node, fence: fence, shared: optionsOf(name) != nil, call: begin, ret: boottime(), outcome: acked})
 	w.look(id, at.node, path)
-	w.write(ctx, at, id, path, use, fence, time.Duration(100+rng.IntN(1500))*time.Millisecond)
+	return w.write(ctx, at, id, path, use, fence, life)
 }
 
 func outcomeOf(err error) string {
@@ -128,13 +152,20 @@ func outcomeOf(err error) string {
 	return string(unknown)
 }
 
-// optionsOf are those with which a volume of a name is created: every fourth has its bytes where all nodes see them.
+// optionsOf are those with which a volume of a name is created: every second has its bytes where all nodes see them, and
+// every fourth may be taken from a silent node without a person.
 func optionsOf(name string) map[string]string {
 	number, _ := strconv.Atoi(strings.TrimPrefix(name, "vol-"))
-	if number%4 != 3 {
-		return nil
+	shared := func(t mobyfs.Takeover) map[string]string {
+		return map[string]string{"backend": mobyfs.SharedBackend, "takeover": string(t)}
 	}
-	return map[string]string{"backend": mobyfs.SharedBackend, "takeover": string(mobyfs.TakeoverManual)}
+	switch number % 4 {
+	case 1:
+		return shared(mobyfs.TakeoverAuto)
+	case 3:
+		return shared(mobyfs.TakeoverManual)
+	}
+	return nil
 }
 
 // attached tells which volume is mounted at a path of a node, and under which fence.
@@ -157,9 +188,13 @@ func fenceOf(path string) (mobyfs.Fence, error) {
 	return r.Fence, err
 }
 
-// look compares the data of a volume with what was acknowledged before.
+// look compares the data of a volume with what was acknowledged before. What a node has mounted is not seen from here, so
+// what all nodes see is read where it lies.
 func (w *workload) look(id mobyfs.VolumeID, node, path string) {
 	acked := w.h.ackedUntil(id)
+	if strings.HasSuffix(path, string(id)) {
+		path = filepath.Join(w.c.shared(), "volumes", string(id), "data")
+	}
 	records, _, err := journal.Read(filepath.Join(path, journal.Name))
 	if err != nil {
 		w.say("read the data", err)
@@ -170,14 +205,28 @@ func (w *workload) look(id mobyfs.VolumeID, node, path string) {
 	w.found.checkJournal(id, node, records, acked)
 }
 
-// unmount gives a use back, as dockerd does however the mount ended: until the driver has answered.
-func (w *workload) unmount(at *agent, name, use string) {
+// giveUp has a use given back and waits for that a little: a node that is silent keeps nobody from going elsewhere.
+func (w *workload) giveUp(at *agent, boot int64, name, use string) {
+	done := make(chan struct{})
+	w.wg.Go(func() {
+		w.unmount(at, boot, name, use)
+		close(done)
+	})
+	select {
+	case <-done:
+	case <-time.After(followTime):
+	}
+}
+
+// unmount gives a use back, as dockerd does however the mount ended: until the driver has answered, or the host has lost
+// its power since.
+func (w *workload) unmount(at *agent, boot int64, name, use string) {
 	for range 40 {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		err := at.docker.unmount(ctx, name, use)
 		cancel()
 		w.h.count("unmount " + map[bool]string{true: "acked", false: "failed"}[err == nil])
-		if err == nil {
+		if err == nil || at.boots.Load() != boot {
 			return
 		}
 		time.Sleep(250 * time.Millisecond)
@@ -280,7 +329,7 @@ func (w *workload) bare(ctx context.Context) ([]func(context.Context), error) {
 				call, cancel := context.WithTimeout(ctx, 5*time.Second)
 				_, _ = client.Report(call, report)
 				cancel()
-				pause(ctx, 2*time.Second)
+				pause(ctx, sessionTTL/4)
 			}
 		})
 	}

@@ -2,9 +2,10 @@
 // its own, into which the volume is mounted, it appends records to a journal, each synced to disk, until its stdin ends.
 //
 //	container PATH WRITER FENCE PAUSE
+//	container init
 //
 // It prints "ack SEQ BEGIN END" for each record that is on disk, with the times of CLOCK_BOOTTIME around the write, and
-// "error …" when it can't write, which ends it.
+// "error …" when it can't write, which ends it. As init it is the first process of a host, and runs nothing.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -29,6 +31,9 @@ func main() {
 }
 
 func run(args []string) error {
+	if len(args) == 1 && args[0] == "init" {
+		return live()
+	}
 	if len(args) != 4 {
 		return fmt.Errorf("it takes PATH WRITER FENCE PAUSE")
 	}
@@ -50,6 +55,17 @@ func run(args []string) error {
 		close(ended)
 	}()
 	return write(filepath.Join(dir, journal.Name), args[1], fence, pause, ended)
+}
+
+// live makes /proc that of this process's namespace, says so, and reaps until stdin ends.
+func live() error {
+	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	signal.Ignore(unix.SIGCHLD) // the kernel reaps then
+	fmt.Println("ready")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
 }
 
 // mount shows the volume in this process's own mount namespace, as a container has it. The namespace was made by

@@ -40,7 +40,7 @@ type Network struct {
 // New makes a network without hosts. Those of one process differ in their number, from 0 to 255.
 func New(number int) *Network { return &Network{subnet: number, links: map[[2]int]*link{}} }
 
-// Host is a namespace on the network.
+// Host is a namespace on the network. Once it was booted it has processes and mounts of its own, too.
 type Host struct {
 	Name   string
 	IP     string // its address
@@ -49,6 +49,15 @@ type Host struct {
 	port   *os.File
 	inside chan func()
 	frames atomic.Int64 // that it has sent
+	pulled atomic.Bool  // its cable is
+
+	outside outside // namespaces that it came from
+	first   *exec.Cmd
+}
+
+// outside are the namespaces of this process, for a host that begins anew.
+type outside struct {
+	pids, mounts int
 }
 
 // Join makes a namespace with an address on the network.
@@ -128,6 +137,9 @@ func (h *Host) Do(do func() error) error {
 	return <-done
 }
 
+// Pull takes the host's cable out, or puts it in again, whatever the ways to and from it are.
+func (h *Host) Pull(out bool) { h.pulled.Store(out) }
+
 // Set changes the way from one host to another, in that direction.
 func (n *Network) Set(from, to *Host, w Way) {
 	n.link(from.number, to.number).set(w)
@@ -157,7 +169,7 @@ func (n *Network) carry(from *Host) {
 		if err != nil {
 			return
 		}
-		if size < 14 {
+		if size < 14 || from.pulled.Load() {
 			continue
 		}
 		from.frames.Add(1)
@@ -167,7 +179,7 @@ func (n *Network) carry(from *Host) {
 		hosts := n.hosts
 		n.mu.RUnlock()
 		for _, h := range hosts {
-			if h != from && (everybody || h.number == to) {
+			if h != from && !h.pulled.Load() && (everybody || h.number == to) {
 				n.pass(from, h, frame[:size])
 			}
 		}
