@@ -70,7 +70,9 @@ type Config struct {
 	Trusted func(mobyfs.Trust)
 	Held    func() *mobyfs.Held
 	Log     *slog.Logger
-	Tracer  trace.Tracer // records what is done for mounts and migrations; nil records nothing
+	// VolumeMetrics counts each volume of this node by itself, too.
+	VolumeMetrics bool
+	Tracer        trace.Tracer // records what is done for mounts and migrations; nil records nothing
 }
 
 // Agent implements mobyfs.Mounter.
@@ -84,6 +86,7 @@ type Agent struct {
 	session   session
 	guard     guard
 	engine    *engine
+	metrics   *metrics
 
 	work context.Context // ends with the agent: what workers do is bounded by it, not by who waits
 	stop context.CancelFunc
@@ -119,9 +122,10 @@ func Open(cfg Config) (*Agent, error) {
 	if err := durable.Mkdir(state, 0o700); err != nil {
 		return nil, err
 	}
-	a.catalogue = openCatalogue(filepath.Join(state, "catalogue.json"), cfg.Log)
-	a.ledger = openLedger(filepath.Join(state, "mounts.json"), cfg.Log, time.Now().Add(carriedDoubt))
+	a.catalogue = openCatalogue(filepath.Join(state, catalogueName), cfg.Log)
+	a.ledger = openLedger(filepath.Join(state, ledgerName), cfg.Log, time.Now().Add(carriedDoubt))
 	a.guard = guard{wanted: map[mobyfs.VolumeID]bool{}, lost: map[mobyfs.VolumeID]bool{}}
+	a.metrics = newMetrics(a)
 	a.roster = newRoster(a)
 	a.reporter = newReporter(a)
 	a.engine = newEngine()

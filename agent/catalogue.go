@@ -26,18 +26,22 @@ type catalogue struct {
 	onDisk  map[mobyfs.VolumeID]bool   // volumes whose records survive a crash, if not their newest
 	fresh   bool                       // the watch is up: what is not here does not exist, give or take a moment, unless it is unknown
 	partial bool                       // control tells what concerns this node: what is not here is unknown, unless it is in gone
+	since   time.Time                  // when fresh became false
 	version uint64
 	saver   saver
 	changed chan struct{} // closed and replaced at each change
 }
 
-// catalogueFile is catalogue.json.
+// catalogueName is the file that the catalogue is kept in.
+const catalogueName = "catalogue.json"
+
+// catalogueFile is what stands in it.
 type catalogueFile struct {
 	Volumes []mobyfs.Volume `json:"volumes"`
 }
 
 func openCatalogue(path string, log *slog.Logger) *catalogue {
-	c := &catalogue{changed: make(chan struct{}), onDisk: map[mobyfs.VolumeID]bool{}}
+	c := &catalogue{changed: make(chan struct{}), onDisk: map[mobyfs.VolumeID]bool{}, since: time.Now()}
 	c.clear()
 	c.saver.state = c.copy
 	c.saver.write = func(data any) error {
@@ -197,7 +201,19 @@ func (c *catalogue) leaving(id mobyfs.VolumeID) {
 func (c *catalogue) stale() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.fresh = false
+	if c.fresh {
+		c.fresh, c.since = false, time.Now()
+	}
+}
+
+// age tells whether the watch is up, and else for how long it has not been.
+func (c *catalogue) age(now time.Time) (fresh bool, age time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fresh {
+		return true, 0
+	}
+	return false, now.Sub(c.since)
 }
 
 func (c *catalogue) isFresh() bool {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/agent/watchdog"
@@ -30,6 +31,7 @@ type guard struct {
 	lost    map[mobyfs.VolumeID]bool // another node has them
 	guarded []mobyfs.VolumeID        // as the watchdog last said
 	silent  bool                     // it did not answer
+	told    time.Duration            // the deadline that it was last told and took
 }
 
 // mayBeTaken reports whether control may give the volume to another node by itself.
@@ -138,7 +140,7 @@ func (a *Agent) beat(ctx context.Context) {
 		a.guard.silent = true
 		return
 	}
-	a.guard.silent, a.guard.guarded = false, answer.Guarded
+	a.guard.silent, a.guard.told, a.guard.guarded = false, m.Deadline, answer.Guarded
 	for _, id := range answer.Fenced {
 		if w := a.known(id); w != nil {
 			w.fenceSeen()
@@ -156,6 +158,7 @@ func (w *worker) fenceSeen() {
 	w.fenced, w.attached, w.trusted = true, "", false
 	w.problem = "writing to the volume was ended: control could not be reached in time"
 	w.log.Error(w.problem)
+	w.agent.metrics.selfFences.Inc()
 	w.start()
 }
 

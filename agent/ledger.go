@@ -14,6 +14,9 @@ import (
 	"github.com/mobyfs/mobyfs/internal/durable"
 )
 
+// ledgerName is the file that the ledger is kept in.
+const ledgerName = "mounts.json"
+
 // ledger is what this node has promised: which leases it holds, and which uses of each volume Docker was told
 // succeeded. Changes are made in memory at once and are on disk when flush returns.
 type ledger struct {

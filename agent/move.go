@@ -12,7 +12,6 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
-	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // move is a migration to this node, as far as its worker has come with it.
@@ -115,7 +114,9 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 	}
 	if from == nil {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
+		began := time.Now()
 		grant, err := w.agent.Control.Accept(call, w.id, m)
+		w.agent.metrics.phase("accept", began, err)
 		cancel()
 		if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
 			return mobyfs.Receipt{}, errOver
@@ -146,9 +147,9 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
-	ctx, span := tracing.Continue(ctx, "seal")
+	ctx, end := w.phase(ctx, "seal")
 	err = b.Seal(ctx, m, receipt)
-	tracing.End(span, err)
+	end(err)
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
@@ -169,7 +170,9 @@ func (w *worker) target(r *mobyfs.Volume) (backend.Backend, error) {
 func (w *worker) commit(ctx context.Context, m mobyfs.MigrationID, v view, receipt mobyfs.Receipt) error {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	began := time.Now()
 	grant, err := w.agent.Control.Commit(call, w.id, m, receipt)
+	w.agent.metrics.phase("commit", began, err)
 	switch code := mobyfs.CodeOf(err); {
 	case code == mobyfs.CodeUnavailable, code == mobyfs.CodeInternal:
 		return about(err, "commit the move of", w.name(v.record))
@@ -178,6 +181,7 @@ func (w *worker) commit(ctx context.Context, m mobyfs.MigrationID, v view, recei
 		return w.refresh(ctx, v.record, m)
 	}
 	w.pullEnded()
+	w.agent.metrics.migrations.WithLabelValues("committed").Inc()
 	w.log.Info("moved here", "name", v.record.Name, "from", v.record.Node, "migration", m, "fence", grant.Fence, "bytes", receipt.Progress.Bytes)
 	w.agent.learn(grant.Volume)
 	if l := grant.Volume.Lease; l != nil && l.Node == w.agent.Node {
@@ -189,9 +193,10 @@ func (w *worker) commit(ctx context.Context, m mobyfs.MigrationID, v view, recei
 // doAdopt makes what a committed migration brought the volume.
 func (w *worker) doAdopt(ctx context.Context, s step, v view) error {
 	b := w.home(v.record)
-	ctx, span := tracing.Continue(ctx, "adopt")
+	ctx, end := w.phase(ctx, "adopt")
 	err := b.Adopt(ctx, w.id, s.migration, s.fence)
-	tracing.End(span, err)
+	end(err)
+	w.agent.metrics.fence("adopt", err)
 	if err != nil {
 		w.decline(about(err, "take over", w.name(v.record)))
 		return w.trouble(err)
@@ -224,6 +229,7 @@ func (w *worker) giveUp(ctx context.Context, r *mobyfs.Volume, why *mobyfs.Error
 	if code := mobyfs.CodeOf(err); code == mobyfs.CodeUnavailable || code == mobyfs.CodeInternal {
 		return fmt.Errorf("abort the migration: %w", err)
 	}
+	w.agent.metrics.migrations.WithLabelValues("aborted").Inc()
 	w.log.Warn("gave a migration up", "name", r.Name, "migration", m.ID, "from", m.From, "err", why)
 	w.setOver(m.ID)
 	told := mobyfs.Errorf(why.Code, "volume %q can't move from %s to %s: %s", r.Name, m.From, m.To, why.Text)
@@ -249,6 +255,11 @@ func (w *worker) refuseAborted(v view) {
 // progressed notes how far the pull has come. The peer calls it a few times a second.
 func (w *worker) progressed(p mobyfs.Progress) {
 	w.mu.Lock()
+	came := p.Bytes - w.move.progress.Bytes
+	if came < 0 { // a pull that began anew
+		came = p.Bytes
+	}
+	w.agent.metrics.pulled.Add(float64(came))
 	if p != w.move.progress {
 		w.move.heard = time.Now()
 	}

@@ -15,6 +15,7 @@ import (
 // between two of its steps, and from then on the backend lets only a newer decision attach it: no Mount can change
 // what is read. The caller calls release once, when it has read the directory.
 func (a *Agent) Offer(ctx context.Context, peer pki.Identity, ticket string) (dir string, release func(), err error) {
+	defer func() { a.metrics.served.WithLabelValues(codeLabel(err)).Inc() }()
 	t, err := a.checkTicket(peer, ticket)
 	if err != nil {
 		return "", nil, err
@@ -31,8 +32,10 @@ func (a *Agent) Offer(ctx context.Context, peer pki.Identity, ticket string) (di
 		tracing.End(span, o.err)
 		return "", nil, o.err
 	}
+	a.metrics.serving.Inc()
 	return o.dir, func() {
 		o.release()
+		a.metrics.serving.Dec()
 		tracing.End(span, nil)
 	}, nil
 }
@@ -109,6 +112,7 @@ func (w *worker) export(ctx context.Context, t mobyfs.Ticket) (string, func(), e
 		return "", nil, err
 	}
 	dir, release, err := b.Export(ctx, w.id, t.Fence)
+	w.agent.metrics.fence("export", err)
 	if err != nil {
 		return "", nil, err
 	}

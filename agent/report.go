@@ -116,7 +116,9 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, a.session.heartbeat())
 	defer cancel()
 	sent := a.Clock()
+	began := time.Now()
 	session, err := a.Control.Report(ctx, report)
+	a.metrics.heartbeats.WithLabelValues(codeLabel(err)).Observe(time.Since(began).Seconds())
 	if mobyfs.CodeOf(err) == mobyfs.CodeStaleFence {
 		a.Log.Error("another agent speaks for this node; this one is not heard any more", "err", err, "hint", mobyfs.HintOf(err))
 		return false
@@ -133,6 +135,14 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	usersSent()
 	r.usedSent(report.Used)
 	return true
+}
+
+// usedBytes is the space that a volume takes, as last measured.
+func (r *reporter) usedBytes(id mobyfs.VolumeID) (bytes int64, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m, known := r.used[id]
+	return m.bytes, known
 }
 
 // usedNews lists the measurements that control does not have.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -65,7 +66,9 @@ func (w *worker) longest() (first *waiter) {
 // pullOf brings the bytes of a migration, as a span that tells how many they were.
 func (w *worker) pullOf(ctx context.Context, from mobyfs.From, dir string) (_ mobyfs.Receipt, err error) {
 	ctx, span := tracing.Call(ctx, "pull", attribute.String("from", from.Node))
+	began := time.Now()
 	defer func() {
+		w.agent.metrics.phase("pull", began, err)
 		w.mu.Lock()
 		p := w.move.progress
 		w.mu.Unlock()
@@ -73,6 +76,16 @@ func (w *worker) pullOf(ctx context.Context, from mobyfs.From, dir string) (_ mo
 		tracing.End(span, err)
 	}()
 	return w.agent.Peer.Pull(ctx, from, dir, w.progressed)
+}
+
+// phase begins a phase of a migration, as a span and for the metrics. end has to be called once.
+func (w *worker) phase(ctx context.Context, name string) (_ context.Context, end func(error)) {
+	ctx, span := tracing.Continue(ctx, name)
+	began := time.Now()
+	return ctx, func(err error) {
+		w.agent.metrics.phase(name, began, err)
+		tracing.End(span, err)
+	}
 }
 
 // serving begins the span of a pull that is served from here, in the trace of its migration.

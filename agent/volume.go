@@ -226,6 +226,7 @@ func (w *worker) announce() {
 // failed plans the next try of a step, under mu.
 func (w *worker) failed(s step, err error) {
 	w.retrying, w.failure = s, err
+	w.agent.metrics.failures.WithLabelValues(string(s.task), codeLabel(err)).Inc()
 	wait := w.retry.fail(time.Now())
 	level := slog.LevelDebug
 	if w.retry.tries == 1 || w.retry.tries%10 == 0 {

@@ -161,6 +161,7 @@ func (w *worker) doConfirm(ctx context.Context, v view) error {
 func (w *worker) loseLease(why error) {
 	w.agent.ledger.change(w.id, func(e *entry) { e.Lease = 0 })
 	w.agent.lose(w.id)
+	w.agent.metrics.lostLeases.Inc()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.granted, w.attached, w.fenced = 0, "", false
@@ -212,6 +213,7 @@ func (w *worker) bringUp(ctx context.Context, s step, v view) (string, error) {
 	failpoint.Reach("agent.attach.before")
 	path, err := w.home(v.record).Attach(ctx, w.id, s.fence)
 	failpoint.Reach("agent.attach.after")
+	w.agent.metrics.fence("attach", err)
 	if err == nil {
 		err = w.checkSession(ctx, v)
 	}
@@ -330,7 +332,9 @@ func (w *worker) doRemove(ctx context.Context, s step, v view) error {
 	if err := b.Detach(ctx, w.id); err != nil && mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
 		return err
 	}
-	if err := b.Remove(ctx, w.id, s.fence); err != nil {
+	err := b.Remove(ctx, w.id, s.fence)
+	w.agent.metrics.fence("remove", err)
+	if err != nil {
 		return w.trouble(err)
 	}
 	w.agent.unguard(w.id)
@@ -370,7 +374,9 @@ func (w *worker) cede(ctx context.Context, s step, v view) error {
 		w.agent.unguard(w.id)
 		return b.Leave(ctx, w.id)
 	}
-	return w.home(v.record).Remove(ctx, w.id, s.fence)
+	err := w.home(v.record).Remove(ctx, w.id, s.fence)
+	w.agent.metrics.fence("remove", err)
+	return err
 }
 
 // name is the volume's name as far as it is known, else its ID.

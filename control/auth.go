@@ -57,9 +57,7 @@ func may(role string, do action) bool {
 func operates(role string) bool { return role == pki.RoleOperator || role == pki.RoleAdmin }
 
 // reads reports whether a role sees the whole cluster.
-func reads(role string) bool {
-	return operates(role) || role == pki.RoleViewer || role == pki.RoleAuditor
-}
+func reads(role string) bool { return pki.Reads(role) }
 
 // allow is nil if who may do it. What is not allowed is denied.
 func (c *Control) allow(who pki.Identity, do action) error {

@@ -24,6 +24,7 @@ import (
 type front struct {
 	settings
 	log    *slog.Logger
+	counts *metrics
 	tracer trace.Tracer // nil if nobody takes spans
 	seat   *stub.Seat
 	starts *stub.Starts // nil where nobody starts mobyfs again
@@ -37,12 +38,13 @@ type front struct {
 
 	mu    sync.Mutex
 	agent *agent.Agent
+	id    *identity // of the agent
 	lock  *os.File
 	ended bool
 }
 
 func newFront(s settings, again reload, log *slog.Logger) *front {
-	f := &front{settings: s, again: again, log: log, seat: stub.NewSeat(s.root), anew: make(chan struct{})}
+	f := &front{settings: s, again: again, log: log, seat: stub.NewSeat(s.root), counts: newMetrics(), anew: make(chan struct{})}
 	f.work, f.stop = context.WithCancel(context.Background())
 	return f
 }
@@ -119,7 +121,7 @@ func (f *front) tryOpen() (mobyfs.Mounter, error) {
 	}
 	f.again.control, f.again.agent = control, a
 	f.mu.Lock()
-	f.agent, f.lock = a, lock
+	f.agent, f.id, f.lock = a, id, lock
 	f.mu.Unlock()
 	f.goDo(func() { a.Run(f.work) })
 	f.goDo(func() { servePeers(f.work, f.settings, a, id, f.log) })

@@ -38,6 +38,8 @@ type settings struct {
 	linger    time.Duration      // how long a lease stays after the last container
 	shared    string             // directory that all nodes see, for volumes of backend shared; empty: none
 	run       string             // directory of what need not outlive a boot
+	metrics   string             // host:port at which Prometheus reads; empty: nowhere
+	perVolume bool               // metrics of each volume by itself, too
 	log       string             // debug | info | warn | error
 	envFile   string             // read again on SIGHUP
 }
@@ -61,6 +63,8 @@ func (s *settings) bind(f *pflag.FlagSet, lookup func(key string) string) {
 	}
 	f.DurationVar(&s.linger, "linger", linger, "how long a volume stays held here after its last container ended, unless another node wants it (MOBYFS_LINGER)")
 	f.StringVar(&s.shared, "shared", env("MOBYFS_SHARED", ""), "directory that all nodes see, such as a mount of NFS, for volumes of backend shared (MOBYFS_SHARED)")
+	f.StringVar(&s.metrics, "metrics", env("MOBYFS_METRICS", ""), "host:port at which Prometheus reads metrics: in plain text at 127.0.0.1, elsewhere with certificates; nowhere if empty (MOBYFS_METRICS)")
+	f.BoolVar(&s.perVolume, "volume-metrics", env("MOBYFS_VOLUME_METRICS", "") == "true", "metrics of each volume of this node by itself, too (MOBYFS_VOLUME_METRICS=true)")
 	f.StringVar(&s.run, "run", "/run/mobyfs", "directory of what need not outlive a boot")
 	f.StringVar(&s.log, "log", env("MOBYFS_LOG", "info"), "debug, info, warn or error (MOBYFS_LOG)")
 	f.StringVar(&s.envFile, "env-file", "/etc/mobyfs/mobyfs.env", "where settings are read again on SIGHUP")
@@ -117,6 +121,9 @@ func (s *settings) check() error {
 		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
 			return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is not host:port", addr).WithHint("look at MOBYFS_ADVERTISE and MOBYFS_CONTROL")
 		}
+	}
+	if _, port, err := net.SplitHostPort(s.metrics); s.metrics != "" && (err != nil || port == "") {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no address to serve metrics at", s.metrics).WithHint("set MOBYFS_METRICS to host:port, such as 127.0.0.1:9646")
 	}
 	if _, err := parseLevel(s.log); err != nil {
 		return err

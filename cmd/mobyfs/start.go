@@ -78,7 +78,7 @@ func start(ctx context.Context, s settings, again reload, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	docker := serveDocker(doors, driver.New(f.seat, log), log)
+	docker := serveDocker(doors, driver.New(measured{f.seat, f.counts}, log), log)
 
 	self := health{endpoint: doors[0].endpoint, docker: s.dockerFiles(), alive: f.alive, log: log}
 	if err := self.check(ctx); err != nil && ctx.Err() == nil {
@@ -88,6 +88,9 @@ func start(ctx context.Context, s settings, again reload, log *slog.Logger) erro
 	log.Info("mobyfs answers Docker", "endpoint", string(doors[0].endpoint), "version", version)
 	tellSystemd(daemon.SdNotifyReady, log)
 	f.goDo(func() { self.feedWatchdog(f.work) })
+	if s.metrics != "" {
+		f.goDo(func() { f.serveMetrics(f.work) })
+	}
 
 	select {
 	case err := <-docker.failed:
@@ -129,6 +132,8 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, tracer trace.
 		Held:     id.held,
 		Log:      log,
 		Tracer:   tracer,
+
+		VolumeMetrics: s.perVolume,
 	}
 	if s.shared != "" {
 		cfg.Watchdog = watchdog.Client{Socket: s.watchdogSocket()}

@@ -26,6 +26,11 @@ const (
 	RoleAuditor  = "auditor" // reads, also who did what
 )
 
+// Reads reports whether a role sees the whole cluster.
+func Reads(role string) bool {
+	return role == RoleOperator || role == RoleAdmin || role == RoleViewer || role == RoleAuditor
+}
+
 // Lifetimes of certificates. Those of nodes and of control are renewed by who holds them; an operator's is renewed
 // by running bootstrap again, which plans it from RenewBefore on.
 //
