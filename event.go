@@ -17,6 +17,7 @@ type Event struct {
 	Node      string      `json:"node,omitempty"`  // the volume's home after the change, or the node that it is about
 	Fence     Fence       `json:"fence,omitempty"` // of the volume after the change
 	Migration MigrationID `json:"migration,omitempty"`
+	Operation OperationID `json:"operation,omitempty"`
 	Denied    Code        `json:"denied,omitempty"` // the code of a refusal; empty if what Text says has happened
 	Actor
 }

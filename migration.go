@@ -21,7 +21,8 @@ type Migration struct {
 	Digest    string         `json:"digest,omitempty"` // of the tree that was committed
 	// Traceparent names the trace (W3C Trace Context) in which the migration began and of which all that is done for it is
 	// a part, on whichever host and in whichever life of a program. Empty if nobody records one.
-	Traceparent string `json:"traceparent,omitempty"`
+	Traceparent string      `json:"traceparent,omitempty"`
+	Operation   OperationID `json:"operation,omitempty"` // of which it is a try; empty if a container asked
 }
 
 // MigrationState says how a migration stands.

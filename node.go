@@ -25,6 +25,7 @@ type Node struct {
 	Taints       []Taint           `json:"taints,omitempty"`
 	Availability Availability      `json:"availability,omitempty"` // active if empty
 	Generation   int64             `json:"generation,omitempty"`   // raised by each change of these
+	Operation    OperationID       `json:"operation,omitempty"`    // that drains it or was begun by its eviction
 }
 
 // Availability says what a node may be used for.

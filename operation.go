@@ -99,9 +99,11 @@ const (
 	OperationFailed OperationPhase = "failed"
 	// OperationCancelled: it was undone as far as it could be. It can be tried again.
 	OperationCancelled OperationPhase = "cancelled"
+	// OperationParked: the control process that tells of it does not know how to carry it on. It is never written.
+	OperationParked OperationPhase = "parked"
 )
 
-// OperationPhases are all phases, in the order of a life.
+// OperationPhases are all phases that are written, in the order of a life.
 var OperationPhases = [...]OperationPhase{
 	OperationPending, OperationRunning, OperationWaiting, OperationDone, OperationFailed, OperationCancelled,
 }

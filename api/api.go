@@ -53,6 +53,25 @@ type Service interface {
 	TakeOver(ctx context.Context, who pki.Identity, name, to, reason string) (mobyfs.Volume, error)
 	// CancelMove gives the move up that is under way; the volume stays where it is. Repeated, it is success.
 	CancelMove(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error)
+	// Operations lists a part of the operations, sorted by ID, which is the order in which they were asked for.
+	Operations(ctx context.Context, who pki.Identity, q OperationQuery) (OperationPage, error)
+	// Operation tells of one operation. CodeNotFound if there is none, or none any more.
+	Operation(ctx context.Context, who pki.Identity, id mobyfs.OperationID) (mobyfs.Operation, error)
+	// WaitOperation returns an operation once its generation is newer than one or it has ended, or as it is when patience ends.
+	WaitOperation(ctx context.Context, who pki.Identity, id mobyfs.OperationID, generation int64, patience time.Duration) (mobyfs.Operation, error)
+	// CancelOperation ends an operation and undoes what can be undone. Repeated, it is success.
+	CancelOperation(ctx context.Context, who pki.Identity, id mobyfs.OperationID) (mobyfs.Operation, error)
+	// RetryOperation begins an operation anew that failed or was cancelled, and makes one that waits try at once.
+	RetryOperation(ctx context.Context, who pki.Identity, id mobyfs.OperationID) (mobyfs.Operation, error)
+	// PauseOperation says whether an operation may begin anything more.
+	PauseOperation(ctx context.Context, who pki.Identity, id mobyfs.OperationID, paused bool) (mobyfs.Operation, error)
+	// DrainNode begins to move all volumes away from a node. Repeated, it tells of the drain that is under way.
+	DrainNode(ctx context.Context, who pki.Identity, node, reason string) (mobyfs.Operation, error)
+	// EvictNode shuts a node out for good, and begins to give others what can be taken from it. Repeated, it is success.
+	EvictNode(ctx context.Context, who pki.Identity, node, reason string) (mobyfs.Operation, error)
+	// ForgetNode deletes the record of a node that was drained or evicted. CodeInUse if volumes have their bytes there,
+	// unless dataLost gives them up. Repeated, it is success.
+	ForgetNode(ctx context.Context, who pki.Identity, node string, dataLost bool) error
 	// Nodes lists all nodes, sorted by name.
 	Nodes(ctx context.Context, who pki.Identity) ([]mobyfs.Node, error)
 	// Events calls each with the events of revision since and later, in the order of their revisions, and with the

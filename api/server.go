@@ -87,6 +87,7 @@ func NewServer(service Service, log *slog.Logger) *Server {
 	s.serveEvents()
 	s.serveAudit()
 	s.serveCluster()
+	s.serveOperations()
 	s.servePKI()
 	s.serveMetrics()
 	delete(s.huma.OpenAPI().Components.Schemas.Map(), "ErrorModel") // huma's own, which plainProblem replaces

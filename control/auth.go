@@ -30,6 +30,7 @@ const (
 	doPatch    action = "change volumes"
 	doAudit    action = "read who did what"
 	doRepeat   action = "repeat requests"
+	doOperate  action = "change operations and nodes"
 )
 
 // may is the whole of who may do what; what is not written here is denied. Nodes may do the rest only as themselves and
@@ -44,7 +45,7 @@ func may(role string, do action) bool {
 		return role == pki.RoleAuditor || operates(role)
 	case doCreate, doRemove, doRepeat:
 		return role == pki.RoleNode || operates(role)
-	case doMove, doTakeOver, doPatch, doAdmit:
+	case doMove, doTakeOver, doPatch, doAdmit, doOperate:
 		return operates(role)
 	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doReport:
 		return role == pki.RoleNode

@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -75,9 +76,11 @@ type Control struct {
 	name    string // of this process among those of the cluster
 	denials denials
 
-	placing sync.Mutex // one volume is placed after the other, so that promises add up
-	stop    context.CancelFunc
-	running sync.WaitGroup
+	placing  sync.Mutex    // one volume is placed after the other, so that promises add up
+	wake     chan struct{} // the carrier of operations
+	carrying atomic.Int64  // operations that it found due
+	stop     context.CancelFunc
+	running  sync.WaitGroup
 }
 
 var _ api.Service = (*Control)(nil)
@@ -112,7 +115,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, err
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), stop: stop, name: who.Name}
+	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), stop: stop, name: who.Name, wake: make(chan struct{}, 1)}
 	c.metrics = newMetrics(c)
 	if c.keeper, err = openKeeper(c); err == nil {
 		err = c.keeper.adopt(ctx)
@@ -129,6 +132,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	c.running.Go(func() { c.reconcileUntil(background) })
 	c.running.Go(func() { c.keeper.run(background) })
 	c.running.Go(func() { c.keepTrailUntil(background) })
+	c.running.Go(func() { c.carryUntil(background) })
 	return c, nil
 }
 
@@ -181,6 +185,9 @@ func (c *Control) decideIn(ctx context.Context, id mobyfs.VolumeID, rule func(tx
 	if err == nil && decided != "" {
 		span.SetAttributes(attribute.String("volume", v.Name), attribute.String("decision", decided), attribute.String("fence", v.Fence.String()))
 		c.say(decided, v)
+		if c.carrying.Load() > 0 {
+			c.wakeCarrier() // something may have waited for this
+		}
 	}
 	return v, err
 }
@@ -200,7 +207,7 @@ func put(tx *store.Tx, decided string, v *mobyfs.Volume) error {
 func record(tx *store.Tx, decided string, v mobyfs.Volume) error {
 	e := mobyfs.Event{Text: decided, Volume: v.ID, Name: v.Name, Node: v.Node, Fence: v.Fence}
 	if v.Migration != nil {
-		e.Migration = v.Migration.ID
+		e.Migration, e.Operation = v.Migration.ID, v.Migration.Operation
 	}
 	return tx.Record(e)
 }

@@ -60,6 +60,15 @@ type caller interface {
 	Audit(ctx context.Context, since int64, each func(mobyfs.Event) error, complete func(api.Complete) error) error
 	AuditTrail(ctx context.Context) (api.AuditTrail, error)
 	AuditSegment(ctx context.Context, n int64) ([]byte, error)
+	Operations(ctx context.Context, q api.OperationQuery) (api.OperationPage, error)
+	Operation(ctx context.Context, id mobyfs.OperationID) (mobyfs.Operation, error)
+	WaitOperation(ctx context.Context, id mobyfs.OperationID, generation int64, patience time.Duration) (mobyfs.Operation, error)
+	CancelOperation(ctx context.Context, id mobyfs.OperationID) (mobyfs.Operation, error)
+	RetryOperation(ctx context.Context, id mobyfs.OperationID) (mobyfs.Operation, error)
+	PauseOperation(ctx context.Context, id mobyfs.OperationID, paused bool) (mobyfs.Operation, error)
+	DrainNode(ctx context.Context, node, reason string) (mobyfs.Operation, error)
+	EvictNode(ctx context.Context, node, reason string) (mobyfs.Operation, error)
+	ForgetNode(ctx context.Context, node string, dataLost bool) error
 }
 
 var _ caller = (*api.Client)(nil)
@@ -373,6 +382,34 @@ func (l local) AuditTrail(ctx context.Context) (api.AuditTrail, error) {
 }
 func (l local) AuditSegment(ctx context.Context, n int64) ([]byte, error) {
 	return l.c.AuditSegment(ctx, l.who, n)
+}
+
+func (l local) Operations(ctx context.Context, q api.OperationQuery) (api.OperationPage, error) {
+	return l.c.Operations(ctx, l.who, q)
+}
+func (l local) Operation(ctx context.Context, id mobyfs.OperationID) (mobyfs.Operation, error) {
+	return l.c.Operation(ctx, l.who, id)
+}
+func (l local) WaitOperation(ctx context.Context, id mobyfs.OperationID, generation int64, patience time.Duration) (mobyfs.Operation, error) {
+	return l.c.WaitOperation(ctx, l.who, id, generation, patience)
+}
+func (l local) CancelOperation(ctx context.Context, id mobyfs.OperationID) (mobyfs.Operation, error) {
+	return l.c.CancelOperation(ctx, l.who, id)
+}
+func (l local) RetryOperation(ctx context.Context, id mobyfs.OperationID) (mobyfs.Operation, error) {
+	return l.c.RetryOperation(ctx, l.who, id)
+}
+func (l local) PauseOperation(ctx context.Context, id mobyfs.OperationID, paused bool) (mobyfs.Operation, error) {
+	return l.c.PauseOperation(ctx, l.who, id, paused)
+}
+func (l local) DrainNode(ctx context.Context, node, reason string) (mobyfs.Operation, error) {
+	return l.c.DrainNode(ctx, l.who, node, reason)
+}
+func (l local) EvictNode(ctx context.Context, node, reason string) (mobyfs.Operation, error) {
+	return l.c.EvictNode(ctx, l.who, node, reason)
+}
+func (l local) ForgetNode(ctx context.Context, node string, dataLost bool) error {
+	return l.c.ForgetNode(ctx, l.who, node, dataLost)
 }
 
 func oneByOne(each func(mobyfs.Event) error, complete func(api.Complete) error) func([]mobyfs.Event, int64) error {

@@ -20,6 +20,8 @@ type metrics struct {
 	denied   *prometheus.CounterVec // by the action that was asked for
 	unplaced *prometheus.CounterVec // by code
 	recalled prometheus.Counter
+	carried  *prometheus.CounterVec   // operations, by kind and the phase they came to
+	lasted   *prometheus.HistogramVec // operations that ended, by kind and phase
 }
 
 func newMetrics(c *Control) *metrics {
@@ -38,8 +40,23 @@ func newMetrics(c *Control) *metrics {
 			Name: "mobyfs_control_recalls_total", Help: "Times that a decision asked a node to give a lease back.",
 		}),
 	}
-	m.registry.MustRegister(m.decided, m.denied, m.unplaced, m.recalled, &census{c})
+	m.carried = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mobyfs_control_operation_phases_total", Help: "Steps of operations into another phase.",
+	}, []string{"kind", "phase"})
+	m.lasted = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "mobyfs_control_operation_duration_seconds", Help: "From the request for an operation to its end.",
+		Buckets: prometheus.ExponentialBuckets(0.1, 4, 9), // to 1.8 hours
+	}, []string{"kind", "phase"})
+	m.registry.MustRegister(m.decided, m.denied, m.unplaced, m.recalled, m.carried, m.lasted, &census{c})
 	return m
+}
+
+// operation counts that an operation has come to another phase.
+func (m *metrics) operation(o mobyfs.Operation) {
+	m.carried.WithLabelValues(string(o.Kind), string(o.Phase)).Inc()
+	if o.Phase.Ended() {
+		m.lasted.WithLabelValues(string(o.Kind), string(o.Phase)).Observe(o.EndedAt.Sub(o.CreatedAt).Seconds())
+	}
 }
 
 // Metrics implements api.Service. What etcd counts in this process comes with it.
@@ -62,13 +79,14 @@ var (
 	descBad = prometheus.NewDesc("mobyfs_control_unreadable_records", "Records in the store that this version can't read.", nil, nil)
 	descDue = prometheus.NewDesc("mobyfs_control_certificate_expiry_seconds", "Seconds until control's own certificate ends.", nil, nil)
 	descBox = prometheus.NewDesc("mobyfs_control_watchers", "Streams of changes that this process serves.", nil, nil)
+	descOps = prometheus.NewDesc("mobyfs_control_operations", "Operations that have not ended, by what they do and how they stand.", []string{"kind", "phase"}, nil)
 	descSum = prometheus.NewDesc("mobyfs_control_watch_coalesced_total",
 		"Changes that watchers did not have to be told, for a newer one of the same record came first.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s *census) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descVolumes, descNodes, descSpace, descLag, descBad, descDue, descBox, descSum} {
+	for _, d := range []*prometheus.Desc{descVolumes, descNodes, descSpace, descLag, descBad, descDue, descBox, descSum, descOps} {
 		ch <- d
 	}
 }
@@ -101,6 +119,9 @@ func (s *census) Collect(ch chan<- prometheus.Metric) {
 			space.FreeBytes += n.Capacity.FreeBytes
 		}
 	}
+	for what, n := range c.operationsUnderWay() {
+		gauge(descOps, float64(n), string(what.kind), string(what.phase))
+	}
 	gauge(descNodes, float64(ready), "true")
 	gauge(descNodes, float64(len(nodes)-ready), "false")
 	gauge(descSpace, float64(space.TotalBytes), "total")
@@ -121,4 +142,27 @@ func decision(said string) string {
 		return what
 	}
 	return said
+}
+
+// operationsLike are operations of one kind in one phase.
+type operationsLike struct {
+	kind  mobyfs.OperationKind
+	phase mobyfs.OperationPhase
+}
+
+// operationsUnderWay counts the operations that have not ended. What is not known is counted as one kind, for its name may
+// be anything.
+func (c *Control) operationsUnderWay() map[operationsLike]int {
+	n := map[operationsLike]int{}
+	c.store.View(func(view store.View) {
+		for _, o := range store.Operations.All(view) {
+			switch o = parked(o); {
+			case o.Phase == mobyfs.OperationParked:
+				n[operationsLike{"unknown", o.Phase}]++
+			case !o.Phase.Ended():
+				n[operationsLike{o.Kind, o.Phase}]++
+			}
+		}
+	})
+	return n
 }

@@ -35,11 +35,27 @@ func (c *Control) MoveVolume(ctx context.Context, who pki.Identity, name, to str
 	if err != nil {
 		return mobyfs.Volume{}, err
 	}
-	v, err = c.decideFreed(ctx, v.ID, who, func(_ *store.Tx, v *mobyfs.Volume) (string, error) { return c.move(v, to) })
+	v, err = c.decideFreed(ctx, v.ID, who, func(tx *store.Tx, v *mobyfs.Volume) (string, error) {
+		return c.moveAsOperation(tx, v, to)
+	})
 	if err != nil {
 		return mobyfs.Volume{}, err
 	}
 	return c.told.volume(v), nil
+}
+
+// moveAsOperation is move with a row that tells how it goes on.
+func (c *Control) moveAsOperation(tx *store.Tx, v *mobyfs.Volume, to string) (string, error) {
+	decided, err := c.move(v, to)
+	if err != nil || decided == "" || v.Migration == nil {
+		return decided, err
+	}
+	none := c.start(mobyfs.OperationMove, mobyfs.OperationID(c.newID()))
+	none.Volume, none.Name, none.Progress.Total = v.ID, v.Name, 1
+	o := none
+	c.adopt(&o, *v.Migration)
+	v.Migration.Operation = o.ID
+	return decided, putOperation(tx, none, &o)
 }
 
 func (c *Control) move(v *mobyfs.Volume, to string) (string, error) {
@@ -106,12 +122,13 @@ func (c *Control) CancelMove(ctx context.Context, who pki.Identity, name string)
 	if err != nil {
 		return mobyfs.Volume{}, err
 	}
-	v, err = c.decide(ctx, v.ID, func(v *mobyfs.Volume) (string, error) {
+	v, err = c.decideIn(ctx, v.ID, func(tx *store.Tx, v *mobyfs.Volume) (string, error) {
 		switch {
 		case v.Migration != nil:
+			id, why := v.Migration.Operation, "cancelled by "+who.String()
 			c.keepProgress(v)
-			c.end(v, mobyfs.MigrationAborted, "cancelled by "+who.String(), c.now())
-			return "migration cancelled", nil
+			c.end(v, mobyfs.MigrationAborted, why, c.now())
+			return "migration cancelled", c.cancelRow(tx, id, why)
 		case v.LastMove != nil && v.LastMove.State == mobyfs.MigrationAborted:
 			return "", nil // asked for before
 		}

@@ -36,6 +36,9 @@ func (c *Control) sweep(ctx context.Context) {
 	if err := c.forgetRequests(ctx); err != nil {
 		c.log.Warn("old requests could not be deleted", "err", err)
 	}
+	if err := c.forgetOperations(ctx); err != nil {
+		c.log.Warn("old operations could not be deleted", "err", err)
+	}
 }
 
 // reconcile aborts the migrations that wait for them too long, and forgets

@@ -30,6 +30,7 @@ func newNodeCommand(a *app) *cobra.Command {
 			return a.print(nodes, func(w io.Writer) { printNodes(w, nodes) })
 		},
 	})
+	cmd.AddCommand(newNodeDrainCommand(a), newNodeEvictCommand(a), newNodeForgetCommand(a))
 	return cmd
 }
 

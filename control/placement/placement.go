@@ -34,6 +34,8 @@ type Verdict struct {
 func Judge(c Candidate, needBytes int64) Verdict {
 	v := Verdict{Node: c.Node.Name}
 	switch room := c.room(); {
+	case c.Node.Use() != mobyfs.NodeActive:
+		v.Reason = string(c.Node.Use())
 	case !c.Node.Ready:
 		v.Reason = "not ready"
 	case c.Node.Capacity.TotalBytes <= 0:

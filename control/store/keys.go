@@ -19,14 +19,16 @@ const (
 
 // Kinds of records.
 const (
-	KindVolume  Kind = "volume"
-	KindNode    Kind = "node"
-	KindEvent   Kind = "event"
-	KindSession Kind = "session"
-	KindDown    Kind = "down"
-	KindRequest Kind = "request"
-	KindSegment Kind = "segment"
-	KindCopy    Kind = "copy"
+	KindVolume    Kind = "volume"
+	KindNode      Kind = "node"
+	KindEvent     Kind = "event"
+	KindSession   Kind = "session"
+	KindDown      Kind = "down"
+	KindRequest   Kind = "request"
+	KindSegment   Kind = "segment"
+	KindCopy      Kind = "copy"
+	KindOperation Kind = "operation"
+	KindBudget    Kind = "budget"
 )
 
 // The tables. A kind that is not listed in tables is not read.
@@ -44,8 +46,12 @@ var (
 	Sessions = Table[Session]{Kind: KindSession, prefix: "sess/"}
 	// Downs are the sessions of nodes that ended last, by the node's name.
 	Downs = Table[Down]{Kind: KindDown, prefix: "down/"}
+	// Operations are those that have not ended, and those that ended lately.
+	Operations = Table[mobyfs.Operation]{Kind: KindOperation, prefix: "op/", check: checkOperation}
+	// Budgets are what is under way of what is limited, by what limits it.
+	Budgets = Table[Budget]{Kind: KindBudget, prefix: "budget/"}
 
-	tables = []table{Volumes, Nodes, Events, Sessions, Downs, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, Segments, Copies, Holdings, Inventories}
+	tables = []table{Operations, Budgets, Volumes, Nodes, Events, Sessions, Downs, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, Segments, Copies, Holdings, Inventories}
 )
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }
@@ -77,6 +83,14 @@ func checkNode(name string, n *mobyfs.Node, _ int64) error {
 	if n.Name != name {
 		return fmt.Errorf("the record is not that of node %s", name)
 	}
+	return nil
+}
+
+func checkOperation(id string, o *mobyfs.Operation, rev int64) error {
+	if string(o.ID) != id || mobyfs.CheckOperationID(id) != nil {
+		return fmt.Errorf("the record is not that of operation %s", id)
+	}
+	o.Revision = rev
 	return nil
 }
 

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
+)
+
+func newNodeDrainCommand(a *app) *cobra.Command {
+	return newNodeOperation(a, "drain NODE", "Move all volumes away from a node",
+		`Move all volumes away from a node, two at a time. Volumes that containers use are moved once these have ended: stop them, or
+start them on another node, which moves the volume too. The node gets no volumes until it is uncordoned. The command follows
+the drain and may be ended; the drain goes on.`, (*api.Client).DrainNode)
+}
+
+func newNodeEvictCommand(a *app) *cobra.Command {
+	return newNodeOperation(a, "evict NODE", "Shut a node out for good, and give others what can be taken from it",
+		`Shut a node out for good: nothing that it says is believed any more, from this moment on. Volumes that all nodes see go to
+others, if their takeover is manual or auto, once the node has had time to stop. Those whose bytes are on the node alone stay
+its own: mobyctl node forget NODE --data-lost gives them up. Stop its containers first if you can reach it.`, (*api.Client).EvictNode)
+}
+
+func newNodeOperation(a *app, use, short, long string, begin func(*api.Client, context.Context, string, string) (mobyfs.Operation, error)) *cobra.Command {
+	var reason string
+	var detach bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use: use, Short: short, Long: long, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := mobyfs.CheckNodeName(args[0]); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			o, err := begin(c, cmd.Context(), args[0], reason)
+			if err != nil {
+				return err
+			}
+			if detach {
+				return a.print(o, func(w io.Writer) {
+					fmt.Fprintf(w, "%s of %s begins: mobyctl operation wait %s\n", o.Kind, o.Node, o.ID)
+				})
+			}
+			return a.followOperation(cmd.Context(), c, o, timeout)
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
+	cmd.Flags().DurationVar(&timeout, "timeout", 0, "how long to wait; for ever if 0")
+	return cmd
+}
+
+func newNodeForgetCommand(a *app) *cobra.Command {
+	var dataLost bool
+	cmd := &cobra.Command{
+		Use:   "forget NODE",
+		Short: "Delete the record of a node that was drained or evicted",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := mobyfs.CheckNodeName(args[0]); err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := c.ForgetNode(cmd.Context(), args[0], dataLost); err != nil {
+				return err
+			}
+			return a.print(map[string]string{"forgotten": args[0]}, func(w io.Writer) { fmt.Fprintln(w, args[0], "is forgotten") })
+		},
+	}
+	cmd.Flags().BoolVar(&dataLost, "data-lost", false, "give up the volumes whose bytes are on it alone: their records are deleted, their names are free")
+	return cmd
+}
