@@ -25,6 +25,14 @@ type Eviction struct {
 	Cause string    `json:"cause,omitempty"`
 }
 
+// Person is somebody who uses the cluster: operator, admin, viewer or auditor.
+type Person struct {
+	Role  string    `json:"role"`
+	Name  string    `json:"name"`
+	Since time.Time `json:"since"` // let in
+	Until time.Time `json:"until"` // the newest certificate that is known
+}
+
 // JoinToken lets one machine or person in, once. The secret is not part of the record.
 type JoinToken struct {
 	ID        string            `json:"id"`

@@ -36,6 +36,8 @@ type Gatekeeper interface {
 	Rotation(ctx context.Context, who pki.Identity) (mobyfs.Rotation, error)
 	// Rotate begins to replace the authority's root. While that is under way, it names who shall not be waited for.
 	Rotate(ctx context.Context, who pki.Identity, force []string) (mobyfs.Rotation, error)
+	// People lists who uses the cluster, sorted by name: those who were let in and not shut out since.
+	People(ctx context.Context, who pki.Identity) ([]mobyfs.Person, error)
 	// Evict shuts out who has the role and name, at once. Repeated, it shuts out who was let in since.
 	Evict(ctx context.Context, who pki.Identity, role, name, cause string) error
 }
@@ -89,6 +91,7 @@ var (
 	removeToken = call{http.MethodDelete, "/v1/pki/tokens/{name}", "remove-token", "Make a token worthless"}
 	getRotation = call{http.MethodGet, "/v1/pki/authority", "get-authority", "Tell how the authority is, and how far its rotation"}
 	rotate      = call{http.MethodPost, "/v1/pki/authority/rotation", "rotate-authority", "Replace the authority's root, or go on without some members"}
+	listPeople  = call{http.MethodGet, "/v1/pki/people", "list-people", "List the people who use the cluster"}
 	evictMember = call{http.MethodPost, "/v1/pki/evictions", "evict", "Shut somebody out at once"}
 )
 
@@ -148,6 +151,10 @@ func (s *Server) servePKI() {
 		r, err := s.service.Rotate(ctx, who, in.Body.Force)
 		return &reply[mobyfs.Rotation]{r}, err
 	})
+	handle(s, listPeople, func(ctx context.Context, who pki.Identity, _ *none) (*reply[[]mobyfs.Person], error) {
+		all, err := s.service.People(ctx, who)
+		return &reply[[]mobyfs.Person]{all}, err
+	})
 	handle(s, evictMember, func(ctx context.Context, who pki.Identity, in *reply[evictRequest]) (*none, error) {
 		return nil, s.service.Evict(ctx, who, in.Body.Role, in.Body.Name, in.Body.Cause)
 	})
@@ -198,6 +205,12 @@ func (c *Client) Rotation(ctx context.Context) (r mobyfs.Rotation, err error) {
 func (c *Client) Rotate(ctx context.Context, force []string) (r mobyfs.Rotation, err error) {
 	err = c.ask(ctx, rotate, "", rotateRequest{force}, &r)
 	return r, err
+}
+
+// People lists who uses the cluster.
+func (c *Client) People(ctx context.Context) (all []mobyfs.Person, err error) {
+	err = c.ask(ctx, listPeople, "", nil, &all)
+	return all, err
 }
 
 // Evict shuts somebody out at once.

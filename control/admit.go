@@ -21,7 +21,10 @@ func (c *Control) Admit(cert *x509.Certificate) error {
 	if err != nil {
 		return mobyfs.Errorf(mobyfs.CodeDenied, "%w", err)
 	}
-	return c.admit(who, pki.Since(cert))
+	if err = c.admit(who, pki.Since(cert)); err == nil {
+		c.meet(who, cert)
+	}
+	return err
 }
 
 // admit is nil unless an eviction shuts out who was let in at a time.
@@ -90,6 +93,11 @@ func (c *Control) shutOut(tx *store.Tx, role, name, cause string) (mobyfs.Evicti
 	}
 	if err := store.Evictions.Put(tx, id, e); err != nil {
 		return e, err
+	}
+	if isPerson(role) {
+		if err := store.People.Delete(tx, id); err != nil {
+			return e, err
+		}
 	}
 	event := mobyfs.Event{Text: "evicted " + id}
 	if role == pki.RoleNode {

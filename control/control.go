@@ -75,6 +75,7 @@ type Control struct {
 	metrics *metrics
 	name    string // of this process among those of the cluster
 	denials denials
+	unknown chan met // people who called and have no record yet
 
 	placing  sync.Mutex    // one volume is placed after the other, so that promises add up
 	wake     chan struct{} // the carrier of operations
@@ -115,7 +116,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, err
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), stop: stop, name: who.Name, wake: make(chan struct{}, 1)}
+	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), stop: stop, name: who.Name, wake: make(chan struct{}, 1), unknown: make(chan met, 16)}
 	c.metrics = newMetrics(c)
 	if c.keeper, err = openKeeper(c); err == nil {
 		err = c.keeper.adopt(ctx)
@@ -133,6 +134,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	c.running.Go(func() { c.keeper.run(background) })
 	c.running.Go(func() { c.keepTrailUntil(background) })
 	c.running.Go(func() { c.carryUntil(background) })
+	c.running.Go(func() { c.meetUntil(background) })
 	return c, nil
 }
 

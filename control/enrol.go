@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/x509"
 	"net/netip"
 	"time"
 
@@ -125,11 +126,22 @@ func (c *Control) letIn(tx *store.Tx, t store.Token, issuer *pki.Issuer, who pki
 	if !since.After(out.Until) {
 		since = out.Until.Add(time.Millisecond) // whoever evicted it had a clock ahead of ours
 	}
-	cert, err := issuer.SignSince([]byte(csr), who, since, now)
+	cert, err := signFor(issuer, csr, who, since, now, true)
 	if err != nil {
 		return "", mobyfs.Errorf(mobyfs.CodeInvalid, "sign for %s: %w", who, err)
 	}
+	if err := knowPerson(tx, who, since, now.Add(pki.PersonLife)); err != nil {
+		return "", err
+	}
 	return string(cert), tx.Record(mobyfs.Event{Text: "let in " + who.String(), Node: nodeOf(who)})
+}
+
+// signFor makes a certificate. That of a person is short if it was given for a token, and stays so when it is renewed.
+func signFor(issuer *pki.Issuer, csr string, who pki.Identity, since, now time.Time, short bool) ([]byte, error) {
+	if short && isPerson(who.Role) {
+		return issuer.SignFor(pki.PersonLife, []byte(csr), who, since, now)
+	}
+	return issuer.SignSince([]byte(csr), who, since, now)
 }
 
 func nodeOf(who pki.Identity) string {
@@ -178,8 +190,8 @@ func (c *Control) Bundle(context.Context) (api.Bundle, error) {
 	return api.Bundle{Cluster: c.cfg.Cluster, Roots: t.Roots, Issuing: t.Issuing, Now: c.now().UTC()}, nil
 }
 
-// Renew implements api.Gatekeeper. Nodes have a grace after the end of their certificates, people have none. Control,
-// peers and dockerds get theirs otherwise.
+// Renew implements api.Gatekeeper. Nodes have a grace after the end of their certificates, and people have one whose
+// certificates are short. Control, peers and dockerds get theirs otherwise.
 func (c *Control) Renew(ctx context.Context, r pki.Renewal) (api.Certificate, error) {
 	none := api.Certificate{}
 	t := c.trust()
@@ -199,7 +211,7 @@ func (c *Control) Renew(ctx context.Context, r pki.Renewal) (api.Certificate, er
 	case who.Role != pki.RoleNode && kind != pki.IssuerOperator:
 		return none, mobyfs.Errorf(mobyfs.CodeDenied, "the certificate of %s is not renewed here", who).
 			WithHint("mobyctl bootstrap renews it")
-	case who.Role != pki.RoleNode && c.now().After(cert.NotAfter):
+	case who.Role != pki.RoleNode && c.now().After(cert.NotAfter.Add(personGrace(cert))):
 		return none, mobyfs.Errorf(mobyfs.CodeDenied, "the certificate of %s has expired", who).
 			WithHint("another operator lets you in: mobyctl token create --role %s --name %s", who.Role, who.Name)
 	}
@@ -217,14 +229,22 @@ func (c *Control) Renew(ctx context.Context, r pki.Renewal) (api.Certificate, er
 		if err != nil && mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
 			return err
 		}
-		if chain, err = issuer.SignSince([]byte(r.Request), who, since, c.now()); err != nil {
+		if chain, err = signFor(issuer, r.Request, who, since, c.now(), pki.IsShort(cert)); err != nil {
 			return mobyfs.Errorf(mobyfs.CodeInvalid, "sign for %s: %w", who, err)
 		}
-		return nil
+		return knowPerson(tx, who, since, pki.EndOf(chain))
 	})
 	if err != nil {
 		return none, err
 	}
 	c.log.Debug("a certificate was renewed", "who", who.String())
 	return api.Certificate{Cluster: c.cfg.Cluster, Chain: string(chain), Roots: t.Roots}, nil
+}
+
+// personGrace is for how long after its end a person's certificate may still be renewed.
+func personGrace(cert *x509.Certificate) time.Duration {
+	if pki.IsShort(cert) {
+		return pki.PersonGrace
+	}
+	return 0
 }

@@ -137,10 +137,11 @@ func (a *app) renew(ctx context.Context, c *api.Client, files pki.Files) error {
 	return err
 }
 
-// renewInTime renews the certificate when half its life is over. That it can't be done now is no reason not to go on.
+// renewInTime renews the certificate when half its life is over, or when it has ended not long ago: it needs none to be
+// renewed. That it can't be done now is no reason not to go on.
 func (a *app) renewInTime(c *api.Client, files pki.Files) {
 	chain, err := files.Chain()
-	if err != nil || time.Now().Before(pki.RenewAt(chain[0], nil)) || time.Now().After(chain[0].NotAfter) {
+	if err != nil || time.Now().Before(pki.RenewAt(chain[0], nil)) || time.Now().After(chain[0].NotAfter.Add(pki.PersonGrace)) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), refreshTime)

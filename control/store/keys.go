@@ -51,7 +51,10 @@ var (
 	// Budgets are what is under way of what is limited, by what limits it.
 	Budgets = Table[Budget]{Kind: KindBudget, prefix: "budget/"}
 
-	tables = []table{Operations, Budgets, Volumes, Nodes, Events, Sessions, Downs, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, Segments, Copies, Holdings, Inventories}
+	tables = []table{
+		Operations, Budgets, Volumes, Nodes, Events, Sessions, Downs, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, People,
+		Segments, Copies, Holdings, Inventories,
+	}
 )
 
 func nameKey(name string) string { return nameRoot + mobyfs.FoldName(name) }

@@ -14,6 +14,7 @@ const (
 	KindHeld      Kind = "held"
 	KindEviction  Kind = "eviction"
 	KindToken     Kind = "token"
+	KindPerson    Kind = "person"
 )
 
 // Tables about who belongs to the cluster.
@@ -27,6 +28,9 @@ var (
 	// Evictions are at role and name.
 	Evictions = Table[mobyfs.Eviction]{Kind: KindEviction, prefix: "rev/", check: checkEviction}
 	Tokens    = Table[Token]{Kind: KindToken, prefix: "tok/"}
+	// People are those who are in, at role and name. Who was certified on a control host has a record from the first
+	// call on.
+	People = Table[mobyfs.Person]{Kind: KindPerson, prefix: "person/", check: checkPerson}
 )
 
 // TheAuthority is the ID of the cluster's one authority.
@@ -59,6 +63,13 @@ type Token struct {
 	Hash  string `json:"hash"`             // of the secret
 	Key   string `json:"key,omitempty"`    // of who used it; who comes with the same one again gets the same answer
 	Chain string `json:"answer,omitempty"` // the certificate that it got, PEM
+}
+
+func checkPerson(id string, p *mobyfs.Person, _ int64) error {
+	if p.Role+"/"+p.Name != id {
+		return fmt.Errorf("the record is not that of %s", id)
+	}
+	return nil
 }
 
 func checkEviction(id string, e *mobyfs.Eviction, _ int64) error {

@@ -123,6 +123,11 @@ func (i *Issuer) Sign(csrPEM []byte, id Identity, now time.Time) (chainPEM []byt
 // SignSince is Sign for who was let in at a time in the past: renewing does not change since when someone is in, so what
 // was refused stays refused.
 func (i *Issuer) SignSince(csrPEM []byte, id Identity, since, now time.Time) (chainPEM []byte, err error) {
+	return i.SignFor(lifeOf(id.Role), csrPEM, id, since, now)
+}
+
+// SignFor is SignSince with a life of the certificate that is not the role's usual one.
+func (i *Issuer) SignFor(life time.Duration, csrPEM []byte, id Identity, since, now time.Time) (chainPEM []byte, err error) {
 	if id.Cluster != i.Cluster {
 		return nil, fmt.Errorf("this is the authority of cluster %q, not of %q", i.Cluster, id.Cluster)
 	}
@@ -133,7 +138,7 @@ func (i *Issuer) SignSince(csrPEM []byte, id Identity, since, now time.Time) (ch
 	if err != nil {
 		return nil, err
 	}
-	tmpl := template(id, since, now)
+	tmpl := template(id, since, now, life)
 	if tmpl.NotAfter.After(i.cert.NotAfter) {
 		tmpl.NotAfter = i.cert.NotAfter
 	}
@@ -144,15 +149,15 @@ func (i *Issuer) SignSince(csrPEM []byte, id Identity, since, now time.Time) (ch
 	return append(encodeCert(der), i.CertPEM...), nil
 }
 
-// template is what a certificate for id says.
-func template(id Identity, since, now time.Time) *x509.Certificate {
+// template is what a certificate for id says that is good for life.
+func template(id Identity, since, now time.Time, life time.Duration) *x509.Certificate {
 	tmpl := &x509.Certificate{
 		SerialNumber: serial(),
 		Subject: pkix.Name{
 			CommonName: id.String(), Organization: []string{"mobyfs"}, SerialNumber: strconv.FormatInt(since.UnixMilli(), 10),
 		},
 		NotBefore:   now.Add(-backdate),
-		NotAfter:    now.Add(lifeOf(id.Role)),
+		NotAfter:    now.Add(life),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		URIs:        []*url.URL{id.URI()},
@@ -165,6 +170,20 @@ func template(id Identity, since, now time.Time) *x509.Certificate {
 		tmpl.IPAddresses = []net.IP{net.ParseIP(Loopback)}
 	}
 	return tmpl
+}
+
+// EndOf tells when a certificate ends; the zero time if it can't be read.
+func EndOf(chainPEM []byte) time.Time {
+	cert, err := parseCert(chainPEM)
+	if err != nil {
+		return time.Time{}
+	}
+	return cert.NotAfter
+}
+
+// IsShort reports whether a certificate has the life of a person's who was let in with a token.
+func IsShort(cert *x509.Certificate) bool {
+	return cert.NotAfter.Sub(cert.NotBefore) <= PersonLife+backdate
 }
 
 // Since tells when who holds a certificate was let into the cluster, in milliseconds; the zero time if it does not say.

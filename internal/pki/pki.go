@@ -31,8 +31,8 @@ func Reads(role string) bool {
 	return role == RoleOperator || role == RoleAdmin || role == RoleViewer || role == RoleAuditor
 }
 
-// Lifetimes of certificates. Those of nodes and of control are renewed by who holds them; an operator's is renewed
-// by running bootstrap again, which plans it from RenewBefore on.
+// Lifetimes of certificates. Those of nodes, of control and of people are renewed by who holds them; that of
+// who runs bootstrap also by running it again, which plans it from RenewBefore on.
 //
 // dockerd reads its certificate once in its life, so that one must outlive any dockerd that began with it: it lasts
 // as long as the authority lets it, and is renewed while it still has years. A peer's lasts as long, for a store whose
@@ -42,6 +42,8 @@ const (
 	LeafLife          = 90 * 24 * time.Hour // of control, operators
 	NodeLife          = 24 * time.Hour
 	Grace             = 30 * 24 * time.Hour // after its end, in which a node's can still be renewed
+	PersonLife        = 12 * time.Hour      // of who was let in with a token; mobyctl renews it with each use
+	PersonGrace       = 7 * 24 * time.Hour  // after its end, in which a person's of PersonLife can still be renewed
 	RenewBefore       = 30 * 24 * time.Hour
 	DockerLife        = AuthorityLife
 	PeerLife          = AuthorityLife

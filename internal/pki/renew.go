@@ -12,9 +12,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	mrand "math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/mobyfs/mobyfs/internal/durable"
@@ -85,22 +87,46 @@ func (r *Renewing) install(chainPEM, rootsPEM []byte, write func(moment, path st
 	if err != nil {
 		return err
 	}
-	pair, err := tls.X509KeyPair(chainPEM, key)
-	if err != nil {
-		return fmt.Errorf("the certificate received is not for the key that was made for it: %w", err)
-	}
 	was, _, err := r.files.Identity()
 	if err != nil {
 		return err
 	}
-	if is, err := IdentityOf(pair.Leaf); err != nil || is != was {
-		return fmt.Errorf("the certificate received is that of %s, not of %s", is, was)
+	return r.files.replace(was, key, chainPEM, rootsPEM, write)
+}
+
+// Adopt makes the identity in from that of these files, in place of the one that they have, if they have one. It must be
+// of the same cluster. Killed at any point, the files hold the one or the other, and it may be repeated.
+func (f Files) Adopt(from Files) error {
+	who, _, err := from.Identity()
+	if err != nil {
+		return err
+	}
+	var texts [3][]byte
+	for i, path := range []string{from.Key, from.Cert, from.CA} {
+		if texts[i], err = os.ReadFile(path); err != nil {
+			return err
+		}
+	}
+	if was, _, err := f.Identity(); err == nil && was.Cluster != who.Cluster {
+		return fmt.Errorf("the identity is of cluster %q, not of %q", who.Cluster, was.Cluster)
+	}
+	return f.replace(who, texts[0], texts[1], texts[2], durable.WriteFile)
+}
+
+// replace puts an identity in place of the one that is there, if one is.
+func (f Files) replace(who Identity, key, chainPEM, rootsPEM []byte, write func(moment, path string, data []byte, mode os.FileMode) error) error {
+	pair, err := tls.X509KeyPair(chainPEM, key)
+	if err != nil {
+		return fmt.Errorf("the certificate received is not for the key that was made for it: %w", err)
+	}
+	if is, err := IdentityOf(pair.Leaf); err != nil || is != who {
+		return fmt.Errorf("the certificate received is that of %s, not of %s", is, who)
 	}
 	if !ChainsTo(rootsPEM, chainPEM) {
 		return errors.New("the certificate received is not of the authority beside it")
 	}
-	old, err := os.ReadFile(r.files.Key)
-	if err != nil {
+	old, err := os.ReadFile(f.Key)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, w := range []struct {
@@ -108,10 +134,10 @@ func (r *Renewing) install(chainPEM, rootsPEM []byte, write func(moment, path st
 		data         []byte
 		mode         os.FileMode
 	}{
-		{"pki.renew.key", r.files.Key, append(key, old...), 0o600},
-		{"pki.renew.ca", r.files.CA, rootsPEM, 0o644},
-		{"pki.renew.cert", r.files.Cert, chainPEM, 0o644},
-		{"pki.renew.done", r.files.Key, key, 0o600},
+		{"pki.renew.key", f.Key, append(slices.Clone(key), old...), 0o600},
+		{"pki.renew.ca", f.CA, rootsPEM, 0o644},
+		{"pki.renew.cert", f.Cert, chainPEM, 0o644},
+		{"pki.renew.done", f.Key, key, 0o600},
 	} {
 		if err := write(w.moment, w.path, w.data, w.mode); err != nil {
 			return err
