@@ -40,9 +40,10 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 	c.placing.Lock()
 	defer c.placing.Unlock()
 	var v mobyfs.Volume
-	var isNew bool
+	var isNew, unplaced bool
 	failpoint.Reach("control.create.before")
 	err = c.store.Update(ctx, func(tx *store.Tx) (err error) {
+		unplaced = false
 		v, err = tx.VolumeNamed(name)
 		if isNew = mobyfs.CodeOf(err) == mobyfs.CodeNotFound; !isNew {
 			if err == nil {
@@ -52,7 +53,7 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 		}
 		home, err := c.place(name, full.SizeBytes, node, here)
 		if err != nil {
-			c.metrics.unplaced.WithLabelValues(string(mobyfs.CodeOf(err))).Inc()
+			unplaced = true
 			return err
 		}
 		v = mobyfs.Volume{
@@ -62,6 +63,9 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 		return put(tx, "volume placed", &v)
 	})
 	failpoint.Reach("control.create.after")
+	if unplaced {
+		c.metrics.unplaced.WithLabelValues(string(mobyfs.CodeOf(err))).Inc()
+	}
 	if err != nil {
 		return mobyfs.Volume{}, err
 	}

@@ -103,7 +103,7 @@ func Restore(ctx context.Context, cfg Config, r Restored, records iter.Seq2[Reco
 	if err != nil {
 		return fmt.Errorf("connect to the store: %w", err)
 	}
-	return errors.Join(fill(ctx, etcdEngine{client}, r, records), client.Close())
+	return errors.Join(fill(ctx, etcdEngine{client: client}, r, records), client.Close())
 }
 
 // RestoreMemory is Restore into memory that holds nothing.

@@ -11,6 +11,9 @@ import (
 type engine interface {
 	// get reads a key. Its revision is 0 if there is none.
 	get(ctx context.Context, key string) (entry, error)
+	// peek reads a key as it was a moment ago, without a look at what others do meanwhile. It reports false if only get
+	// can tell. It is quick and changes nothing.
+	peek(key string) (entry, bool)
 	// read calls each with every record below the prefix that has changed since a revision, all of them for 0, as
 	// they are at one moment, whose revision it returns. They come in the order of their keys.
 	read(ctx context.Context, prefix string, since int64, each func(key string, e entry)) (int64, error)

@@ -11,14 +11,34 @@ import (
 )
 
 // etcdEngine is the engine in etcd.
-type etcdEngine struct{ client *clientv3.Client }
+type etcdEngine struct {
+	client *clientv3.Client
+	own    *own // nil if etcd runs elsewhere
+}
 
-func (e etcdEngine) get(ctx context.Context, key string) (entry, error) {
-	resp, err := e.client.Get(ctx, key)
+func (e etcdEngine) get(ctx context.Context, key string) (found entry, err error) {
+	if e.own == nil {
+		return getFrom(ctx, e.client, key)
+	}
+	err = patiently(ctx, func() error {
+		return e.own.read(ctx, func(ctx context.Context) error { found, err = getFrom(ctx, e.own.kv, key); return err })
+	})
+	return found, err
+}
+
+func getFrom(ctx context.Context, kv clientv3.KV, key string) (entry, error) {
+	resp, err := kv.Get(ctx, key)
 	if err != nil || len(resp.Kvs) == 0 {
 		return entry{}, err
 	}
 	return entry{resp.Kvs[0].Value, resp.Kvs[0].ModRevision}, nil
+}
+
+func (e etcdEngine) peek(key string) (entry, bool) {
+	if e.own == nil {
+		return entry{}, false
+	}
+	return e.own.peek(key)
 }
 
 // read streams all: a range in pages would cost etcd all keys below the prefix for each page. A stream takes no
@@ -74,7 +94,7 @@ func (e etcdEngine) commit(ctx context.Context, reads map[string]int64, writes m
 			ops = append(ops, clientv3.OpPut(key, string(w.raw)))
 		}
 	}
-	resp, err := e.client.Txn(ctx).If(unchanged...).Then(ops...).Commit()
+	resp, err := e.transact(ctx, unchanged, ops)
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		err = ErrNoLease
 	}
@@ -82,6 +102,23 @@ func (e etcdEngine) commit(ctx context.Context, reads map[string]int64, writes m
 		return 0, false, err
 	}
 	return resp.Header.Revision, resp.Succeeded, nil
+}
+
+// transact makes a transaction. One that writes nothing may be tried again, and looks into the files.
+func (e etcdEngine) transact(ctx context.Context, unchanged []clientv3.Cmp, ops []clientv3.Op) (resp *clientv3.TxnResponse, err error) {
+	switch {
+	case e.own == nil:
+		return e.client.Txn(ctx).If(unchanged...).Then(ops...).Commit()
+	case len(ops) > 0:
+		return e.own.kv.Txn(ctx).If(unchanged...).Then(ops...).Commit()
+	}
+	err = patiently(ctx, func() error {
+		return e.own.read(ctx, func(ctx context.Context) error {
+			resp, err = e.own.kv.Txn(ctx).If(unchanged...).Commit()
+			return err
+		})
+	})
+	return resp, err
 }
 
 func (e etcdEngine) watch(ctx context.Context, prefix string, from int64, each func(changes []change)) error {
@@ -117,6 +154,9 @@ func (e etcdEngine) grant(ctx context.Context, ttl time.Duration) (Lease, error)
 }
 
 func (e etcdEngine) renew(ctx context.Context, l Lease) error {
+	if e.own != nil {
+		return e.own.renew(ctx, l)
+	}
 	_, err := e.client.KeepAliveOnce(ctx, clientv3.LeaseID(l))
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return ErrNoLease

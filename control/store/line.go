@@ -57,6 +57,8 @@ func (l *Line) get(ctx context.Context, key string) (entry, error) {
 	return l.m.get(ctx, key)
 }
 
+func (l *Line) peek(key string) (entry, bool) { return l.m.peek(key) }
+
 func (l *Line) read(ctx context.Context, prefix string, since int64, each func(key string, e entry)) (int64, error) {
 	if _, err := l.whole(); err != nil {
 		return 0, err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -20,8 +21,9 @@ type Memory struct {
 	leases  map[Lease]*memoryLease
 	leased  map[string]Lease
 	history []change
-	grown   chan struct{} // closed and replaced when history grows
-	last    Lease
+	last    map[string][]change // of each key
+	grown   chan struct{}       // closed and replaced when history grows
+	lease   Lease               // that was granted last
 }
 
 type memoryLease struct {
@@ -32,7 +34,7 @@ type memoryLease struct {
 // NewMemory makes one that is empty.
 func NewMemory() *Memory {
 	return &Memory{
-		records: map[string]entry{}, leases: map[Lease]*memoryLease{}, leased: map[string]Lease{}, grown: make(chan struct{}),
+		records: map[string]entry{}, leases: map[Lease]*memoryLease{}, leased: map[string]Lease{}, last: map[string][]change{}, grown: make(chan struct{}),
 	}
 }
 
@@ -40,6 +42,20 @@ func (m *Memory) get(ctx context.Context, key string) (entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.records[key], ctx.Err()
+}
+
+// behind is of how many of a key's last changes a member may not have heard that tells of it.
+const behind = 3
+
+// peek tells of a key as a member of the store does that is behind: now and then it does not know the last changes.
+func (m *Memory) peek(key string) (entry, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at := len(m.last[key]) - 1 - rand.IntN(behind)
+	if at < 0 || m.last[key][at].raw == nil {
+		return entry{}, true
+	}
+	return entry{m.last[key][at].raw, m.last[key][at].rev}, true
 }
 
 func (m *Memory) read(ctx context.Context, prefix string, since int64, each func(key string, e entry)) (int64, error) {
@@ -95,6 +111,7 @@ func (m *Memory) write(writes map[string]write) {
 			}
 		}
 		m.history = append(m.history, change{key, w.raw, m.rev})
+		m.last[key] = append(m.last[key][max(0, len(m.last[key])-behind+1):], change{key, w.raw, m.rev})
 	}
 	close(m.grown)
 	m.grown = make(chan struct{})
@@ -127,8 +144,8 @@ func (m *Memory) watch(ctx context.Context, prefix string, from int64, each func
 func (m *Memory) grant(ctx context.Context, ttl time.Duration) (Lease, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last++
-	id := m.last
+	m.lease++
+	id := m.lease
 	m.leases[id] = &memoryLease{ttl: ttl, timer: time.AfterFunc(ttl, func() { m.end(id) })}
 	return id, ctx.Err()
 }

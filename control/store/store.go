@@ -100,9 +100,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		lock.release()
 		return nil, fmt.Errorf("connect to the store: %w", err)
 	}
-	s := newStore(etcdEngine{client}, cfg, serving)
+	here := newOwn(server.Server, client)
+	s := newStore(etcdEngine{client, here}, cfg, serving)
 	s.etcd, s.client = server, client
 	s.end = func() error {
+		here.close()
 		err := client.Close()
 		server.Close()
 		return err
@@ -120,7 +122,7 @@ func openForeign(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), err)
 	}
-	s := newStore(etcdEngine{client}, cfg, &atomic.Bool{})
+	s := newStore(etcdEngine{client: client}, cfg, &atomic.Bool{})
 	s.client = client
 	s.end = func() error { close(s.done); return client.Close() }
 	opening, cancel := context.WithTimeout(ctx, foreignPatience)

@@ -15,23 +15,30 @@ import (
 	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
-// Tx is one try of an Update. What it reads is what the engine holds, and is checked again when it commits.
+// Tx is one try of an Update. What it reads is checked again when it commits, so it may be a little old: the first try
+// reads what is at hand, and counts only if it commits a change. Any other reads what the engine holds.
 type Tx struct {
 	ctx    context.Context
 	s      *Store
+	first  bool
+	peeked bool // something that was read may be old
 	reads  map[string]entry
 	writes map[string]write
 	notes  []func(rev int64) // called after the commit
 }
 
 // Update runs fn and commits what it wrote in one transaction, in which nothing that fn read has changed. If
-// something has, fn runs again; so it must do nothing that can't be done twice. An error of fn ends it and nothing
-// is written. ErrNoLease if something was to be written with a lease that has ended. CodeUnavailable means that the
-// store did not answer: it is unknown whether the change is there.
+// something has, fn runs again, and also if it refused or wrote nothing by what might be old; so it must do nothing that
+// can't be done twice. An error of fn ends it and nothing is written. ErrNoLease if something was to be written with a
+// lease that has ended. CodeUnavailable means that the store did not answer: it is unknown whether the change is there.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
-	for {
-		tx := &Tx{ctx: ctx, s: s, reads: map[string]entry{}, writes: map[string]write{}}
-		if err := fn(tx); err != nil {
+	for first := true; ; first = false {
+		tx := &Tx{ctx: ctx, s: s, first: first, reads: map[string]entry{}, writes: map[string]write{}}
+		err := fn(tx)
+		if tx.peeked && (err != nil || len(tx.writes) == 0) {
+			continue // what nobody checks must not be decided by what is at hand
+		}
+		if err != nil {
 			return err
 		}
 		done, err := tx.commit()
@@ -81,10 +88,16 @@ func (tx *Tx) commit() (bool, error) {
 	return true, nil
 }
 
-// get reads a key, at first from the engine and then as it was.
+// get reads a key, and again as it was.
 func (tx *Tx) get(key string) (entry, error) {
 	if e, ok := tx.reads[key]; ok {
 		return e, nil
+	}
+	if tx.first {
+		if e, ok := tx.s.engine.peek(key); ok {
+			tx.peeked, tx.reads[key] = true, e
+			return e, nil
+		}
 	}
 	e, err := tx.s.engine.get(tx.ctx, key)
 	if err != nil {
