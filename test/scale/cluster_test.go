@@ -147,23 +147,28 @@ type usage struct {
 
 func (c *cluster) usage() usage {
 	c.t.Helper()
-	dir := fmt.Sprintf("/proc/%d/", c.process.Process.Pid)
+	return usageOf(c.t, c.process.Process.Pid)
+}
+
+func usageOf(t *testing.T, pid int) usage {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/", pid)
 	stat, err := os.ReadFile(dir + "stat")
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
 	u := usage{at: time.Now()}
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	for _, ticks := range fields[11:13] { // utime and stime, in hundredths of a second
 		n, err := strconv.ParseInt(ticks, 10, 64)
 		if err != nil {
-			c.t.Fatal(err)
+			t.Fatal(err)
 		}
 		u.cpu += time.Duration(n) * 10 * time.Millisecond
 	}
 	status, err := os.ReadFile(dir + "status")
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(status)) {
 		var kib int64
