@@ -69,6 +69,11 @@ type Service interface {
 	DrainNode(ctx context.Context, who pki.Identity, node, reason string) (mobyfs.Operation, error)
 	// EvictNode shuts a node out for good, and begins to give others what can be taken from it. Repeated, it is success.
 	EvictNode(ctx context.Context, who pki.Identity, node, reason string) (mobyfs.Operation, error)
+	// ResizeVolume promises a volume another size, at once or as soon as its node has the room.
+	ResizeVolume(ctx context.Context, who pki.Identity, name string, bytes int64) (mobyfs.Operation, error)
+	// UpgradeNodes begins to say which node may be upgraded to a version next. Repeated, it tells of the upgrade that is
+	// under way.
+	UpgradeNodes(ctx context.Context, who pki.Identity, version string) (mobyfs.Operation, error)
 	// ForgetNode deletes the record of a node that was drained or evicted. CodeInUse if volumes have their bytes there,
 	// unless dataLost gives them up. Repeated, it is success.
 	ForgetNode(ctx context.Context, who pki.Identity, node string, dataLost bool) error

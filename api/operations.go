@@ -22,6 +22,8 @@ var (
 	resumeOperation = call{http.MethodPost, "/v1/operations/{id}:resume", "resume-operation", "Let an operation go on"}
 	drainNode       = call{http.MethodPost, "/v1/nodes/{node}:drain", "drain-node", "Begin to move all volumes away from a node"}
 	evictNode       = call{http.MethodPost, "/v1/nodes/{node}:evict", "evict-node", "Shut a node out, and give others what can be taken from it"}
+	resizeVolume    = call{http.MethodPost, "/v1/volumes/{name}:resize", "resize-volume", "Promise a volume another size as soon as there is room"}
+	upgradeNodes    = call{http.MethodPost, "/v1/upgrades", "upgrade-nodes", "Begin to say which node may be upgraded next"}
 	forgetNode      = call{http.MethodPost, "/v1/nodes/{node}:forget", "forget-node", "Delete the record of a node that was drained or evicted"}
 )
 
@@ -66,7 +68,24 @@ type forgetRequest struct {
 	DataLost bool `json:"data_lost,omitempty" doc:"gives up the volumes whose bytes are on the node alone"`
 }
 
+type resizeRequest struct {
+	SizeBytes int64 `json:"size_bytes" doc:"that the volume may count on; 0 promises nothing"`
+}
+
+type upgradeRequest struct {
+	Version string `json:"version" doc:"that the nodes shall have, as mobyfs --version prints it"`
+}
+
 func (s *Server) serveOperations() {
+	handle(s, resizeVolume, func(ctx context.Context, who pki.Identity, in *struct {
+		Name string `path:"name"`
+		Body resizeRequest
+	}) (*reply[mobyfs.Operation], error) {
+		return replied(s.service.ResizeVolume(ctx, who, in.Name, in.Body.SizeBytes))
+	})
+	handle(s, upgradeNodes, func(ctx context.Context, who pki.Identity, in *reply[upgradeRequest]) (*reply[mobyfs.Operation], error) {
+		return replied(s.service.UpgradeNodes(ctx, who, in.Body.Version))
+	})
 	handle(s, listOperations, func(ctx context.Context, who pki.Identity, in *OperationQuery) (*operationList, error) {
 		page, err := s.service.Operations(ctx, who, *in)
 		return &operationList{in.next(page.Next), page.Operations}, err
@@ -205,4 +224,16 @@ func (c *Client) EvictNode(ctx context.Context, node, reason string) (o mobyfs.O
 // are there alone.
 func (c *Client) ForgetNode(ctx context.Context, node string, dataLost bool) error {
 	return c.ask(ctx, forgetNode, node, forgetRequest{dataLost}, nil)
+}
+
+// ResizeVolume promises a volume another size, at once or as soon as its node has the room.
+func (c *Client) ResizeVolume(ctx context.Context, name string, bytes int64) (o mobyfs.Operation, err error) {
+	err = c.ask(ctx, resizeVolume, name, resizeRequest{bytes}, &o)
+	return o, err
+}
+
+// UpgradeNodes begins to say which node may be upgraded to a version next.
+func (c *Client) UpgradeNodes(ctx context.Context, version string) (o mobyfs.Operation, err error) {
+	err = c.ask(ctx, upgradeNodes, "", upgradeRequest{version}, &o)
+	return o, err
 }

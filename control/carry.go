@@ -10,6 +10,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
 // How operations are carried on. Every control process does it for all of them: a step is one transaction, so of several
@@ -104,6 +105,7 @@ func (c *Control) step(ctx context.Context, o mobyfs.Operation) error {
 		c.takeFromEvicted(ctx, o)
 	}
 	var before mobyfs.Operation
+	ctx, span := tracing.Continue(tracing.Resume(ctx, o.Traceparent), "operation step")
 	failpoint.Reach("control.step.before")
 	err := c.store.Update(ctx, func(tx *store.Tx) (err error) {
 		if o, err = store.Operations.Get(tx, string(o.ID)); err != nil {
@@ -118,6 +120,7 @@ func (c *Control) step(ctx context.Context, o mobyfs.Operation) error {
 		return putOperation(tx, before, &o)
 	})
 	failpoint.Reach("control.step.after")
+	tracing.End(span, err)
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
 		return nil // it is told of no more
 	}
@@ -136,6 +139,10 @@ func (c *Control) decideStep(tx *store.Tx, o *mobyfs.Operation) error {
 		return c.stepDrain(tx, o)
 	case mobyfs.OperationEvict:
 		return c.stepEvict(o)
+	case mobyfs.OperationResize:
+		return c.stepResize(tx, o)
+	case mobyfs.OperationUpgrade:
+		c.stepUpgrade(o)
 	}
 	return nil
 }
@@ -188,10 +195,11 @@ func (c *Control) sayOperation(before, o mobyfs.Operation) {
 	c.wakeCarrier()
 }
 
-// start makes the row of an operation that begins now.
-func (c *Control) start(kind mobyfs.OperationKind, id mobyfs.OperationID) mobyfs.Operation {
+// start makes the row of an operation that begins now, in the trace of ctx.
+func (c *Control) start(ctx context.Context, kind mobyfs.OperationKind, id mobyfs.OperationID) mobyfs.Operation {
 	return mobyfs.Operation{
 		ID: id, Kind: kind, Schema: mobyfs.OperationSchema, Phase: mobyfs.OperationPending, CreatedAt: c.now().UTC(),
+		Traceparent: tracing.Parent(ctx),
 	}
 }
 

@@ -93,7 +93,7 @@ func (c *Control) beginMove(tx *store.Tx, o *mobyfs.Operation, v mobyfs.Volume) 
 		return c.finishMove(tx, o, mobyfs.OperationDone, "")
 	}
 	c.begin(&v, to, false)
-	v.Migration.Operation = o.ID
+	v.Migration.Operation, v.Migration.Traceparent = o.ID, o.Traceparent
 	c.adopt(o, *v.Migration)
 	return put(tx, "migration begins", &v)
 }

@@ -32,7 +32,7 @@ func (c *Control) DrainNode(ctx context.Context, who pki.Identity, node, reason 
 			return mobyfs.Operation{}, mobyfs.Errorf(mobyfs.CodeInvalid, "%s was evicted: nothing can be fetched from it", node).
 				WithHint("mobyctl node forget %s, once its volumes are given up", node)
 		}
-		o := c.start(mobyfs.OperationDrain, mobyfs.OperationID(c.newID()))
+		o := c.start(tx.Context(), mobyfs.OperationDrain, mobyfs.OperationID(c.newID()))
 		o.Node, o.Reason = node, clean(reason, maxReason)
 		n.Availability, n.Operation = mobyfs.NodeDraining, o.ID
 		n.Generation++
@@ -100,7 +100,7 @@ func (c *Control) stepDrain(tx *store.Tx, o *mobyfs.Operation) error {
 	}
 	if !o.Paused {
 		for _, v := range p.missing(*o, there) {
-			part := c.part(*o, v)
+			part := c.part(tx, *o, v)
 			part.Node, part.From = o.Node, v.Node
 			if err := c.putPart(tx, part); err != nil {
 				return err
@@ -186,9 +186,9 @@ func (p *parts) missing(whole mobyfs.Operation, there []mobyfs.Volume) []mobyfs.
 }
 
 // part makes the row of a part that moves a volume.
-func (c *Control) part(whole mobyfs.Operation, v mobyfs.Volume) mobyfs.Operation {
-	o := c.start(mobyfs.OperationMove, partID(whole.ID, v.ID))
-	o.Parent, o.Volume, o.Name, o.Progress.Total, o.Traceparent = whole.ID, v.ID, v.Name, 1, whole.Traceparent
+func (c *Control) part(tx *store.Tx, whole mobyfs.Operation, v mobyfs.Volume) mobyfs.Operation {
+	o := c.start(tx.Context(), mobyfs.OperationMove, partID(whole.ID, v.ID))
+	o.Parent, o.Volume, o.Name, o.Progress.Total = whole.ID, v.ID, v.Name, 1
 	return o
 }
 

@@ -22,7 +22,7 @@ func (c *Control) EvictNode(ctx context.Context, who pki.Identity, node, reason 
 		if _, err := c.shutOut(tx, pki.RoleNode, node, reason); err != nil {
 			return mobyfs.Operation{}, err
 		}
-		o := c.start(mobyfs.OperationEvict, mobyfs.OperationID(c.newID()))
+		o := c.start(tx.Context(), mobyfs.OperationEvict, mobyfs.OperationID(c.newID()))
 		o.Node, o.Reason = node, clean(reason, maxReason)
 		n.Availability, n.Operation = mobyfs.NodeEvicted, o.ID
 		n.Generation++

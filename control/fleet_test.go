@@ -69,6 +69,8 @@ type caller interface {
 	DrainNode(ctx context.Context, node, reason string) (mobyfs.Operation, error)
 	EvictNode(ctx context.Context, node, reason string) (mobyfs.Operation, error)
 	ForgetNode(ctx context.Context, node string, dataLost bool) error
+	ResizeVolume(ctx context.Context, name string, bytes int64) (mobyfs.Operation, error)
+	UpgradeNodes(ctx context.Context, version string) (mobyfs.Operation, error)
 }
 
 var _ caller = (*api.Client)(nil)
@@ -407,6 +409,12 @@ func (l local) DrainNode(ctx context.Context, node, reason string) (mobyfs.Opera
 }
 func (l local) EvictNode(ctx context.Context, node, reason string) (mobyfs.Operation, error) {
 	return l.c.EvictNode(ctx, l.who, node, reason)
+}
+func (l local) ResizeVolume(ctx context.Context, name string, bytes int64) (mobyfs.Operation, error) {
+	return l.c.ResizeVolume(ctx, l.who, name, bytes)
+}
+func (l local) UpgradeNodes(ctx context.Context, version string) (mobyfs.Operation, error) {
+	return l.c.UpgradeNodes(ctx, l.who, version)
 }
 func (l local) ForgetNode(ctx context.Context, node string, dataLost bool) error {
 	return l.c.ForgetNode(ctx, l.who, node, dataLost)

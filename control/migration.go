@@ -50,7 +50,7 @@ func (c *Control) moveAsOperation(tx *store.Tx, v *mobyfs.Volume, to string) (st
 	if err != nil || decided == "" || v.Migration == nil {
 		return decided, err
 	}
-	none := c.start(mobyfs.OperationMove, mobyfs.OperationID(c.newID()))
+	none := c.start(tx.Context(), mobyfs.OperationMove, mobyfs.OperationID(c.newID()))
 	none.Volume, none.Name, none.Progress.Total = v.ID, v.Name, 1
 	o := none
 	c.adopt(&o, *v.Migration)

@@ -95,7 +95,7 @@ func noOperation(id mobyfs.OperationID) error {
 
 // creation is the making of a volume as an operation. Its row is the volume's record.
 func (c *Control) creation(v mobyfs.Volume) mobyfs.Operation {
-	o := c.start(mobyfs.OperationCreate, mobyfs.OperationID(v.ID))
+	o := c.start(context.Background(), mobyfs.OperationCreate, mobyfs.OperationID(v.ID))
 	o.Volume, o.Name, o.To, o.Generation, o.Revision = v.ID, v.Name, v.Node, v.Revision, v.Revision
 	o.CreatedAt, o.StartedAt, o.Progress.Total = v.CreatedAt, v.CreatedAt, 1
 	switch {

@@ -478,3 +478,63 @@ func TestDrainGoesOnAfterARestart(t *testing.T) {
 	}
 	until(t, op, o.ID, inPhase(mobyfs.OperationDone))
 }
+
+func TestResizeWaitsForRoom(t *testing.T) {
+	f := newFleet(t, false)
+	ctx, op, h1 := t.Context(), f.operator(), f.node("h1")
+	f.ready("pgdata", "h1")
+	o := must[mobyfs.Operation](t)(op.ResizeVolume(ctx, "pgdata", 50*gib))
+	if v := f.record("pgdata"); o.Phase != mobyfs.OperationDone || v.Spec.SizeBytes != 50*gib {
+		t.Fatalf("with room: %+v, the volume has %d", o, v.Spec.SizeBytes)
+	}
+	_, err := op.ResizeVolume(ctx, "pgdata", -1)
+	wantCode(t, err, mobyfs.CodeInvalid)
+	o = must[mobyfs.Operation](t)(op.ResizeVolume(ctx, "pgdata", 150*gib))
+	if v := f.record("pgdata"); o.Phase != mobyfs.OperationWaiting || o.Cause == "" || v.Spec.SizeBytes != 50*gib {
+		t.Fatalf("without room: %+v, the volume has %d", o, v.Spec.SizeBytes)
+	}
+	f.report(h1, mobyfs.Report{Address: "h1:8080", Capacity: mobyfs.Capacity{TotalBytes: 400 * gib, FreeBytes: 300 * gib}})
+	must[mobyfs.Operation](t)(op.RetryOperation(ctx, o.ID))
+	until(t, op, o.ID, inPhase(mobyfs.OperationDone))
+	if v := f.record("pgdata"); v.Spec.SizeBytes != 150*gib {
+		t.Errorf("with room again the volume has %d", v.Spec.SizeBytes)
+	}
+}
+
+func TestUpgradeGoesOnOnlyWhenTheNodeBeforeIsBack(t *testing.T) {
+	f := newFleet(t, false)
+	ctx, op := t.Context(), f.operator()
+	says := func(node, version string) {
+		f.report(f.caller(pki.RoleNode, node), mobyfs.Report{Address: node + ":8080", Version: version})
+	}
+	for _, h := range []string{"h1", "h2", "h3"} {
+		says(h, "v1")
+	}
+	o := must[mobyfs.Operation](t)(op.UpgradeNodes(ctx, "v2"))
+	turnOf := func(node string) func(mobyfs.Operation) bool {
+		return func(o mobyfs.Operation) bool { return o.Node == node && o.Phase == mobyfs.OperationRunning }
+	}
+	until(t, op, o.ID, turnOf("h1"))
+	if again := must[mobyfs.Operation](t)(op.UpgradeNodes(ctx, "v2")); again.ID != o.ID {
+		t.Error("asked again it began another")
+	}
+	_, err := op.UpgradeNodes(ctx, "v3")
+	wantCode(t, err, mobyfs.CodeExists)
+	says("h1", "v2")
+	until(t, op, o.ID, func(o mobyfs.Operation) bool { return o.Progress.Done == 1 && o.Node == "h1" })
+	f.lose("h1") // it came up and ended again
+	o = until(t, op, o.ID, inPhase(mobyfs.OperationWaiting))
+	if !strings.Contains(o.Cause, "h1 is silent") || o.Node != "h1" {
+		t.Errorf("it says %+v", o)
+	}
+	says("h1", "v2")
+	until(t, op, o.ID, func(o mobyfs.Operation) bool { return o.Progress.Done == 1 && !o.NextTry.IsZero() })
+	f.clock.advance(upgradeRest)
+	until(t, op, o.ID, turnOf("h2"))
+	says("h2", "v2")
+	until(t, op, o.ID, func(o mobyfs.Operation) bool { return o.Progress.Done == 2 })
+	f.clock.advance(upgradeRest)
+	until(t, op, o.ID, turnOf("h3"))
+	says("h3", "v2")
+	until(t, op, o.ID, inPhase(mobyfs.OperationDone))
+}

@@ -32,13 +32,7 @@ func (c *Control) PatchVolume(ctx context.Context, who pki.Identity, name string
 		defer c.placing.Unlock()
 	}
 	v, err = c.decideFreed(ctx, v.ID, who, func(_ *store.Tx, v *mobyfs.Volume) (string, error) {
-		return patchVolume(v, patch, limits{
-			used:  c.told.volume(*v).UsedBytes,
-			inUse: func(to string) error { return c.inUse(*v, to) },
-			takes: func(node string, bytes int64) error {
-				return c.takes(node, humanize.IBytes(uint64(bytes))+" more for "+title(*v), bytes, false)
-			},
-		})
+		return patchVolume(v, patch, c.limits(*v))
 	})
 	if err != nil {
 		return mobyfs.Volume{}, err
@@ -51,6 +45,16 @@ type limits struct {
 	used  int64                                // bytes, as its home last said
 	inUse func(to string) error                // for what can't be done while a container uses it
 	takes func(node string, bytes int64) error // nil if the node can promise so many bytes more
+}
+
+func (c *Control) limits(v mobyfs.Volume) limits {
+	return limits{
+		used:  c.told.volume(v).UsedBytes,
+		inUse: func(to string) error { return c.inUse(v, to) },
+		takes: func(node string, bytes int64) error {
+			return c.takes(node, humanize.IBytes(uint64(bytes))+" more for "+title(v), bytes, false)
+		},
+	}
 }
 
 // patchVolume changes the record of a volume as a patch says, and tells in words what it changed.

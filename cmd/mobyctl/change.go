@@ -13,7 +13,8 @@ import (
 )
 
 func newVolumeResizeCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var wait bool
+	cmd := &cobra.Command{
 		Use:   "resize NAME SIZE",
 		Short: "Change the space that a volume may count on; 0 promises none",
 		Long: `Change the space that a volume may count on: 10G or 10GiB (powers of 1024), 10GB (powers of 1000), or bytes. More
@@ -28,6 +29,9 @@ Containers may use the volume meanwhile.`,
 					return err
 				}
 			}
+			if wait {
+				return a.resizeWhenThereIsRoom(cmd.Context(), args[0], bytes)
+			}
 			return a.change(cmd.Context(), args[0], api.VolumePatch{SizeBytes: &bytes}, func(w io.Writer, v mobyfs.Volume) {
 				if v.Spec.SizeBytes == 0 {
 					fmt.Fprintf(w, "%s is promised no space\n", v.Name)
@@ -37,6 +41,23 @@ Containers may use the volume meanwhile.`,
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait for room where there is none; the command may be ended, the wait goes on")
+	return cmd
+}
+
+func (a *app) resizeWhenThereIsRoom(ctx context.Context, name string, bytes int64) error {
+	if err := mobyfs.CheckVolumeName(name); err != nil {
+		return err
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	o, err := c.ResizeVolume(ctx, name, bytes)
+	if err != nil {
+		return err
+	}
+	return a.followOperation(ctx, c, o, 0)
 }
 
 func newVolumeSetCommand(a *app) *cobra.Command {

@@ -81,3 +81,24 @@ func newNodeForgetCommand(a *app) *cobra.Command {
 	cmd.Flags().BoolVar(&dataLost, "data-lost", false, "give up the volumes whose bytes are on it alone: their records are deleted, their names are free")
 	return cmd
 }
+
+func newNodeUpgradeCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "upgrade VERSION",
+		Short: "Tell which node may be upgraded next, until all have the version",
+		Long: `Tell which node may be upgraded to a version next, one after the other, until all have it. The command installs nothing:
+whoever does goes by what it tells. A node that does not come back with the version keeps all others waiting.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			o, err := c.UpgradeNodes(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.followOperation(cmd.Context(), c, o, 0)
+		},
+	}
+}

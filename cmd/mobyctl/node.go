@@ -30,7 +30,7 @@ func newNodeCommand(a *app) *cobra.Command {
 			return a.print(nodes, func(w io.Writer) { printNodes(w, nodes) })
 		},
 	})
-	cmd.AddCommand(newNodeDrainCommand(a), newNodeEvictCommand(a), newNodeForgetCommand(a))
+	cmd.AddCommand(newNodeDrainCommand(a), newNodeEvictCommand(a), newNodeForgetCommand(a), newNodeUpgradeCommand(a))
 	return cmd
 }
 
