@@ -18,7 +18,7 @@ type engine interface {
 	// they are at one moment, whose revision it returns. They come in the order of their keys.
 	read(ctx context.Context, prefix string, since int64, each func(key string, e entry)) (int64, error)
 	// commit writes all if nothing in reads has another revision by now, and reports false otherwise. ErrNoLease if it
-	// should write with a lease that has ended.
+	// should write with a lease that has ended. errFull if the engine takes no more; the change may be there all the same.
 	commit(ctx context.Context, reads map[string]int64, writes map[string]write) (rev int64, done bool, err error)
 	// watch calls each with all changes below the prefix from a revision on, in order and complete, until ctx ends or
 	// the engine can't tell any more. errCompacted if the engine does not hold that revision's changes any more.

@@ -22,7 +22,6 @@ import (
 
 const (
 	startTimeout = 60 * time.Second // for a store of a million records on a slow disk
-	quota        = 8 << 30          // bytes at which etcd takes no more writes
 	history      = "1h"             // of old revisions, for a watch that was interrupted
 	maxTxnOps    = 1024
 	maxSocket    = 107 // bytes of a path that Linux takes for a unix socket
@@ -45,12 +44,12 @@ func socketIn(dir string) string { return filepath.Join(dir, "client.sock") }
 
 // startEtcd starts this process's member in dir and waits until it answers. Clients come through the socket only; the
 // one port there is, is for the other members, and a member that is alone has none.
-func startEtcd(ctx context.Context, dir string, self Self, log *zap.Logger) (*embed.Etcd, error) {
+func startEtcd(ctx context.Context, dir string, self Self, quota int64, log *zap.Logger) (*embed.Etcd, error) {
 	socket := socketIn(dir)
 	if len(socket) > maxSocket {
 		return nil, fmt.Errorf("start the store: the path %s is longer than the %d bytes a socket may have", socket, maxSocket)
 	}
-	cfg, err := configure(dir, self)
+	cfg, err := configure(dir, self, quota)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +81,7 @@ func startEtcd(ctx context.Context, dir string, self Self, log *zap.Logger) (*em
 }
 
 // configure is how etcd runs as this member, without its clients.
-func configure(dir string, self Self) (*embed.Config, error) {
+func configure(dir string, self Self, quota int64) (*embed.Config, error) {
 	if err := self.check(); err != nil {
 		return nil, err
 	}
@@ -93,7 +92,7 @@ func configure(dir string, self Self) (*embed.Config, error) {
 	cfg.EnableGRPCGateway = false
 	cfg.MaxTxnOps = maxTxnOps
 	cfg.MaxLearners = maxLearners
-	cfg.QuotaBackendBytes = quota
+	cfg.QuotaBackendBytes = quota + reserve(quota)
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, history
 	cfg.TickMs, cfg.ElectionMs = tickAlone, electionAlone
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = nil, []url.URL{aloneURL}

@@ -95,10 +95,12 @@ func (e etcdEngine) commit(ctx context.Context, reads map[string]int64, writes m
 		}
 	}
 	resp, err := e.transact(ctx, unchanged, ops)
-	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		err = ErrNoLease
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		return 0, false, ErrNoLease
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return 0, false, errFull
+	case err != nil:
 		return 0, false, err
 	}
 	return resp.Header.Revision, resp.Succeeded, nil
@@ -147,6 +149,9 @@ func (e etcdEngine) watch(ctx context.Context, prefix string, from int64, each f
 
 func (e etcdEngine) grant(ctx context.Context, ttl time.Duration) (Lease, error) {
 	resp, err := e.client.Grant(ctx, int64((ttl+time.Second-1)/time.Second))
+	if errors.Is(err, rpctypes.ErrNoSpace) {
+		err = errFull
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/mobyfs/mobyfs/internal/failpoint"
@@ -13,6 +14,9 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (Lease, error) {
 	failpoint.Reach("store.grant.before")
 	l, err := s.engine.grant(ctx, ttl)
 	failpoint.Reach("store.grant.after")
+	if errors.Is(err, errFull) {
+		return 0, full(s.newestSpace())
+	}
 	if err != nil {
 		return 0, unavailable("make a lease in the store", err)
 	}

@@ -23,6 +23,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
+	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/durable"
 )
 
@@ -37,21 +38,29 @@ type Config struct {
 	// is no member, and Root is not used.
 	Endpoints []string
 	TLS       *tls.Config
+	// Quota is how many bytes the records and their history may take; DefaultQuota if 0. It means nothing for an etcd that
+	// somebody else runs.
+	Quota int64
+
+	tempo tempo // atEase if zero
 }
 
 // Store is an open store. All methods may be called at once.
 type Store struct {
-	engine  engine
-	end     func() error     // closes the engine
-	etcd    *embed.Etcd      // nil if the engine is another
-	client  *clientv3.Client // of etcd; nil if the engine is another
-	log     *slog.Logger
-	now     func() time.Time
-	serving *atomic.Bool // between start and stop
-	cluster clusterNow
-	cache   *cache
-	boxes   *mailboxes
-	tail    *tail
+	engine   engine
+	end      func() error     // closes the engine
+	etcd     *embed.Etcd      // nil if the engine is another
+	client   *clientv3.Client // of etcd; nil if the engine is another
+	log      *slog.Logger
+	now      func() time.Time
+	serving  *atomic.Bool // between start and stop
+	cluster  clusterNow
+	cache    *cache
+	boxes    *mailboxes
+	tail     *tail
+	space    atomic.Pointer[Space] // nil until it was looked at
+	levelled chan struct{}         // holds one value when the level of space has changed
+	counts   spaceCounts
 
 	stop     context.CancelFunc // ends follow
 	released func()             // gives the directory back
@@ -69,6 +78,13 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if len(cfg.Endpoints) > 0 {
 		return openForeign(ctx, cfg)
 	}
+	if cfg.Quota == 0 {
+		cfg.Quota = DefaultQuota
+	}
+	if cfg.Quota < MinQuota || cfg.Quota > MaxQuota {
+		return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "a quota of %s is not between %s and %s", mobyfs.FormatSize(cfg.Quota), mobyfs.FormatSize(MinQuota), mobyfs.FormatSize(MaxQuota)).
+			WithHint("set MOBYFS_CONTROL_QUOTA, such as 8GiB, or leave it out")
+	}
 	dir := filepath.Join(cfg.Root, "etcd")
 	if err := durable.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of the store: %w", err)
@@ -83,8 +99,13 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 			return nil, err
 		}
 	}
-	serving := &atomic.Bool{}
-	server, err := startEtcd(ctx, dir, cfg.Self, zap.New(etcdLog{cfg.Log.Handler(), serving}))
+	serving, b := &atomic.Bool{}, ballast{dir}
+	if err := b.ready(); err != nil {
+		lock.release()
+		return nil, err
+	}
+	log := zap.New(etcdLog{cfg.Log.Handler(), serving}, lastWords{cfg.Log, b}.options()...)
+	server, err := startEtcd(ctx, dir, cfg.Self, cfg.Quota, log)
 	if err != nil {
 		lock.release()
 		return nil, err
@@ -149,7 +170,7 @@ func newStore(e engine, cfg Config, serving *atomic.Bool) *Store {
 	}
 	return &Store{
 		engine: e, log: cfg.Log, now: cfg.Now, cache: newCache(), boxes: &mailboxes{}, tail: newTail(), serving: serving,
-		closed: make(chan struct{}), done: make(chan struct{}),
+		levelled: make(chan struct{}, 1), closed: make(chan struct{}), done: make(chan struct{}),
 	}
 }
 
@@ -190,6 +211,9 @@ func (s *Store) start(ctx, follow context.Context, cfg Config) error {
 	s.running.Go(func() { s.quarantineUntil(follow) })
 	if s.etcd != nil && !cfg.Self.alone() {
 		s.running.Go(func() { s.promote(follow) })
+	}
+	if s.etcd != nil {
+		s.running.Go(func() { s.newSpaceKeeper(cfg).keepSpaceUntil(follow) })
 	}
 	return nil
 }

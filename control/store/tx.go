@@ -42,8 +42,11 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 			return err
 		}
 		done, err := tx.commit()
-		if errors.Is(err, ErrNoLease) {
+		if errors.Is(err, ErrNoLease) || mobyfs.CodeOf(err) == mobyfs.CodeUnavailable {
 			return err
+		}
+		if errors.Is(err, errFull) {
+			return full(s.newestSpace())
 		}
 		if err != nil {
 			return unavailable("write to the store", err)
@@ -66,6 +69,9 @@ func (tx *Tx) Context() context.Context { return tx.ctx }
 func (tx *Tx) commit() (bool, error) {
 	if len(tx.writes) == 0 && len(tx.reads) < 2 {
 		return true, nil // one read is of one moment by itself
+	}
+	if err := tx.hasRoom(); err != nil {
+		return false, err
 	}
 	unchanged := make(map[string]int64, len(tx.reads))
 	for key, e := range tx.reads {
