@@ -112,14 +112,17 @@ func (b ballast) disk() (Disk, error) {
 
 // ready is nil if the disk has room to start on. Ballast that is needed for that is given up.
 func (b ballast) ready() error {
-	d, err := b.trim()
-	if err != nil && d.Total == 0 {
+	d, err := b.disk()
+	if err != nil || d.Free >= diskFloor {
 		return err
 	}
-	if d.Free < diskFloor/2 {
-		return diskFull(b.dir, d)
+	if err := b.giveUp(); err != nil {
+		return err
 	}
-	return nil
+	if d, err = b.disk(); err == nil && d.Free < diskFloor/2 {
+		err = diskFull(b.dir, d)
+	}
+	return err
 }
 
 func diskFull(dir string, d Disk) error {

@@ -59,14 +59,15 @@ func (k *spaceKeeper) compressInTurn(ctx context.Context, space Space) error {
 	return k.compress()
 }
 
-// mayCompress reports whether a member should compress its file and can: the copy needs room on the disk, and a store
-// that is alone stands still meanwhile.
+// mayCompress reports whether a member should compress its file and can, and has not done so a moment ago: the copy needs
+// room on the disk, and a store that is alone stands still meanwhile. A file that comes near to what etcd takes is
+// compressed before there is an alarm.
 func (k *spaceKeeper) mayCompress(space Space) bool {
-	over := space.Size > space.Quota && space.Fragmented() > reserve(space.Quota)/2
-	if !space.Worth && !over || space.InUse+diskFloor > space.Disk.Free {
+	near := space.Size > space.Quota+reserve(space.Quota)/2 && space.Fragmented() > reserve(space.Quota)/2
+	if !space.Worth && !near || space.InUse+diskFloor > space.Disk.Free || time.Since(k.shrunk) < k.tempo.low {
 		return false
 	}
-	return over || len(k.voters()) > 0 || space.InUse <= aloneMost
+	return near || len(k.voters()) > 0 || space.InUse <= aloneMost
 }
 
 // othersFirst reports whether a member that does not lead wants to compress its file too, or may be about to say so.
@@ -149,6 +150,7 @@ func (k *spaceKeeper) holdTurn(ctx context.Context, lease Lease) {
 // compress writes this member's file anew, without what is free in it. Killed in between it is the old file.
 func (k *spaceKeeper) compress() error {
 	begun := time.Now()
+	k.shrunk = begun
 	before := k.etcd.Server.Backend().Size()
 	failpoint.Reach("store.compress.before")
 	if err := k.etcd.Server.Defragment(); err != nil {

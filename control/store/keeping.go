@@ -46,6 +46,7 @@ type spaceKeeper struct {
 
 	told      Space     // what the store has on this member
 	compacted time.Time // when this member compacted last
+	shrunk    time.Time // and when it compressed its file last
 	waiting   time.Time // since when it wants to compress its file
 	alarms    []uint64  // members with an alarm, as they were when it last changed
 	alarmedAt time.Time // and when that was
@@ -99,7 +100,7 @@ func (k *spaceKeeper) step(ctx context.Context) error {
 func (k *spaceKeeper) look() (Space, error) {
 	disk, err := k.ballast.trim()
 	before := k.s.Space()
-	space := k.s.spaceOf(Space{Member: k.me, Quota: k.quota, Disk: disk, At: k.s.now().UTC()})
+	space := k.s.spaceOf(Space{Member: k.me, Level: before.Level, Quota: k.quota, Disk: disk, At: k.s.now().UTC()})
 	k.s.space.Store(&space)
 	if space.Level != before.Level {
 		if before.Level != "" || space.Level != SpaceEnough {

@@ -53,6 +53,8 @@ type seat struct {
 	t     *testing.T
 	self  Self
 	root  string
+	quota int64
+	tempo tempo
 	store *Store
 }
 
@@ -70,7 +72,9 @@ func newSeat(t *testing.T, a *pki.Authority, name string) *seat {
 }
 
 func (s *seat) config() Config {
-	return Config{Root: s.root, Cluster: "shop", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Self: s.self}
+	return Config{
+		Root: s.root, Cluster: "shop", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Self: s.self, Quota: s.quota, tempo: s.tempo,
+	}
 }
 
 func (s *seat) start() {

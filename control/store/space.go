@@ -3,7 +3,7 @@ package store
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
@@ -72,27 +72,43 @@ const (
 // reserve is how much etcd takes beyond the quota: removals, releases and the keeping of the store write too.
 func reserve(quota int64) int64 { return min(quota/8, reserveMost) }
 
-// judge tells the level of a member and why, and whether to compress its file is worth it.
+// judge tells the level of a member and why, and whether to compress its file is worth it. The level that it had is part
+// of that: it is left only when there is clearly more room.
 func (s Space) judge() Space {
-	s.Level, s.Cause = SpaceEnough, ""
 	free := s.Fragmented()
 	s.Worth = s.Quota > 0 && free*100 > s.Size*worthShare && free > min(worthBytes, s.Quota/8)
+	full, low, room := s.Quota, s.Quota*lowPercent/100, int64(diskLow)
+	switch s.Level {
+	case SpaceFull:
+		full -= s.Quota / 20
+	case SpaceLow:
+		low -= s.Quota / 20
+		room += diskLow / 8
+	}
 	switch {
 	case s.Alarm:
 		s.Level, s.Cause = SpaceFull, "etcd takes no more writes (NOSPACE)"
-	case s.Quota > 0 && s.InUse >= s.Quota:
-		s.Level, s.Cause = SpaceFull, fmt.Sprintf("%s of %s are in use", inMiB(s.InUse), inMiB(s.Quota))
+	case s.Quota > 0 && s.InUse >= full:
+		s.Level, s.Cause = SpaceFull, s.used()
 	case s.Disk.Total > 0 && s.Disk.Ballast == 0 && s.Disk.Free < ballastSize+diskRoom:
-		s.Level, s.Cause = SpaceFull, fmt.Sprintf("its disk has %s left", inMiB(s.Disk.Free))
-	case s.Quota > 0 && s.InUse*100 > s.Quota*lowPercent:
-		s.Level, s.Cause = SpaceLow, fmt.Sprintf("%s of %s are in use", inMiB(s.InUse), inMiB(s.Quota))
-	case s.Disk.Total > 0 && s.Disk.Free < diskLow:
-		s.Level, s.Cause = SpaceLow, fmt.Sprintf("its disk has %s left", inMiB(s.Disk.Free))
+		s.Level, s.Cause = SpaceFull, s.left()
+	case s.Quota > 0 && s.InUse > low:
+		s.Level, s.Cause = SpaceLow, s.used()
+	case s.Disk.Total > 0 && s.Disk.Free < room:
+		s.Level, s.Cause = SpaceLow, s.left()
+	default:
+		s.Level, s.Cause = SpaceEnough, ""
 	}
 	return s
 }
 
-func inMiB(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
+func (s Space) used() string { return inMiB(s.InUse) + " of " + inMiB(s.Quota) + " are in use" }
+
+func (s Space) left() string { return "its disk has " + inMiB(s.Disk.Free) + " left" }
+
+func inMiB(bytes int64) string {
+	return strconv.FormatFloat(float64(bytes)/(1<<20), 'f', 1, 64) + " MiB"
+}
 
 // Space tells how much room this process's member has; of an etcd that somebody else runs, the fullest of its members.
 // The level is empty until it was looked at.
