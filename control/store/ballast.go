@@ -46,7 +46,7 @@ func (b ballast) take() error {
 	}
 	err = unix.Fallocate(int(f.Fd()), 0, 0, ballastSize)
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		err = fill(f)
+		err = writeBlocks(f)
 	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(making))
@@ -54,8 +54,8 @@ func (b ballast) take() error {
 	return durable.Rename("store.ballast", making, b.path())
 }
 
-// fill writes the blocks one after the other, for a filesystem that can't set them aside.
-func fill(f *os.File) error {
+// writeBlocks writes the blocks one after the other, for a filesystem that can't set them aside.
+func writeBlocks(f *os.File) error {
 	block := make([]byte, 1<<20)
 	for i := range block {
 		block[i] = byte(i * 31) // no filesystem takes it for a hole

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -23,10 +24,11 @@ import (
 // smallDiskVariable names the root of a store, in a process that TestFullDiskEndsTheProcessAndNothingElse starts.
 const smallDiskVariable = "MOBYFS_TEST_SMALL_DISK"
 
-// onASmallDisk is that process: it rewrites some volumes again and again, and says which of them was acknowledged.
+// onASmallDisk is that process: it rewrites some volumes again and again, and says which of them was acknowledged. With
+// the file named greedy beside its store it takes as much room as it can.
 func onASmallDisk(root string) error {
 	s, err := Open(context.Background(), Config{
-		Root: root, Cluster: "shop", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Quota: 1 << 30, tempo: brisk,
+		Root: root, Cluster: "shop", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Quota: 128 << 20, tempo: brisk,
 	})
 	if err != nil {
 		return err
@@ -40,7 +42,12 @@ func onASmallDisk(root string) error {
 	})
 	for {
 		fence++
-		v := large(int(fence%20), 64)
+		size := 64
+		if _, err := os.Stat(filepath.Join(root, "greedy")); err != nil {
+			size = 1
+			time.Sleep(time.Millisecond)
+		}
+		v := large(int(fence%20), size)
 		v.Fence = fence
 		if err := s.Update(context.Background(), func(tx *Tx) error { return tx.PutVolume(&v) }); err != nil {
 			fmt.Println("refused", err)
@@ -130,7 +137,13 @@ func TestFullDiskEndsTheProcessAndNothingElse(t *testing.T) {
 	eventually(t, "it writes, and keeps room back", func() bool { return first.written.Load() > 20 && b.size() == ballastSize })
 
 	waste := filepath.Join(disk, "waste")
-	fillUp(t, waste)
+	d, err := b.disk()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(waste, make([]byte, d.Free-diskFloor/2), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "the ballast is given up", func() bool { return b.size() == 0 })
 	wrote := first.written.Load()
 	eventually(t, "it goes on, or starts again on what was kept back", func() bool {
@@ -141,6 +154,9 @@ func TestFullDiskEndsTheProcessAndNothingElse(t *testing.T) {
 		return first.written.Load() > wrote+20
 	})
 
+	if err := os.WriteFile(filepath.Join(root, "greedy"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	fillUp(t, waste) // the ballast's room too
 	eventually(t, "it ends", func() bool { fillUp(t, waste); return over(first.ended) })
 	first.endedWell(t)
@@ -152,7 +168,7 @@ func TestFullDiskEndsTheProcessAndNothingElse(t *testing.T) {
 	}
 
 	acknowledged := first.written.Load()
-	if err := os.Remove(waste); err != nil {
+	if err := errors.Join(os.Remove(waste), os.Remove(filepath.Join(root, "greedy"))); err != nil {
 		t.Fatal(err)
 	}
 	begun := time.Now()

@@ -30,7 +30,7 @@ type Record struct {
 }
 
 // ofProcesses are the tables whose records speak of processes and of this store, and mean nothing in another one.
-var ofProcesses = []table{Sessions, Requests, Copies, Holdings, Inventories}
+var ofProcesses = []table{Sessions, Requests, Copies, Holdings, Inventories, Spaces, Turns}
 
 // Schema is the version of the records that this program writes. It restores no backup with a higher one.
 const Schema = schema
@@ -92,7 +92,7 @@ func Restore(ctx context.Context, cfg Config, r Restored, records iter.Seq2[Reco
 	}
 	self := cfg.Self
 	self.token = "mobyfs-" + r.Backup + "-" + r.At.Format(time.RFC3339Nano) // members of the lost store are none of this one
-	server, err := startEtcd(ctx, dir, self, zap.New(etcdLog{cfg.Log.Handler(), &atomic.Bool{}}))
+	server, err := startEtcd(ctx, dir, self, MaxQuota, zap.New(etcdLog{cfg.Log.Handler(), &atomic.Bool{}}))
 	if err != nil {
 		return err
 	}
