@@ -1,5 +1,5 @@
 #!/bin/sh
-# Brings what the demo and the tests need on this machine: Docker Engine, debootstrap, ssh, nc. Installs only what
+# Brings what the demo and the tests need on this machine: Docker Engine, debootstrap, ssh, nc… Installs only what
 # is missing, and says so first; then starts dockerd where none answers. Does nothing, quickly, when all is there.
 # What it did is noted in $MOBYFS_DEV_STATE (/var/lib/mobyfs-dev), for tools/unprepare.sh.
 set -eu
@@ -29,6 +29,7 @@ missing() {
     have ip || echo iproute2
     have debootstrap || echo debootstrap
     have ssh || echo openssh-client
+    have mkfs.ext4 || echo e2fsprogs
     have nc || echo netcat-openbsd
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates

@@ -134,7 +134,8 @@ func newCluster(cfg Config, b bins) (*Cluster, error) {
 	return c, nil
 }
 
-func (c *Cluster) machine(name, logs string) (machine, error) {
+// machine makes a host with a disk, in memory or of ext4 in a file that lies there.
+func (c *Cluster) machine(name, logs string, ext4 bool) (machine, error) {
 	host, err := c.net.Join(name)
 	if err != nil {
 		return machine{}, err
@@ -143,7 +144,12 @@ func (c *Cluster) machine(name, logs string) (machine, error) {
 	if err := os.MkdirAll(disk, 0o700); err != nil {
 		return machine{}, err
 	}
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", diskBytes)); err != nil {
+	if ext4 {
+		err = mountExt4(disk+".img", disk, diskBytes)
+	} else {
+		err = unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", diskBytes))
+	}
+	if err != nil {
 		return machine{}, fmt.Errorf("make the disk of %s: %w", name, err)
 	}
 	if err := host.Boot(c.bins.container(), "init"); err != nil {
@@ -163,7 +169,7 @@ func (c *Cluster) on(host *network.Host, name, root, logs string) machine {
 }
 
 func (c *Cluster) addControl(name, logs string) error {
-	m, err := c.machine(name, logs)
+	m, err := c.machine(name, logs, true)
 	if err != nil {
 		return err
 	}
@@ -188,7 +194,7 @@ func (x *control) address() string { return x.host.IP + ":" + apiPort }
 func (x *control) peerURL() string { return "https://" + x.host.IP + ":" + peerPort }
 
 func (c *Cluster) addAgent(name, logs string) error {
-	m, err := c.machine(name, logs)
+	m, err := c.machine(name, logs, false)
 	if err != nil {
 		return err
 	}

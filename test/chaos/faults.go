@@ -124,6 +124,9 @@ func controlFaults() []fault {
 		}},
 		{"full disk of a control", 2, func(_ context.Context, l *lane) (func(), error) { return fill(&l.control().machine) }},
 		{"slow disk of a control", 2, func(_ context.Context, l *lane) (func(), error) {
+			return throttle(&l.control().machine, 5+l.rng.IntN(60))
+		}},
+		{"slow commits of a control", 1, func(_ context.Context, l *lane) (func(), error) {
 			return arm(&l.control().machine, fmt.Sprintf("store.commit.* stall %v always", l.between(20, 300)))
 		}},
 		{"store refuses a control", 2, func(_ context.Context, l *lane) (func(), error) {
@@ -132,6 +135,7 @@ func controlFaults() []fault {
 		{"clock of a control", 2, jump},
 		{"leader transfer", 3, transfer},
 		{"replacement of a control", 1, replace},
+		{"record of a newer version", 2, newer},
 		{"upgrade of a control", 2, func(_ context.Context, l *lane) (func(), error) { return upgrade(&l.control().machine) }},
 	}
 }

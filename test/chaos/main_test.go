@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 func enter() int {
 	runtime.LockOSThread() // Pdeathsig is about the thread
 	clearLeftovers()
+	clearGroups()
 	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", dirPrefix, os.Getpid()))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)

@@ -23,14 +23,15 @@ type nemesis struct {
 	log      func(format string, args ...any)
 
 	mu     sync.Mutex
-	counts map[string]int // faults that happened, by kind
-	misses map[string]int // that could not be made to happen
-	notes  []string       // what did not become good again
+	counts map[string]int    // faults that happened, by kind
+	misses map[string]int    // that could not be made to happen
+	notes  []string          // what did not become good again
+	marks  map[string]string // what a newer version has written, by the record's key
 }
 
 func newNemesis(c *Cluster, m moments, log func(string, ...any)) (*nemesis, error) {
 	operator, err := c.client(pki.RoleOperator, "rescuer")
-	return &nemesis{c: c, moments: m, operator: operator, log: log, counts: map[string]int{}, misses: map[string]int{}}, err
+	return &nemesis{c: c, moments: m, operator: operator, log: log, counts: map[string]int{}, misses: map[string]int{}, marks: map[string]string{}}, err
 }
 
 func (n *nemesis) note(text string) {

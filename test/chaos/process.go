@@ -99,6 +99,16 @@ func (p *process) signal(s syscall.Signal) error {
 	return p.cmd.Process.Signal(s)
 }
 
+// pid is that of the program if it runs.
+func (p *process) pid() (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0, errors.New(p.name + " does not run")
+	}
+	return p.cmd.Process.Pid, nil
+}
+
 // halt ends the program with a signal and does not start it again. It may be called twice.
 func (p *process) halt(s syscall.Signal) {
 	p.mu.Lock()

@@ -41,6 +41,7 @@ func (r *result) table() string {
 	row("longest time between two answers of control", r.gap.Round(time.Millisecond))
 	row("**Porcupine**", fmt.Sprintf("**%s**, %d volumes, %v", r.linearizable(), r.volumes, r.porcupined.Round(time.Millisecond)))
 	row("**acknowledged and lost**", fmt.Sprintf("**%d** writes, **%d** changes", len(r.lost), len(r.unlogged)))
+	row("**forgotten of a newer version's records**", fmt.Sprintf("**%d**", len(r.forgotten)))
 	row("**stale writes accepted**", fmt.Sprintf("**%d**", len(r.stale)))
 	row("**double owners**", fmt.Sprintf("**%d**", len(r.doubles)))
 	return b.String()

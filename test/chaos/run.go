@@ -86,6 +86,9 @@ func run(ctx context.Context, cfg Config, b bins) (*result, error) {
 		return nil, err
 	}
 	r := judge(cfg, w, n, events)
+	if r.forgotten, err = n.forgotten(ctx); err != nil {
+		return nil, err
+	}
 	r.took = time.Since(began)
 	for _, x := range c.controls {
 		r.starts += x.starts

@@ -135,12 +135,13 @@ func (w *workload) use(ctx context.Context, rng *rand.Rand, at *agent, name stri
 		return false
 	}
 	w.h.count("mount acked")
-	id, fence, err := w.attached(call, at, name, path)
+	shared := optionsOf(name) != nil
+	id, fence, err := w.attached(call, at, name, path, shared)
 	if err != nil {
 		w.say("read the fence of a mounted volume", err)
 		return false
 	}
-	w.h.add(op{kind: opMounted, volume: id, who: at.node, fence: fence, shared: optionsOf(name) != nil, call: begin, ret: boottime(), outcome: acked})
+	w.h.add(op{kind: opMounted, volume: id, who: at.node, fence: fence, shared: shared, call: begin, ret: boottime(), outcome: acked})
 	w.look(id, at.node, path)
 	return w.write(ctx, at, id, path, use, fence, life)
 }
@@ -169,8 +170,8 @@ func optionsOf(name string) map[string]string {
 }
 
 // attached tells which volume is mounted at a path of a node, and under which fence.
-func (w *workload) attached(ctx context.Context, at *agent, name, path string) (mobyfs.VolumeID, mobyfs.Fence, error) {
-	if optionsOf(name) == nil {
+func (w *workload) attached(ctx context.Context, at *agent, name, path string, shared bool) (mobyfs.VolumeID, mobyfs.Fence, error) {
+	if !shared {
 		fence, err := fenceOf(path)
 		return mobyfs.VolumeID(filepath.Base(filepath.Dir(path))), fence, err
 	}
