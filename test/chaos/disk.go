@@ -11,6 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// insideDir is set, to a directory for this run, in the process that lives in namespaces of its own.
+const insideDir = "MOBYFS_CHAOS_DIR"
+
+// dirPrefix begins the names of such directories, and of control groups.
+const dirPrefix = "mobyfs-chaos-"
+
 // mountExt4 makes a file system of ext4 in a file and mounts it, so that a control has a disk whose space, syncs and
 // errors are those of a real one. It goes with the last namespace that has it mounted.
 func mountExt4(image, at string, size int64) error {
@@ -75,13 +81,3 @@ func throttle(m *machine, writes int) (undo func(), err error) {
 }
 
 func write(file, text string) error { return os.WriteFile(file, []byte(text), 0) }
-
-// clearGroups removes control groups that runs left which were killed. One in which something lives stays.
-func clearGroups() {
-	for _, root := range []string{groupsV1, groupsV2} {
-		groups, _ := filepath.Glob(filepath.Join(root, dirPrefix+"*"))
-		for _, group := range groups {
-			_ = unix.Rmdir(group)
-		}
-	}
-}

@@ -16,9 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insideDir is set, to a directory for this run, in the process that lives in namespaces of its own.
-const insideDir = "MOBYFS_CHAOS_DIR"
-
 // TestMain runs the tests as the first process of namespaces of processes, mounts and networks. When it ends the kernel
 // ends all that it started, and nothing is left of what it mounted and connected.
 func TestMain(m *testing.M) {
@@ -70,8 +67,6 @@ func enter() int {
 	}
 }
 
-const dirPrefix = "mobyfs-chaos-"
-
 // clearLeftovers removes the directories of runs that were killed. Of those nothing else is left. Those of runs that
 // failed keep their logs.
 func clearLeftovers() {
@@ -105,4 +100,14 @@ func furnish(dir string) error {
 		return fmt.Errorf("make room for disks: %w", err)
 	}
 	return nil
+}
+
+// clearGroups removes control groups that runs left which were killed. One in which something lives stays.
+func clearGroups() {
+	for _, root := range []string{groupsV1, groupsV2} {
+		groups, _ := filepath.Glob(filepath.Join(root, dirPrefix+"*"))
+		for _, group := range groups {
+			_ = unix.Rmdir(group)
+		}
+	}
 }
