@@ -26,18 +26,22 @@ const (
 	keepEnded   = 24 * time.Hour // for which an operation that has ended is shown
 )
 
-// carryUntil carries operations on until ctx ends.
+// carryUntil carries operations on until ctx ends. While there are none it sleeps: whoever learns of one wakes it.
 func (c *Control) carryUntil(ctx context.Context) {
 	tick := time.NewTicker(carryEvery)
 	defer tick.Stop()
 	for {
+		if c.carry(ctx) {
+			tick.Reset(carryEvery)
+		} else {
+			tick.Stop()
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		case <-c.wake:
 		}
-		c.carry(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -54,31 +58,36 @@ func (c *Control) wakeCarrier() {
 	}
 }
 
-// carry takes the step that each operation is due for. What fails is tried again with the next tick.
-func (c *Control) carry(ctx context.Context) {
-	due := c.due()
-	c.carrying.Store(int64(len(due)))
+// carry takes the step that each operation is due for, and reports whether there are any that have not ended. What fails
+// is tried again with the next tick.
+func (c *Control) carry(ctx context.Context) (more bool) {
+	due, more := c.due()
+	c.carrying.Store(more)
 	for _, o := range due {
 		if err := c.step(ctx, o); err != nil && ctx.Err() == nil {
 			c.log.Warn("an operation could not be carried on", "operation", string(o.ID), "err", err)
 		}
 	}
+	return more
 }
 
 // due are the operations for which something may be to be done, as this process knows them: those that have not ended,
-// save those that wait for their time, and moves of which nothing is to be told.
-func (c *Control) due() []mobyfs.Operation {
-	var all []mobyfs.Operation
+// save those that wait for their time, and moves of which nothing is to be told. more says whether some have not ended.
+func (c *Control) due() (all []mobyfs.Operation, more bool) {
 	now := c.now()
 	c.store.View(func(view store.View) {
 		for _, o := range store.Operations.All(view) {
-			if !o.Phase.Ended() && o.Known() && !idle(view, o, now) {
+			if o.Phase.Ended() || !o.Known() {
+				continue
+			}
+			more = true
+			if !idle(view, o, now) {
 				all = append(all, o)
 			}
 		}
 	})
 	slices.SortFunc(all, func(a, b mobyfs.Operation) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	return all
+	return all, more
 }
 
 // idle reports whether a look at the operation would change nothing.

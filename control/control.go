@@ -79,7 +79,7 @@ type Control struct {
 
 	placing  sync.Mutex    // one volume is placed after the other, so that promises add up
 	wake     chan struct{} // the carrier of operations
-	carrying atomic.Int64  // operations that it found due
+	carrying atomic.Bool   // it found some that have not ended
 	stop     context.CancelFunc
 	running  sync.WaitGroup
 }
@@ -187,7 +187,7 @@ func (c *Control) decideIn(ctx context.Context, id mobyfs.VolumeID, rule func(tx
 	if err == nil && decided != "" {
 		span.SetAttributes(attribute.String("volume", v.Name), attribute.String("decision", decided), attribute.String("fence", v.Fence.String()))
 		c.say(decided, v)
-		if c.carrying.Load() > 0 {
+		if c.carrying.Load() {
 			c.wakeCarrier() // something may have waited for this
 		}
 	}

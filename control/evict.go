@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control/store"
@@ -155,6 +156,11 @@ func (c *Control) ForgetNode(ctx context.Context, who pki.Identity, node string,
 		if err != nil || !left {
 			return err
 		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(carryPause):
+		}
 	}
 }
 
@@ -162,8 +168,9 @@ func (c *Control) ForgetNode(ctx context.Context, who pki.Identity, node string,
 // there may be more.
 func (c *Control) forgetSome(ctx context.Context, node string, dataLost bool) (left bool, err error) {
 	var lost []mobyfs.Volume
+	var unsure bool
 	err = c.store.Update(ctx, func(tx *store.Tx) error {
-		lost = nil
+		lost, unsure = nil, false
 		n, err := tx.Node(node)
 		switch {
 		case mobyfs.CodeOf(err) == mobyfs.CodeNotFound:
@@ -180,7 +187,8 @@ func (c *Control) forgetSome(ctx context.Context, node string, dataLost bool) (l
 			return mobyfs.Errorf(mobyfs.CodeInUse, "%d volumes have their bytes on %s alone: %s", len(there), node, listed(names(there))).
 				WithHint("start %s again, or give them up: mobyctl node forget %s --data-lost", node, node)
 		case len(there) == 0 && !complete:
-			return mobyfs.Errorf(mobyfs.CodeUnavailable, "not all is known yet of what is on %s", node).WithHint("try again in a moment")
+			unsure = true // of what others have decided just now
+			return nil
 		case len(there) == 0:
 			return c.forgetRecord(tx, n)
 		}
@@ -198,11 +206,11 @@ func (c *Control) forgetSome(ctx context.Context, node string, dataLost bool) (l
 	for _, v := range lost {
 		c.say("volume given up", v)
 	}
-	if len(lost) == 0 {
+	if len(lost) == 0 && !unsure {
 		c.log.Info("node is forgotten", "node", node)
 		c.endSession(ctx, node)
 	}
-	return len(lost) > 0, nil
+	return len(lost) > 0 || unsure, nil
 }
 
 func names(volumes []mobyfs.Volume) []string {

@@ -90,7 +90,8 @@ func replaced(node string, by store.Session) error {
 		WithHint("two machines have the certificate of %s: take mobyfs off one of them; to go on here, restart mobyfs.service", node)
 }
 
-// followSessions notes which nodes are silent, as the store tells it to all control processes alike, until ctx ends.
+// followSessions notes which nodes are silent, as the store tells it to all control processes alike, and wakes who carries
+// operations on, until ctx ends.
 func (c *Control) followSessions(ctx context.Context, box *store.Mailbox) {
 	defer box.Close()
 	for {
@@ -99,8 +100,11 @@ func (c *Control) followSessions(ctx context.Context, box *store.Mailbox) {
 			return
 		}
 		for _, ref := range refs {
-			if ref.Kind == store.KindSession {
+			switch ref.Kind {
+			case store.KindSession:
 				c.lookAtSession(ctx, ref.ID)
+			case store.KindOperation:
+				c.wakeCarrier()
 			}
 		}
 	}
