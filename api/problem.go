@@ -137,6 +137,9 @@ func plainProblem(_ huma.Context, _ string, v any) (any, error) {
 }
 
 func writeProblem(w http.ResponseWriter, p *problem) {
+	if o, ok := w.(*outcome); ok {
+		o.why = p
+	}
 	maps.Copy(w.Header(), p.GetHeaders())
 	w.Header().Set("Content-Type", problemType)
 	w.WriteHeader(p.Status)

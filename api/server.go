@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -103,7 +104,7 @@ func NewServer(service Service, log *slog.Logger) *Server {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: h2Streams},
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // handshakes of strangers, mostly
+		ErrorLog:          stdlog.New(strangers{s, log}, "", 0),
 		ConnState:         s.guests.note,
 	}
 	return s
@@ -159,6 +160,11 @@ func (s *Server) Handler() http.Handler {
 		defer s.underWay.Add(-1)
 		defer s.survive(w, r)
 		who, refused := s.visitor(r)
+		key := r.Header.Get(keyHeader)
+		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: actorOf(who), From: r.RemoteAddr, Request: key[:min(len(key), maxKey)]})
+		o := &outcome{ResponseWriter: w}
+		w, ctx = o, context.WithValue(ctx, outcomeKey{}, o)
+		defer s.tellRefusal(ctx, who, asking(r), o)
 		if refused != nil {
 			writeProblem(w, refused)
 			return
@@ -168,8 +174,6 @@ func (s *Server) Handler() http.Handler {
 				fmt.Sprintf("the path %q holds . or .. or empty parts", r.URL.Path), seeSpec))
 			return
 		}
-		key := r.Header.Get(keyHeader)
-		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: actorOf(who), From: r.RemoteAddr, Request: key[:min(len(key), maxKey)]})
 		ctx = tracing.Resume(tracing.With(ctx, s.Tracer), r.Header.Get(traceHeader))
 		s.admit(w, r.WithContext(context.WithValue(ctx, callerKey{}, who)))
 	})
@@ -270,6 +274,7 @@ func (s *Server) note(ctx context.Context, id string, err error) {
 	case mobyfs.CodeDenied:
 		s.log.Warn("a call was denied", "call", id, "caller", caller(ctx).String(), "err", err)
 		s.service.Denied(ctx, caller(ctx), id, err)
+		toldRefusal(ctx)
 	}
 }
 

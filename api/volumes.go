@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -60,6 +61,22 @@ type VolumePatch struct {
 	SizeBytes *int64 `json:"size_bytes,omitempty" nullable:"false" minimum:"0" doc:"space to count on for placement; 0 = no promise"`
 	// Takeover says who may give it away. To or from auto it changes only while no container uses the volume.
 	Takeover *mobyfs.Takeover `json:"takeover,omitempty" nullable:"false" enum:"never,manual,auto" doc:"who may give the volume to another node while its own is silent; to or from auto only while nobody uses it"`
+}
+
+// UnmarshalJSON implements json.Unmarshaler. What null would take away is there always; to leave it as it is would be
+// another answer than the one that RFC 7396 promises, so null is refused.
+func (p *VolumePatch) UnmarshalJSON(text []byte) error {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(text, &members); err != nil {
+		return err
+	}
+	for name, value := range members {
+		if string(value) == "null" {
+			return fmt.Errorf("null is no value of %s", name)
+		}
+	}
+	type plain VolumePatch
+	return json.Unmarshal(text, (*plain)(p))
 }
 
 type patchInput struct {

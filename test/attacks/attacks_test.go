@@ -3,7 +3,9 @@
 package attacks
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +33,8 @@ type victim struct {
 	pgdata    mobyfs.Volume
 	moving    mobyfs.Volume
 	files     map[string]pki.Files
+	later     atomic.Int64 // seconds by which control's clock is ahead
+	heard     int64        // revision up to which the audit trail was looked at
 }
 
 func newVictim(t *testing.T) *victim {
@@ -42,7 +47,7 @@ func newVictim(t *testing.T) *victim {
 	ok(t, err)
 	quiet := slog.New(slog.DiscardHandler)
 	identity := v.identity("control", "control")
-	c, err := control.Open(t.Context(), control.Config{Cluster: "shop", Root: dir, Version: "v1", Identity: identity, Log: quiet})
+	c, err := control.Open(t.Context(), control.Config{Cluster: "shop", Root: dir, Version: "v1", Identity: identity, Log: quiet, Now: v.now})
 	ok(t, err)
 	t.Cleanup(func() { ok(t, c.Close()) })
 	tlsConfig, err := identity.ControlTLS(c.Admit)
@@ -55,6 +60,58 @@ func newVictim(t *testing.T) *victim {
 	t.Cleanup(func() { ok(t, s.Shutdown(t.Context())) })
 	v.fill()
 	return v
+}
+
+// now is control's clock.
+func (v *victim) now() time.Time {
+	return time.Now().Add(time.Duration(v.later.Load()) * time.Second)
+}
+
+// refusals are what the audit trail says of refusals since it was looked at last; so many are waited for. Then a second
+// passes for control, which tells of one refusal in a second of each caller.
+func (v *victim) refusals(atLeast int) []mobyfs.Event {
+	v.t.Helper()
+	var all []mobyfs.Event
+	enough, complete := errors.New("enough"), false
+	check := func() error {
+		if complete && len(all) >= atLeast {
+			return enough
+		}
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(v.t.Context(), 5*time.Second)
+	defer cancel()
+	err := v.client("auditor", "trail").Audit(ctx, v.heard, func(e mobyfs.Event) error {
+		if e.Denied != "" {
+			all = append(all, e)
+		}
+		v.heard = max(v.heard, e.Revision+1)
+		return check()
+	}, func(api.Complete) error { complete = true; return check() })
+	if !errors.Is(err, enough) && ctx.Err() == nil {
+		v.t.Fatal(err)
+	}
+	v.later.Add(1)
+	return all
+}
+
+// wantTold fails the test unless the trail tells of one refusal since it was looked at last, by who asked and with the
+// code; who is empty for a stranger.
+func (v *victim) wantTold(t *testing.T, who string, code mobyfs.Code) {
+	t.Helper()
+	told := v.refusals(1)
+	if len(told) != 1 || told[0].Denied != code || !strings.HasSuffix(told[0].Actor.Who, who) || who == "" && told[0].Actor.Who != "" || told[0].Actor.From == "" {
+		t.Errorf("the audit trail tells of %+v, want one refusal of %q with the code %s", told, who, code)
+	}
+}
+
+// isRefusal reports whether a status is one that the audit trail tells of.
+func isRefusal(status int) bool {
+	switch status {
+	case 400, 401, 403, 408, 413, 415, 422:
+		return true
+	}
+	return false
 }
 
 func ok(t *testing.T, err error) {
@@ -253,6 +310,7 @@ func TestAttacksFailForTheirReasonAndChangeNothing(t *testing.T) {
 		{"an ETag of the future", "operator/ana", "DELETE", "/v1/volumes/pgdata", "", []string{"If-Match", `"9000000000"`}, 412, mobyfs.CodeChanged},
 	}
 	before, failed := v.state(), 0
+	v.refusals(0)
 	transports := map[string]*http.Transport{}
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
@@ -272,6 +330,9 @@ func TestAttacksFailForTheirReasonAndChangeNothing(t *testing.T) {
 			}
 			if strings.Contains(text, "goroutine") || strings.Contains(text, "/m/") && !strings.Contains(a.body, "/m/") || strings.Contains(text, "etcd") {
 				t.Errorf("the answer tells of the inside: %s", text)
+			}
+			if isRefusal(a.status) {
+				v.wantTold(t, "/"+a.as, a.code)
 			}
 			failed++
 		})
