@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"reflect"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -70,8 +69,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, c call, from fol
 	defer cancel()
 	defer context.AfterFunc(s.watches, cancel)()
 	lines := &lineWriter{w: w, rc: http.NewResponseController(w), kind: sseType, alive: []byte(":\n")}
-	var alive sync.WaitGroup
-	defer alive.Wait() // w is not ours any more after the return
+	defer lines.end() // w is not ours any more after the return
 	complete := false
 	err = from(ctx, caller(ctx), since, func(events []mobyfs.Event, upTo int64) error {
 		if err := lines.write(frames(events, upTo, !complete)); err != nil {
@@ -79,7 +77,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, c call, from fol
 		}
 		if !complete {
 			complete = true
-			alive.Go(func() { lines.keepAlive(ctx, cancel) })
+			lines.keepAlive(cancel)
 		}
 		return nil
 	})

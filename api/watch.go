@@ -49,9 +49,8 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	defer context.AfterFunc(s.watches, cancel)()
 	lines := &lineWriter{w: w, rc: http.NewResponseController(w), kind: streamType}
-	var alive sync.WaitGroup
-	defer alive.Wait() // w is not ours any more after the return
-	begin := sync.OnceFunc(func() { alive.Go(func() { lines.keepAlive(ctx, cancel) }) })
+	defer lines.end() // w is not ours any more after the return
+	begin := sync.OnceFunc(func() { lines.keepAlive(cancel) })
 	err := s.service.Watch(ctx, caller(ctx), func(c mobyfs.Change) error {
 		line, err := json.Marshal(c)
 		if err != nil {
@@ -77,9 +76,11 @@ type lineWriter struct {
 	mu    sync.Mutex
 	w     http.ResponseWriter
 	rc    *http.ResponseController
-	kind  string    // the type of the content
-	alive []byte    // the line that says that the server is there
-	last  time.Time // when a line was written last; zero before the first
+	kind  string      // the type of the content
+	alive []byte      // the line that says that the server is there
+	last  time.Time   // when a line was written last; zero before the first
+	timer *time.Timer // until that line is due; nil before keepAlive
+	ended bool
 }
 
 func (l *lineWriter) begun() bool {
@@ -91,6 +92,10 @@ func (l *lineWriter) begun() bool {
 func (l *lineWriter) write(line []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.writeLocked(line)
+}
+
+func (l *lineWriter) writeLocked(line []byte) error {
 	if l.last.IsZero() {
 		l.w.Header().Set("Content-Type", l.kind)
 		l.w.Header().Set("Cache-Control", "no-store")
@@ -105,20 +110,38 @@ func (l *lineWriter) write(line []byte) error {
 	return l.rc.Flush()
 }
 
-// keepAlive says that the server is there, again and again until ctx ends.
-func (l *lineWriter) keepAlive(ctx context.Context, cancel func()) {
-	t := time.NewTicker(keepAlive)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
+// keepAlive says that the server is there whenever it has said nothing else for a while, until end. broken is called if
+// that can't be said.
+func (l *lineWriter) keepAlive(broken func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.timer = time.AfterFunc(keepAlive, func() { l.stillThere(broken) })
+}
+
+func (l *lineWriter) stillThere(broken func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return
+	}
+	wait := keepAlive - time.Since(l.last)
+	if wait <= 0 {
+		if l.writeLocked(l.alive) != nil {
+			broken()
 			return
-		case <-t.C:
-			if l.write(l.alive) != nil {
-				cancel()
-				return
-			}
 		}
+		wait = keepAlive
+	}
+	l.timer.Reset(wait)
+}
+
+// end returns when nothing is written any more, for good.
+func (l *lineWriter) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	if l.timer != nil {
+		l.timer.Stop()
 	}
 }
 

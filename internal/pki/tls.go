@@ -144,11 +144,12 @@ func (f Files) serverTLS(config func(id loaded) *tls.Config) (*tls.Config, error
 	if _, err := f.load(); err != nil {
 		return nil, err
 	}
+	files := &held{files: f}
 	return &tls.Config{
 		MinVersion:             config(loaded{}).MinVersion,
 		SessionTicketsDisabled: true,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			id, err := f.load()
+			id, err := files.load()
 			if err != nil {
 				return nil, err
 			}
