@@ -14,9 +14,10 @@ type Node struct {
 	Capacity   Capacity  `json:"capacity"`
 	Volumes    int       `json:"volumes"` // whose home it is, by its own count
 	JoinedAt   time.Time `json:"joined_at"`
-	LastSeenAt time.Time `json:"last_seen_at"` // of its last heartbeat, by the clock of control
-	Ready      bool      `json:"ready"`        // it has a session
-	Epoch      uint64    `json:"epoch"`        // of its newest session
+	LastSeenAt time.Time `json:"last_seen_at"`       // of its last heartbeat, by the clock of control
+	Ready      bool      `json:"ready"`              // it has a session
+	Epoch      uint64    `json:"epoch"`              // of its newest session
+	Backends   []string  `json:"backends,omitempty"` // that it has; nil if it has not said
 
 	// What operators say of it, for placement to go by. A node tells its own labels, zone and rack only when it joins.
 	Labels       map[string]string `json:"labels,omitempty"`
@@ -114,7 +115,7 @@ const maxNodeLabels = 64
 func (n Node) CheckLabels() error {
 	bad := func(what, text string) error {
 		return Errorf(CodeInvalid, "%.80q can't be the %s of a node", text, what).
-			WithHint("use up to 63 letters, digits and - _ . /, with a letter or digit at both ends")
+			WithHint(labelHint)
 	}
 	if len(n.Labels) > maxNodeLabels {
 		return Errorf(CodeInvalid, "a node can't have %d labels, %d are the most", len(n.Labels), maxNodeLabels).WithHint("give it less")

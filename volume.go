@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -56,13 +57,18 @@ func (s VolumeSpec) Meets(asked VolumeSpec) bool {
 	if asked.Zone != "" && asked.Zone != s.Zone || asked.Apart != "" && asked.Apart != s.Apart {
 		return false
 	}
-	for k, v := range asked.NodeLabels {
-		if has, ok := s.NodeLabels[k]; !ok || has != v {
+	for _, t := range asked.Tolerations {
+		if !slices.Contains(s.Tolerations, t) {
 			return false
 		}
 	}
-	for k, v := range asked.Labels {
-		if has, ok := s.Labels[k]; !ok || has != v {
+	return holds(s.NodeLabels, asked.NodeLabels) && holds(s.Labels, asked.Labels)
+}
+
+// holds reports whether all of some labels are among others.
+func holds(labels, some map[string]string) bool {
+	for k, v := range some {
+		if has, ok := labels[k]; !ok || has != v {
 			return false
 		}
 	}
@@ -89,19 +95,33 @@ type VolumeClass struct {
 	SizeBytes int64             `json:"size_bytes,omitempty"`
 	Takeover  Takeover          `json:"takeover,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
+
+	Zone        string            `json:"zone,omitempty"`
+	NodeLabels  map[string]string `json:"node_labels,omitempty"`
+	Apart       string            `json:"apart,omitempty"`
+	Tolerations []string          `json:"tolerations,omitempty"`
 }
 
 // Fill gives a spec what it leaves open.
 func (c VolumeClass) Fill(s VolumeSpec) VolumeSpec {
 	s.Class, s.Backend, s.SizeBytes = c.Name, cmp.Or(s.Backend, c.Backend), cmp.Or(s.SizeBytes, c.SizeBytes)
 	s.Takeover = cmp.Or(s.Takeover, c.Takeover)
-	labels := maps.Clone(c.Labels)
-	if labels == nil && s.Labels != nil {
-		labels = map[string]string{}
+	s.Zone, s.Apart = cmp.Or(s.Zone, c.Zone), cmp.Or(s.Apart, c.Apart)
+	if len(s.Tolerations) == 0 {
+		s.Tolerations = slices.Clone(c.Tolerations)
 	}
-	maps.Copy(labels, s.Labels)
-	s.Labels = labels
+	s.Labels, s.NodeLabels = filled(s.Labels, c.Labels), filled(s.NodeLabels, c.NodeLabels)
 	return s
+}
+
+// filled are labels, and those of a class that they leave open.
+func filled(labels, class map[string]string) map[string]string {
+	if len(class) == 0 {
+		return labels
+	}
+	all := maps.Clone(class)
+	maps.Copy(all, labels)
+	return all
 }
 
 // VolumeState says how far a volume's life has come. It only goes forward, in the order of the constants.

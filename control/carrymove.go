@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/control/store"
 )
 
@@ -113,9 +114,9 @@ func (c *Control) destination(tx *store.Tx, o mobyfs.Operation, v mobyfs.Volume)
 		return to, err
 	}
 	if mobyfs.SharesBytes(v.Spec.Backend) {
-		return o.To, c.takes(o.To, title(v), 0, false)
+		return o.To, c.takes(tx, o.To, title(v), placement.ForMove(v, c.cfg.Placement))
 	}
-	return o.To, c.mayArrive(v, o.To, false)
+	return o.To, c.mayArrive(tx, v, o.To, "")
 }
 
 // want writes into the lease that an operation wants the volume, so that it is given back as soon as no container uses

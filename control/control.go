@@ -27,6 +27,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/boottime"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
@@ -57,6 +58,9 @@ type Config struct {
 	// if 0. Beyond that an agent knows what concerns its node, for what a change costs must not grow with the agents.
 	WholeVolumes, WholeNodes int
 
+	// Placement is how volumes are placed; placement.DefaultPolicy if zero. Its version is that of this program.
+	Placement placement.Policy
+
 	// OpenStore opens the store; store.Open if nil.
 	OpenStore func(context.Context, store.Config) (*store.Store, error)
 }
@@ -77,7 +81,7 @@ type Control struct {
 	denials denials
 	unknown chan met // people who called and have no record yet
 
-	placing  sync.Mutex    // one volume is placed after the other, so that promises add up
+	placing  placing
 	wake     chan struct{} // the carrier of operations
 	carrying atomic.Bool   // it found some that have not ended
 	stop     context.CancelFunc
@@ -100,6 +104,13 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if cfg.OpenStore == nil {
 		cfg.OpenStore = store.Open
 	}
+	if cfg.Placement == (placement.Policy{}) {
+		cfg.Placement = placement.DefaultPolicy()
+	}
+	cfg.Placement.Version = cfg.Version
+	if err := cfg.Placement.Check(); err != nil {
+		return nil, err
+	}
 	who, _, err := cfg.Identity.Identity()
 	if err != nil {
 		return nil, fmt.Errorf("load control's identity: %w", err)
@@ -116,7 +127,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, err
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), stop: stop, name: who.Name, wake: make(chan struct{}, 1), unknown: make(chan met, 16)}
+	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), placing: placing{nodes: map[string]int{}}, stop: stop, name: who.Name, wake: make(chan struct{}, 1), unknown: make(chan met, 16)}
 	c.metrics = newMetrics(c)
 	if c.keeper, err = openKeeper(c); err == nil {
 		err = c.keeper.adopt(ctx)

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/mobyfs/mobyfs"
-	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
@@ -50,7 +49,7 @@ func (c *Control) beginOnNode(ctx context.Context, node string, rule func(*store
 	err := c.store.Update(ctx, func(tx *store.Tx) error {
 		n, err := tx.Node(node)
 		if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
-			return notJoined(node, c.candidates(), false)
+			return c.noNode(node)
 		}
 		if err != nil {
 			return err
@@ -233,24 +232,4 @@ func listed(causes []string) string {
 		causes, more = causes[:shownCauses], fmt.Sprintf("; and %d more", n)
 	}
 	return clean(strings.Join(causes, "; ")+more, maxReason)
-}
-
-// chooseFor is the best node for a volume that must leave its home.
-func (c *Control) chooseFor(_ *store.Tx, v mobyfs.Volume) (string, []placement.Verdict, error) {
-	var others []placement.Candidate
-	for _, o := range c.candidates() {
-		if o.Node.Name != v.Node && o.Node.Use() == mobyfs.NodeActive {
-			others = append(others, o)
-		}
-	}
-	need := placement.Need(c.told.volume(v))
-	if mobyfs.SharesBytes(v.Spec.WithDefaults().Backend) {
-		need = 0
-	}
-	to, verdicts := placement.Choose(others, need)
-	if to == "" {
-		return "", verdicts, mobyfs.Errorf(mobyfs.CodeNoSpace, "no other node can take %s: %s", title(v), placement.Explain(verdicts)).
-			WithHint("make room, or add a node")
-	}
-	return to, verdicts, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
@@ -109,6 +110,8 @@ func newFleet(t testing.TB, wire bool) *fleet {
 		Cluster: "shop", Root: dir, Version: "v1.2.3", Now: f.clock.Now, Clock: f.clock.since,
 		Identity: f.files(authority, pki.RoleControl, "control"),
 		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)),
+		// What is free can be given away to the last byte.
+		Placement: placement.Policy{Strategy: placement.Spread, Overcommit: 1},
 	}
 	f.open(wire)
 	t.Cleanup(f.close)

@@ -20,7 +20,7 @@ func (c *Control) Claim(ctx context.Context, who pki.Identity, id mobyfs.VolumeI
 				return "", err
 			}
 		}
-		return c.claim(v, who.Name)
+		return c.claim(tx, v, who.Name)
 	})
 	if v.Node != who.Name && c.isOrphan(v) {
 		v, err = c.takeOver(ctx, id, who.Name, true, "a container on "+who.Name+" wants it")
@@ -92,7 +92,7 @@ func (c *Control) held(id mobyfs.VolumeID) (fence mobyfs.Fence, ok bool) {
 }
 
 // claim gives the node the lease if it is the home, and else begins to move the volume to it.
-func (c *Control) claim(v *mobyfs.Volume, node string) (string, error) {
+func (c *Control) claim(tx *store.Tx, v *mobyfs.Volume, node string) (string, error) {
 	switch {
 	case v.State != mobyfs.VolumeReady:
 		return "", notReady(*v)
@@ -105,7 +105,7 @@ func (c *Control) claim(v *mobyfs.Volume, node string) (string, error) {
 		c.give(v)
 		return "volume moved, lease given", nil
 	case v.Node != node:
-		if err := c.mayArrive(*v, node, true); err != nil {
+		if err := c.mayArrive(tx, *v, node, node); err != nil {
 			return "", err
 		}
 		c.begin(v, node, true)

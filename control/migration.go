@@ -46,7 +46,7 @@ func (c *Control) MoveVolume(ctx context.Context, who pki.Identity, name, to str
 
 // moveAsOperation is move with a row that tells how it goes on.
 func (c *Control) moveAsOperation(tx *store.Tx, v *mobyfs.Volume, to string) (string, error) {
-	decided, err := c.move(v, to)
+	decided, err := c.move(tx, v, to)
 	if err != nil || decided == "" || v.Migration == nil {
 		return decided, err
 	}
@@ -58,7 +58,7 @@ func (c *Control) moveAsOperation(tx *store.Tx, v *mobyfs.Volume, to string) (st
 	return decided, putOperation(tx, none, &o)
 }
 
-func (c *Control) move(v *mobyfs.Volume, to string) (string, error) {
+func (c *Control) move(tx *store.Tx, v *mobyfs.Volume, to string) (string, error) {
 	switch {
 	case v.State != mobyfs.VolumeReady:
 		return "", notReady(*v)
@@ -72,33 +72,36 @@ func (c *Control) move(v *mobyfs.Volume, to string) (string, error) {
 		return "", c.inUse(*v, "try again")
 	}
 	if mobyfs.SharesBytes(v.Spec.Backend) {
-		if err := c.takes(to, title(*v), 0, false); err != nil {
+		if err := c.takes(tx, to, title(*v), placement.ForMove(*v, c.cfg.Placement)); err != nil {
 			return "", err
 		}
 		v.Node, v.Arrived = to, ""
 		c.raise(v)
 		return "volume moved", nil
 	}
-	if err := c.mayArrive(*v, to, false); err != nil {
+	if err := c.mayArrive(tx, *v, to, ""); err != nil {
 		return "", err
 	}
 	c.begin(v, to, false)
 	return "migration begins", nil
 }
 
-// mayArrive is nil if a migration of the volume to the node can succeed as far as control knows. here says that it is
-// the node itself that asks.
-func (c *Control) mayArrive(v mobyfs.Volume, to string, here bool) error {
+// mayArrive is nil if a migration of the volume to the node can succeed as far as control knows, and promises the node's
+// room to it. here is the node that asks, if it is one.
+func (c *Control) mayArrive(tx *store.Tx, v mobyfs.Volume, to, here string) error {
 	if silent := c.silence(v.Node); silent > 0 {
 		return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s is on %s, which has been silent for %s", title(v), v.Node, silent.Round(time.Second)).
 			WithHint("start %s or its mobyfs.service, then try again", v.Node)
 	}
-	return c.takes(to, title(v), placement.Need(c.told.volume(v)), here)
+	q := placement.ForMove(c.told.volume(v), c.cfg.Placement)
+	q.Here = here
+	return c.takes(tx, to, title(v), q)
 }
 
 // begin writes a migration into the record. From now on only its end gives anybody the volume.
 func (c *Control) begin(v *mobyfs.Volume, to string, mount bool) {
 	c.raise(v)
+	v.UsedBytes = c.told.volume(*v).UsedBytes // the promise of room there goes by the record
 	v.Migration = &mobyfs.Migration{
 		ID: mobyfs.MigrationID(c.newID()), From: v.Node, To: to, Fence: v.Fence, Mount: mount,
 		State: mobyfs.MigrationCopying, StartedAt: c.now().UTC(),

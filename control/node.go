@@ -1,16 +1,13 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
-	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
@@ -73,7 +70,7 @@ func checkReport(node string, r mobyfs.Report) error {
 }
 
 // describe writes the node's record if what other control processes must know of it has changed, and not for each
-// heartbeat: of the space that is free they know a sixteenth more or less.
+// heartbeat: of the space that is free they know a sixteenth more or less, and a fiftieth of all at most.
 func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) error {
 	var known mobyfs.Node
 	var out mobyfs.Eviction // an old one, for who is evicted does not get here
@@ -82,7 +79,7 @@ func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) er
 		out, _ = store.Evictions.In(v, pki.RoleNode+"/"+name)
 	})
 	moved := known.Address != r.Address || known.Version != r.Version || back(known, out, c.now())
-	if !moved && known.Capacity.TotalBytes == r.Capacity.TotalBytes && !differ(known.Capacity.FreeBytes, r.Capacity.FreeBytes) {
+	if !moved && known.Capacity.TotalBytes == r.Capacity.TotalBytes && !drifted(known.Capacity, r.Capacity) {
 		return nil
 	}
 	err := c.store.Update(ctx, func(tx *store.Tx) error {
@@ -103,6 +100,12 @@ func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) er
 		c.log.Info("node changed", "node", name, "address", r.Address, "version", r.Version)
 	}
 	return err
+}
+
+// drifted reports whether the space that is free differs enough to be worth telling everybody. Placement goes by what is
+// written, so the difference must stay well below the headroom of disks.
+func drifted(a, b mobyfs.Capacity) bool {
+	return differ(a.FreeBytes, b.FreeBytes) || max(a.FreeBytes-b.FreeBytes, b.FreeBytes-a.FreeBytes) > b.TotalBytes/50
 }
 
 // described is the record of a node that reports r.
@@ -189,77 +192,4 @@ func (c *Control) Nodes(_ context.Context, who pki.Identity) ([]mobyfs.Node, err
 		return nil, err
 	}
 	return c.nodes(), nil
-}
-
-// candidates are all nodes with what they owe.
-func (c *Control) candidates() []placement.Candidate {
-	nodes := c.nodes()
-	all := make([]placement.Candidate, len(nodes))
-	c.store.View(func(view store.View) {
-		for i, n := range nodes {
-			all[i] = placement.Candidate{Node: n, PromisedBytes: view.Owed(n.Name)}
-		}
-	})
-	return all
-}
-
-// place chooses the home for a new volume: the asked node, if there is one asked, or the best. here is the node that
-// asks, if it is one.
-func (c *Control) place(name string, sizeBytes int64, asked, here string) (string, error) {
-	what := "volume " + strconv.Quote(name)
-	if asked != "" {
-		if err := mobyfs.CheckNodeName(asked); err != nil {
-			return "", err
-		}
-		return asked, c.takes(asked, what, sizeBytes, asked == here)
-	}
-	candidates := c.candidates()
-	node, verdicts := placement.Choose(candidates, sizeBytes)
-	if node != "" {
-		return node, nil
-	}
-	why := placement.Explain(verdicts)
-	if !slices.ContainsFunc(candidates, func(c placement.Candidate) bool { return c.Node.Ready }) {
-		return "", mobyfs.Errorf(mobyfs.CodeUnavailable, "no node is there for %s: %s", what, why).
-			WithHint("start mobyfs.service on the nodes")
-	}
-	return "", mobyfs.Errorf(mobyfs.CodeNoSpace, "no node has room for %s: %s", what, why).
-		WithHint("make room, or add a node")
-}
-
-// takes is nil if the node can take so many bytes more, and says why not otherwise. here says that it is the node
-// itself that asks, so that it is there whether or not it has reported to this process.
-func (c *Control) takes(node, what string, needBytes int64, here bool) error {
-	candidates := c.candidates()
-	i := slices.IndexFunc(candidates, func(c placement.Candidate) bool { return c.Node.Name == node })
-	if i < 0 {
-		return notJoined(node, candidates, here)
-	}
-	candidate := candidates[i]
-	candidate.Node.Ready = candidate.Node.Ready || here
-	verdict := placement.Judge(candidate, needBytes)
-	switch {
-	case verdict.Fits:
-		return nil
-	case !candidate.Node.Ready:
-		return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s can't go to %s: it is silent since %s", what, node, candidate.Node.LastSeenAt.Format(time.RFC3339)).
-			WithHint("start %s or its mobyfs.service, then try again", node)
-	default:
-		return mobyfs.Errorf(mobyfs.CodeNoSpace, "%s can't go to %s: %s", what, node, verdict.Reason).
-			WithHint("make room there, or choose another node")
-	}
-}
-
-// notJoined says that there is no such node, or not yet.
-func notJoined(node string, known []placement.Candidate, here bool) error {
-	if here {
-		return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s has not joined the cluster yet: it has not reported", node).
-			WithHint("try again in a moment")
-	}
-	var names []string
-	for _, c := range known {
-		names = append(names, c.Node.Name)
-	}
-	return mobyfs.Errorf(mobyfs.CodeNotFound, "there is no node %q", node).
-		WithHint("the nodes are: %s", cmp.Or(strings.Join(names, ", "), "none yet"))
 }

@@ -27,12 +27,8 @@ func (c *Control) PatchVolume(ctx context.Context, who pki.Identity, name string
 	if err != nil {
 		return mobyfs.Volume{}, err
 	}
-	if patch.SizeBytes != nil {
-		c.placing.Lock()
-		defer c.placing.Unlock()
-	}
-	v, err = c.decideFreed(ctx, v.ID, who, func(_ *store.Tx, v *mobyfs.Volume) (string, error) {
-		return patchVolume(v, patch, c.limits(*v))
+	v, err = c.decideFreed(ctx, v.ID, who, func(tx *store.Tx, v *mobyfs.Volume) (string, error) {
+		return patchVolume(v, patch, c.limits(tx, *v))
 	})
 	if err != nil {
 		return mobyfs.Volume{}, err
@@ -47,13 +43,11 @@ type limits struct {
 	takes func(node string, bytes int64) error // nil if the node can promise so many bytes more
 }
 
-func (c *Control) limits(v mobyfs.Volume) limits {
+func (c *Control) limits(tx *store.Tx, v mobyfs.Volume) limits {
 	return limits{
 		used:  c.told.volume(v).UsedBytes,
 		inUse: func(to string) error { return c.inUse(v, to) },
-		takes: func(node string, bytes int64) error {
-			return c.takes(node, humanize.IBytes(uint64(bytes))+" more for "+title(v), bytes, false)
-		},
+		takes: func(node string, bytes int64) error { return c.roomFor(tx, node, title(v), bytes) },
 	}
 }
 
@@ -106,8 +100,8 @@ func mayResize(v, after mobyfs.Volume, l limits) error {
 			WithHint("make room in it first, or give it %d bytes at least", l.used)
 	}
 	more := map[string]int64{}
-	placement.Owes(after, func(node string, bytes int64) { more[node] += bytes })
-	placement.Owes(v, func(node string, bytes int64) { more[node] -= bytes })
+	placement.Owes(after, func(node string, l placement.Load) { more[node] += l.PromisedBytes })
+	placement.Owes(v, func(node string, l placement.Load) { more[node] -= l.PromisedBytes })
 	for _, node := range slices.Sorted(maps.Keys(more)) {
 		if bytes := more[node]; bytes > 0 {
 			if err := l.takes(node, bytes); err != nil {

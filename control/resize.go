@@ -52,7 +52,7 @@ func (c *Control) stepResize(tx *store.Tx, o *mobyfs.Operation) error {
 	if err != nil {
 		return err
 	}
-	decided, err := patchVolume(&v, api.VolumePatch{SizeBytes: &o.SizeBytes}, c.limits(v))
+	decided, err := patchVolume(&v, api.VolumePatch{SizeBytes: &o.SizeBytes}, c.limits(tx, v))
 	switch code := mobyfs.CodeOf(err); {
 	case code == mobyfs.CodeNoSpace || code == mobyfs.CodeUnavailable:
 		c.wait(o, err)

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"unicode"
@@ -37,8 +38,8 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 	if who.Role == pki.RoleNode {
 		here = who.Name
 	}
-	c.placing.Lock()
-	defer c.placing.Unlock()
+	mine := &choice{}
+	defer c.placing.done(mine)
 	var v mobyfs.Volume
 	var isNew, unplaced bool
 	failpoint.Reach("control.create.before")
@@ -51,7 +52,7 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 			}
 			return err
 		}
-		home, err := c.place(name, full.SizeBytes, node, here)
+		home, err := c.place(tx, mine, name, full, node, here)
 		if err != nil {
 			unplaced = true
 			return err
@@ -98,14 +99,12 @@ func checkSpec(name string, s mobyfs.VolumeSpec) error {
 	case s.Backend != mobyfs.DefaultBackend && s.Backend != mobyfs.SharedBackend:
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "create volume %s: there is no backend %q", name, clean(s.Backend, maxLabelKey)).
 			WithHint("leave it out, or use %s or %s", mobyfs.DefaultBackend, mobyfs.SharedBackend)
-	case s.Zone != "" || s.Apart != "" || len(s.NodeLabels) > 0 || len(s.Tolerations) > 0:
-		return bad("its home can't be chosen by zone, labels of nodes, groups or tolerations in this version")
 	case s.SizeBytes < 0:
 		return bad("its size is negative")
 	case len(s.Labels) > maxLabels:
 		return bad("it has %d labels, %d are the most", len(s.Labels), maxLabels)
 	}
-	if err := mobyfs.CheckTakeover(s.Takeover, s.Backend); err != nil {
+	if err := cmp.Or(mobyfs.CheckTakeover(s.Takeover, s.Backend), s.CheckPlacement()); err != nil {
 		return err
 	}
 	for k, v := range s.Labels {

@@ -209,16 +209,33 @@ func TestVolumeInUseOrOnItsWayIsNotRemoved(t *testing.T) {
 	}
 }
 
-func TestWhatPlacementDoesNotLookAtIsNotPromised(t *testing.T) {
+func TestWhatASpecAsksOfNodesIsCheckedAndKept(t *testing.T) {
 	f := newFleet(t, false)
 	f.node("h1")
 	for _, spec := range []mobyfs.VolumeSpec{
-		{Zone: "a"}, {Apart: "db"}, {NodeLabels: map[string]string{"disk": "ssd"}}, {Tolerations: []string{"gpu"}},
+		{Zone: "a b"}, {Apart: "-db"}, {NodeLabels: map[string]string{"": "ssd"}}, {NodeLabels: map[string]string{"disk": "a,b"}},
+		{Tolerations: []string{"gpu=yes:no-place"}}, {Tolerations: []string{""}}, {Tolerations: make([]string, 17)},
 	} {
 		_, err := f.operator().CreateVolume(t.Context(), "pgdata", spec, "")
 		wantCode(t, err, mobyfs.CodeInvalid)
-		if !strings.Contains(mobyfs.HintOf(err), "leave it out") {
-			t.Errorf("%+v: the hint is %q", spec, mobyfs.HintOf(err))
+		if mobyfs.HintOf(err) == "" {
+			t.Errorf("%+v: there is no hint", spec)
 		}
+	}
+	asked := mobyfs.VolumeSpec{Apart: "db", Tolerations: []string{"gpu", "disk=old"}}
+	v := must[mobyfs.Volume](t)(f.operator().CreateVolume(t.Context(), "pgdata", asked, ""))
+	if v.Spec.Apart != "db" || !slices.Equal(v.Spec.Tolerations, asked.Tolerations) {
+		t.Errorf("got %+v", v.Spec)
+	}
+	asked.Tolerations = []string{"gpu"}
+	if again, err := f.operator().CreateVolume(t.Context(), "pgdata", asked, ""); err != nil || again.ID != v.ID {
+		t.Errorf("asked for less: %v", err)
+	}
+	asked.Tolerations = []string{"tape"}
+	_, err := f.operator().CreateVolume(t.Context(), "pgdata", asked, "")
+	wantCode(t, err, mobyfs.CodeExists)
+	for _, other := range []mobyfs.VolumeSpec{{Zone: "b"}, {NodeLabels: map[string]string{"disk": "ssd"}}} {
+		_, err := f.operator().CreateVolume(t.Context(), "elsewhere", other, "")
+		wantCode(t, err, mobyfs.CodeNoSpace)
 	}
 }

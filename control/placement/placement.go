@@ -1,106 +1,86 @@
 // Package placement chooses the node for a volume and says of every node why it was chosen or not. It is pure: the
-// same question gets the same answer.
+// same question about the same nodes gets the same answer, in whichever order they became known.
+//
+// Filters refuse nodes; what is left is scored, and the highest score wins. Choose makes no texts and allocates nothing
+// per node, for it is asked with each volume; Explain answers the same question in words.
 package placement
 
 import (
 	"cmp"
-	"fmt"
-	"slices"
 	"strings"
-
-	"github.com/dustin/go-humanize"
 
 	"github.com/mobyfs/mobyfs"
 )
 
-// Candidate is a node and what it owes already.
-type Candidate struct {
-	Node          mobyfs.Node
-	PromisedBytes int64 // to volumes that are there or on their way, and not yet used by them
+// Question is what a volume needs of a node.
+type Question struct {
+	Spec          mobyfs.VolumeSpec
+	NeedBytes     int64  // of room that the node must promise
+	ArrivingBytes int64  // that come to its disk at once
+	From          string // the home that the volume has; never the answer; empty if it is new
+	Here          string // the node that asks, which is there whether or not its session is known; empty if it is none
+	Policy        Policy
+	// Placing are the nodes for which others are being chosen at this moment, and how many. They are not preferred.
+	Placing map[string]int
+
+	release  release // of Policy.Version
+	released bool
 }
 
-// room is what the node can promise to more volumes, in bytes; negative if it has promised too much.
-func (c Candidate) room() int64 { return c.Node.Capacity.FreeBytes - c.PromisedBytes }
-
-// Verdict says of one node whether it can take the volume, and why, in words.
-type Verdict struct {
-	Node   string
-	Fits   bool
-	Reason string
-}
-
-// Judge says whether a node can take a volume that needs so many bytes. It must be ready, and have that room
-// beside what it has promised.
-func Judge(c Candidate, needBytes int64) Verdict {
-	v := Verdict{Node: c.Node.Name}
-	switch room := c.room(); {
-	case c.Node.Use() != mobyfs.NodeActive:
-		v.Reason = string(c.Node.Use())
-	case !c.Node.Ready:
-		v.Reason = "not ready"
-	case c.Node.Capacity.TotalBytes <= 0:
-		v.Reason = "has not told its capacity"
-	case room < needBytes || room <= 0:
-		v.Reason = fmt.Sprintf("%s free for new volumes, %s needed", bytes(max(room, 0)), bytes(needBytes))
-	default:
-		v.Fits = true
-		v.Reason = fmt.Sprintf("%s free for new volumes", bytes(room))
+// ForNew asks for the home of a new volume.
+func ForNew(spec mobyfs.VolumeSpec, p Policy) Question {
+	q := Question{Spec: spec.WithDefaults(), Policy: p}
+	q.release, q.released = releaseOf(p.Version)
+	if !mobyfs.SharesBytes(q.Spec.Backend) {
+		q.NeedBytes = spec.SizeBytes
 	}
-	return v
+	return q
 }
 
-// Choose picks the node that has most room among those that fit; of equal ones that with fewer volumes, then the
-// first by name. The node is empty if none fits. The verdicts are in the order of preference.
-func Choose(candidates []Candidate, needBytes int64) (node string, verdicts []Verdict) {
-	ranked := slices.SortedFunc(slices.Values(candidates), func(a, b Candidate) int {
-		return cmp.Or(
-			cmp.Compare(b.room(), a.room()),
-			cmp.Compare(a.Node.Volumes, b.Node.Volumes),
-			strings.Compare(a.Node.Name, b.Node.Name))
-	})
-	for _, c := range ranked {
-		v := Judge(c, needBytes)
-		if v.Fits && node == "" {
-			node = v.Node
+// ForMove asks where a volume can go that is to leave its home.
+func ForMove(v mobyfs.Volume, p Policy) Question {
+	q := ForNew(v.Spec, p)
+	q.From = v.Node
+	if !mobyfs.SharesBytes(q.Spec.Backend) {
+		q.NeedBytes, q.ArrivingBytes = need(v), v.UsedBytes
+	}
+	return q
+}
+
+// Promises reports whether a node that takes the volume takes on what others must know of before they choose it too.
+func (q Question) Promises() bool { return q.NeedBytes > 0 || q.Spec.Apart != "" }
+
+// Choose picks the best of the nodes that no filter refuses; of equal ones that with more room, then with fewer volumes,
+// then the first by name. It is empty if none fits.
+func Choose(f *Field, q Question) string {
+	s := newScorer(f, q)
+	var best *Candidate
+	var most int64
+	for i := range f.candidates {
+		c := &f.candidates[i]
+		if refusal(f, c, &q) != nil {
+			continue
 		}
-		verdicts = append(verdicts, v)
+		if points := s.points(c); best == nil || points > most || points == most && before(c, best, &q) {
+			best, most = c, points
+		}
 	}
-	return node, verdicts
+	if best == nil {
+		return ""
+	}
+	return best.Node.Name
 }
 
-// Explain puts verdicts into one line.
-func Explain(verdicts []Verdict) string {
-	if len(verdicts) == 0 {
-		return "no node has joined the cluster"
-	}
-	parts := make([]string, len(verdicts))
-	for i, v := range verdicts {
-		parts[i] = v.Node + ": " + v.Reason
-	}
-	return strings.Join(parts, "; ")
+// before reports whether a is preferred to b though their scores are equal.
+func before(a, b *Candidate, q *Question) bool {
+	return cmp.Or(
+		cmp.Compare(b.room(&q.Policy), a.room(&q.Policy)),
+		cmp.Compare(a.Volumes, b.Volumes),
+		strings.Compare(a.Node.Name, b.Node.Name)) < 0
 }
 
-// Owes tells what a volume makes nodes owe: its home the part of the promised size that it does not use yet, and the node
-// to which it moves all of it, for it uses nothing there yet.
-func Owes(v mobyfs.Volume, each func(node string, bytes int64)) {
-	if v.State != mobyfs.VolumeRemoving {
-		each(v.Node, max(v.Spec.SizeBytes-v.UsedBytes, 0))
-	}
-	if v.Migration != nil {
-		each(v.Migration.To, Need(v))
-	}
+// Fits reports whether a node, if there is one of the name, can take the volume.
+func Fits(f *Field, q Question, node string) bool {
+	c := f.find(node)
+	return c != nil && refusal(f, c, &q) == nil
 }
-
-// Promised adds up what each node owes.
-func Promised(volumes []mobyfs.Volume) map[string]int64 {
-	owed := map[string]int64{}
-	for _, v := range volumes {
-		Owes(v, func(node string, bytes int64) { owed[node] += bytes })
-	}
-	return owed
-}
-
-// Need is the room that a volume takes on a node to which it moves, in bytes.
-func Need(v mobyfs.Volume) int64 { return max(v.Spec.SizeBytes, v.UsedBytes) }
-
-func bytes(n int64) string { return humanize.IBytes(uint64(n)) }

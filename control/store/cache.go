@@ -94,6 +94,7 @@ func (c *cache) place(f fact) news {
 	}
 	if f.record == nil || f.err != nil {
 		delete(c.records[kind], f.id)
+		c.located(kind, f.id)
 		c.seen[f.key] = f.rev
 		if f.err != nil {
 			c.unreadable[f.key] = f.err.Error()
@@ -109,7 +110,21 @@ func (c *cache) place(f fact) news {
 		}
 		n.concerns(v)
 	}
+	c.located(kind, f.id)
 	return n
+}
+
+// located tells the index of a node of which the record or the session has changed.
+func (c *cache) located(kind Kind, node string) {
+	if c.index == nil || kind != KindNode && kind != KindSession {
+		return
+	}
+	_, session := c.records[KindSession][node]
+	if n, ok := c.records[KindNode][node].record.(*mobyfs.Node); ok {
+		c.index.setNode(*n, session)
+	} else {
+		c.index.field.Remove(node)
+	}
 }
 
 // ordered makes the index of what is there, unless there is one. To add volumes in their order takes a fraction of the
@@ -126,6 +141,9 @@ func (c *cache) ordered() {
 	c.index = newIndex()
 	for _, v := range all {
 		c.index.add(v)
+	}
+	for name := range c.records[KindNode] {
+		c.located(KindNode, name)
 	}
 }
 

@@ -30,7 +30,7 @@ type Record struct {
 }
 
 // ofProcesses are the tables whose records speak of processes and of this store, and mean nothing in another one.
-var ofProcesses = []table{Sessions, Requests, Copies, Holdings, Inventories, Spaces, Turns}
+var ofProcesses = []table{Sessions, Requests, Copies, Holdings, Inventories, Spaces, Turns, Promises}
 
 // Schema is the version of the records that this program writes. It restores no backup with a higher one.
 const Schema = schema

@@ -35,7 +35,7 @@ func InCondition(word string) By { return By{"condition", word, ""} }
 // has to look at all.
 type index struct {
 	parts  map[By]*btree.BTree[*mobyfs.Volume]
-	owed   map[string]int64 // bytes, by node; see placement.Owes
+	field  *placement.Field // where volumes can be placed, and what nodes owe
 	labels labelSets
 	free   *btree.FreeList[*mobyfs.Volume]
 }
@@ -46,7 +46,7 @@ const (
 )
 
 func newIndex() *index {
-	return &index{parts: map[By]*btree.BTree[*mobyfs.Volume]{}, owed: map[string]int64{}, labels: labelSets{}, free: btree.NewFreeList[*mobyfs.Volume](freeNodes)}
+	return &index{parts: map[By]*btree.BTree[*mobyfs.Volume]{}, field: placement.NewField(), labels: labelSets{}, free: btree.NewFreeList[*mobyfs.Volume](freeNodes)}
 }
 
 func less(a, b *mobyfs.Volume) bool { return inOrderOfNames(a, b) < 0 }
@@ -88,7 +88,7 @@ func (x *index) add(v *mobyfs.Volume) {
 		}
 		tree.ReplaceOrInsert(v)
 	})
-	placement.Owes(*v, func(node string, bytes int64) { x.owed[node] += bytes })
+	x.field.Add(*v)
 }
 
 // remove takes a volume out, as it was added.
@@ -100,12 +100,14 @@ func (x *index) remove(v *mobyfs.Volume) {
 			delete(x.parts, by)
 		}
 	})
-	placement.Owes(*v, func(node string, bytes int64) {
-		if x.owed[node] -= bytes; x.owed[node] == 0 {
-			delete(x.owed, node)
-		}
-	})
+	x.field.Drop(*v)
 	x.labels.drop(v.Spec.Labels)
+}
+
+// setNode notes the record of a node, and whether it has a session.
+func (x *index) setNode(n mobyfs.Node, session bool) {
+	n.Ready = session
+	x.field.Set(n)
 }
 
 // labelSets are the sets of labels that volumes have, each kept once, however many have it.
@@ -175,5 +177,6 @@ func (v View) Count(by By) int {
 	return 0
 }
 
-// Owed tells what a node has promised to volumes, in bytes.
-func (v View) Owed(node string) int64 { return v.c.index.owed[node] }
+// Field is the nodes among which volumes are placed, and what they owe. It goes by records alone, so that every control
+// process knows the same: a node is ready while its session is there.
+func (v View) Field() *placement.Field { return v.c.index.field }

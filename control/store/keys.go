@@ -29,6 +29,7 @@ const (
 	KindCopy      Kind = "copy"
 	KindOperation Kind = "operation"
 	KindBudget    Kind = "budget"
+	KindPromise   Kind = "promise"
 )
 
 // The tables. A kind that is not listed in tables is not read.
@@ -50,11 +51,13 @@ var (
 	Operations = Table[mobyfs.Operation]{Kind: KindOperation, prefix: "op/", check: checkOperation}
 	// Budgets are what is under way of what is limited, by what limits it.
 	Budgets = Table[Budget]{Kind: KindBudget, prefix: "budget/"}
+	// Promises are where those meet who promise a node's room, by the node's name.
+	Promises = Table[Promise]{Kind: KindPromise, prefix: "res/"}
 
 	tables = []table{
 		Operations, Budgets, Volumes, Nodes, Events, Sessions, Downs, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, People,
 		Segments, Copies, Holdings, Inventories,
-		Spaces, Turns,
+		Spaces, Turns, Promises,
 	}
 )
 

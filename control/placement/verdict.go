@@ -1,0 +1,129 @@
+package placement
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mobyfs/mobyfs"
+)
+
+// Verdict says of one node whether it can take the volume, and why, in words.
+type Verdict struct {
+	Node   string  `json:"node"`
+	Fits   bool    `json:"fits"`
+	Reason string  `json:"reason" doc:"in words"`
+	Filter string  `json:"filter,omitempty" doc:"which refused it; empty if it fits"`
+	Score  float64 `json:"score" doc:"of a node that fits: 100 at best, negative if it would rather not be used"`
+	Scores []Score `json:"scores,omitempty" doc:"of which the score is made"`
+}
+
+// Score is what one thing adds to the score of a node.
+type Score struct {
+	Name   string  `json:"name"`
+	Points float64 `json:"points" doc:"of 100, before they are weighted"`
+	Weight float64 `json:"weight" doc:"share of the score"`
+}
+
+// Explain says of every node what Choose makes of it. The verdicts are in the order of preference, and those that can't
+// take the volume come last, by name.
+func Explain(f *Field, q Question) []Verdict {
+	s := newScorer(f, q)
+	verdicts := make([]Verdict, 0, len(f.candidates))
+	points := make(map[string]int64, len(f.candidates))
+	for i := range f.candidates {
+		c := &f.candidates[i]
+		points[c.Node.Name] = s.points(c)
+		verdicts = append(verdicts, s.judge(c))
+	}
+	slices.SortFunc(verdicts, func(a, b Verdict) int {
+		switch {
+		case !a.Fits && !b.Fits:
+			return strings.Compare(a.Node, b.Node)
+		case !a.Fits:
+			return 1
+		case !b.Fits:
+			return -1
+		case points[a.Node] != points[b.Node]:
+			return cmp.Compare(points[b.Node], points[a.Node])
+		case before(f.find(a.Node), f.find(b.Node), &q):
+			return -1
+		default:
+			return 1
+		}
+	})
+	return verdicts
+}
+
+// Judge is Explain of one node. It reports false if there is none of the name.
+func Judge(f *Field, q Question, node string) (Verdict, bool) {
+	c := f.find(node)
+	if c == nil {
+		return Verdict{}, false
+	}
+	s := newScorer(f, q)
+	return s.judge(c), true
+}
+
+func (s *scorer) judge(c *Candidate) Verdict {
+	v := Verdict{Node: c.Node.Name}
+	if no := refusal(s.f, c, &s.q); no != nil {
+		v.Filter, v.Reason = no.name, no.words(s.f, c, &s.q)
+		return v
+	}
+	v.Fits, v.Reason = true, s.praise(c)
+	v.Score = float64(s.points(c)) * 100 / perfect
+	for kind, points := range s.each(c) {
+		if kind == byTaint && points == 0 {
+			continue
+		}
+		v.Scores = append(v.Scores, Score{
+			Name: scoreNames[kind], Points: float64(points) * 100 / one, Weight: float64(weights[kind]) * one / perfect,
+		})
+	}
+	return v
+}
+
+// praise says of a node that fits what it has to give.
+func (s *scorer) praise(c *Candidate) string {
+	text := "all nodes see the bytes"
+	if !mobyfs.SharesBytes(s.q.Spec.Backend) {
+		text = bytes(c.room(&s.q.Policy)) + " free for new volumes"
+	}
+	if t := untolerated(c, &s.q, mobyfs.TaintPreferNot); t != nil {
+		text += ", but has the taint " + t.String()
+	}
+	return text
+}
+
+// fewNodes is of how many nodes Summary speaks one by one.
+const fewNodes = 8
+
+// Summary puts verdicts into one line: of each node if there are few, and else how many nodes which filter refuses.
+func Summary(verdicts []Verdict) string {
+	if len(verdicts) == 0 {
+		return "no node has joined the cluster"
+	}
+	if len(verdicts) <= fewNodes {
+		parts := make([]string, len(verdicts))
+		for i, v := range verdicts {
+			parts[i] = v.Node + ": " + v.Reason
+		}
+		return strings.Join(parts, "; ")
+	}
+	by := map[string][]Verdict{}
+	for _, v := range verdicts {
+		by[v.Filter] = append(by[v.Filter], v)
+	}
+	var parts []string
+	for _, f := range filters {
+		if some := by[f.name]; len(some) > 0 {
+			parts = append(parts, fmt.Sprintf("%s: %d nodes (%s: %s)", f.name, len(some), some[0].Node, some[0].Reason))
+		}
+	}
+	if fit := by[""]; len(fit) > 0 {
+		parts = append(parts, fmt.Sprintf("fit: %d nodes", len(fit)))
+	}
+	return strings.Join(parts, "; ")
+}
