@@ -83,6 +83,9 @@ func (c *Control) roomFor(tx *store.Tx, node, what string, more int64) error {
 		if !known {
 			return "", notJoined(node, f, false)
 		}
+		if !n.Node.Ready {
+			return "", refused(what, n.Node, placement.Verdict{Filter: placement.NotReady})
+		}
 		if room := max(n.Room(c.cfg.Placement), 0); room < more {
 			return "", mobyfs.Errorf(mobyfs.CodeNoSpace, "%s can't have %s more on %s: %s free for new volumes", what,
 				humanize.IBytes(uint64(more)), node, humanize.IBytes(uint64(room))).
