@@ -102,7 +102,7 @@ func (v *verdict) checkWindows(windows []window) {
 func (v *verdict) checkLog(ops []op, events []mobyfs.Event, timeout time.Duration) {
 	log := map[mobyfs.VolumeID][]mobyfs.Event{}
 	for _, e := range events {
-		if e.Volume != "" && e.Denied == "" {
+		if decides(e) {
 			log[e.Volume] = append(log[e.Volume], e)
 		}
 	}
@@ -133,6 +133,9 @@ func (v *verdict) checkLog(ops []op, events []mobyfs.Event, timeout time.Duratio
 	}
 	v.porcupined = time.Since(begin)
 }
+
+// decides reports whether an event is of a decision about a volume. Those of operations, and refusals, have no fence.
+func decides(e mobyfs.Event) bool { return e.Volume != "" && e.Fence != 0 && e.Denied == "" }
 
 // checkEvents checks that the events of a volume can follow each other as the log has them.
 func (v *verdict) checkEvents(volume mobyfs.VolumeID, events []mobyfs.Event) {

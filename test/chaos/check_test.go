@@ -64,6 +64,7 @@ func TestCheckerJudgesHistories(t *testing.T) {
 		"a commit without a migration":             {[]op{claim}, begun(given, released, event("migration committed", 4, "r2", r2)), "illegal"},
 		"a lease during a migration":               {[]op{claim}, begun(given, released, event("migration begins", 4, "r1", r2), event("lease given", 5, "r1", r1)), "illegal"},
 		"the commit gives the lease":               {[]op{claim, {kind: opMounted, volume: v1, who: "r2", fence: 5, call: 50, ret: 60, outcome: acked}}, begun(given, released, event("migration begins, for a container waits", 4, "r1", r2), event("migration committed", 5, "r2", r2)), ""},
+		"an operation goes on":                     {[]op{claim, release}, begun(event("move is running", 0, "r1", ""), given, released), ""},
 		"an abort that gives the lease":            {[]op{claim, release, {kind: opMounted, volume: v1, who: "r1", fence: 6, call: 60, ret: 70, outcome: acked}}, begun(given, released, event("migration begins, for a container waits", 4, "r1", r2), event("migration aborted, lease given", 6, "r1", r1)), ""},
 		"an abort that is one decision too few":    {[]op{claim, release}, begun(given, released, event("migration begins, for a container waits", 4, "r1", r2), event("migration aborted, lease given", 5, "r1", r1)), "illegal"},
 		"a takeover for a container":               {[]op{claim, {kind: opMounted, volume: v1, who: "r2", fence: 3, shared: true, call: 50, ret: 60, outcome: acked}}, begun(given, event("volume taken over from r1: a container on r2 wants it", 3, "r2", r2)), ""},
