@@ -18,9 +18,17 @@ var getMetrics = call{http.MethodGet, "/metrics", "get-metrics", "What control c
 type metrics struct {
 	registry *prometheus.Registry
 	seconds  *prometheus.HistogramVec
+	refused  *prometheus.CounterVec // before they were asked, by why
 }
 
-func newMetrics() *metrics {
+// Why a request is refused unread.
+const (
+	refusedCalls   = "calls"
+	refusedStreams = "streams"
+	refusedPage    = "page"
+)
+
+func newMetrics(s *Server) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -28,7 +36,16 @@ func newMetrics() *metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15},
 		}, []string{"call", "code"}),
 	}
-	m.registry.MustRegister(m.seconds)
+	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mobyfs_api_refused_total", Help: "Requests that were refused unread: their client has too many calls or streams under way, or a foreign page asked.",
+	}, []string{"why"})
+	under := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "mobyfs_api_requests_under_way", Help: "Requests that are being answered, streams among them.",
+	}, func() float64 { return float64(s.underWay.Load()) })
+	for _, why := range []string{refusedCalls, refusedStreams, refusedPage} {
+		m.refused.WithLabelValues(why) // 0 from the beginning, for an alert to see the first
+	}
+	m.registry.MustRegister(m.seconds, m.refused, under)
 	return m
 }
 

@@ -65,7 +65,8 @@ var exactNames = sync.OnceFunc(func() { huma.ValidateStrictCasing = true })
 // NewServer makes a server of the service. log gets what no client can be told: panics, internal errors, refusals.
 func NewServer(service Service, log *slog.Logger) *Server {
 	exactNames()
-	s := &Server{service: service, log: log, mux: http.NewServeMux(), metrics: newMetrics()}
+	s := &Server{service: service, log: log, mux: http.NewServeMux()}
+	s.metrics = newMetrics(s)
 	s.watches, s.endWatches = context.WithCancel(context.Background())
 	s.huma = huma.NewAPI(huma.Config{
 		OpenAPI: &huma.OpenAPI{
@@ -182,12 +183,18 @@ func (s *Server) Handler() http.Handler {
 // admit answers a request whose caller is known, unless it asks for too much at once or does not ask by itself.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request) {
 	if err := checkBrowser(r); err != nil {
+		s.metrics.refused.WithLabelValues(refusedPage).Inc()
 		s.note(r.Context(), "a page", err)
 		writeProblem(w, problemOf(err))
 		return
 	}
 	leave, err := s.clients.enter(caller(r.Context()), isStream(r))
 	if err != nil {
+		why := refusedCalls
+		if isStream(r) {
+			why = refusedStreams
+		}
+		s.metrics.refused.WithLabelValues(why).Inc()
 		writeProblem(w, problemOf(err))
 		return
 	}

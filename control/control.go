@@ -176,7 +176,11 @@ func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *m
 func (c *Control) decideIn(ctx context.Context, id mobyfs.VolumeID, rule func(tx *store.Tx, v *mobyfs.Volume) (string, error)) (v mobyfs.Volume, err error) {
 	var decided string
 	ctx, span := tracing.Continue(ctx, "decide")
-	defer func() { tracing.End(span, err) }()
+	defer func() {
+		c.metrics.refused(err)
+		tracing.End(span, err)
+	}()
+	var was *mobyfs.Migration
 	failpoint.Reach("control.decide.before")
 	err = c.store.Update(ctx, func(tx *store.Tx) (err error) {
 		if v, err = tx.Volume(id); err != nil {
@@ -185,11 +189,11 @@ func (c *Control) decideIn(ctx context.Context, id mobyfs.VolumeID, rule func(tx
 		if err = matches(ctx, v.Revision, title(v)); err != nil {
 			return err
 		}
-		was := v.Migration
+		was = v.Migration
 		if decided, err = rule(tx, &v); err != nil || decided == "" {
 			return err
 		}
-		if m := v.Migration; m != nil && (was == nil || was.ID != m.ID) {
+		if m := v.Migration; m != nil && (was == nil || was.ID != m.ID) && m.Traceparent == "" {
 			m.Traceparent = tracing.Parent(ctx)
 		}
 		return put(tx, decided, &v)
@@ -197,6 +201,7 @@ func (c *Control) decideIn(ctx context.Context, id mobyfs.VolumeID, rule func(tx
 	failpoint.Reach("control.decide.after")
 	if err == nil && decided != "" {
 		span.SetAttributes(attribute.String("volume", v.Name), attribute.String("decision", decided), attribute.String("fence", v.Fence.String()))
+		c.metrics.ended(was, v)
 		c.say(decided, v)
 		if c.carrying.Load() {
 			c.wakeCarrier() // something may have waited for this

@@ -154,8 +154,9 @@ func (f *fleet) open(wire bool) {
 	}
 	f.address = l.Addr().String()
 	f.server = api.NewServer(f.control, f.cfg.Log)
+	server := f.server // which close takes away
 	go func() {
-		if err := f.server.Serve(l, tlsConfig); err != nil {
+		if err := server.Serve(l, tlsConfig); err != nil {
 			f.t.Error(err)
 		}
 	}()

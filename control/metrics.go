@@ -15,6 +15,7 @@ import (
 // metrics are what control counts. What it knows anyway (how many volumes are in which state) is counted when
 // somebody asks. There is no series for a single volume: a million of them would be a million series.
 type metrics struct {
+	*outcomes
 	registry *prometheus.Registry
 	decided  *prometheus.CounterVec // by what was decided, in the words of the events
 	denied   *prometheus.CounterVec // by the action that was asked for
@@ -26,6 +27,7 @@ type metrics struct {
 
 func newMetrics(c *Control) *metrics {
 	m := &metrics{
+		outcomes: newOutcomes(),
 		registry: prometheus.NewRegistry(),
 		decided: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mobyfs_control_decisions_total", Help: "Decisions on volumes, by what was decided.",
@@ -47,6 +49,8 @@ func newMetrics(c *Control) *metrics {
 		Name: "mobyfs_control_operation_duration_seconds", Help: "From the request for an operation to its end.",
 		Buckets: prometheus.ExponentialBuckets(0.1, 4, 9), // to 1.8 hours
 	}, []string{"kind", "phase"})
+	m.outcomes.register(m.registry)
+	m.registry.MustRegister(&standing{c})
 	m.registry.MustRegister(m.decided, m.denied, m.unplaced, m.recalled, m.carried, m.lasted, &census{c})
 	return m
 }
@@ -138,8 +142,8 @@ func (s *census) Collect(ch chan<- prometheus.Metric) {
 
 // decision is the word for a decision among the few that are counted: what is said of one without the names in it.
 func decision(said string) string {
-	if what, _, named := strings.Cut(said, " by "); named {
-		return what
+	for _, before := range []string{" by ", " from ", " to ", ":"} {
+		said, _, _ = strings.Cut(said, before)
 	}
 	return said
 }

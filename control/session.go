@@ -68,6 +68,7 @@ func (c *Control) beginSession(ctx context.Context, node string, r mobyfs.Report
 		return tx.Record(mobyfs.Event{Text: sessionText(joined), Node: node})
 	})
 	if err != nil {
+		c.metrics.refused(err)
 		return mobyfs.Session{}, errors.Join(err, c.store.Revoke(context.WithoutCancel(ctx), lease))
 	}
 	if before.Lease != 0 {
@@ -156,6 +157,7 @@ func (c *Control) writeDown(ctx context.Context, node string) error {
 		return tx.Record(mobyfs.Event{Text: "session has ended", Node: node})
 	})
 	if wrote && err == nil {
+		c.metrics.lost.Inc()
 		c.log.Info("node is silent", "node", node)
 	}
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {

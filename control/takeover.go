@@ -36,6 +36,7 @@ func (c *Control) TakeOver(ctx context.Context, who pki.Identity, name, to, reas
 func (c *Control) takeOver(ctx context.Context, id mobyfs.VolumeID, to string, claimed bool, reason string) (mobyfs.Volume, error) {
 	var v mobyfs.Volume
 	var from string
+	var was *mobyfs.Migration
 	err := c.store.Update(ctx, func(tx *store.Tx) (err error) {
 		if v, err = tx.Volume(id); err != nil {
 			return err
@@ -43,7 +44,7 @@ func (c *Control) takeOver(ctx context.Context, id mobyfs.VolumeID, to string, c
 		if err := matches(ctx, v.Revision, title(v)); err != nil {
 			return err
 		}
-		from = v.Node
+		from, was = v.Node, v.Migration
 		if v.Node == to {
 			return nil // taken over before, or never away
 		}
@@ -63,6 +64,7 @@ func (c *Control) takeOver(ctx context.Context, id mobyfs.VolumeID, to string, c
 		return put(tx, takeoverText(from, reason), &v)
 	})
 	if err == nil && from != to {
+		c.metrics.takenOver(claimed, was, v)
 		c.say("volume taken over", v)
 	}
 	return v, err
@@ -103,6 +105,7 @@ func (c *Control) mayTakeOver(v mobyfs.Volume, claimed bool) error {
 		return c.isBack(v)
 	}
 	if wait := c.lockDelay(v.Node); wait > 0 {
+		c.metrics.waited.Inc()
 		return waitFor(v, wait)
 	}
 	return nil

@@ -92,7 +92,8 @@ func newRootCommand(a *app) *cobra.Command {
 			if a.output != "text" && a.output != "json" {
 				return mobyfs.Errorf(mobyfs.CodeInvalid, "there is no output %q", a.output).WithHint("use -o text or -o json")
 			}
-			return a.beginTrace(cmd)
+			a.beginTrace(cmd)
+			return nil
 		},
 	}
 	root.SetIn(a.stdin)

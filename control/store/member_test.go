@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -194,8 +195,17 @@ func TestStoreGrowsToThreeWithoutAFailedWrite(t *testing.T) {
 	for _, other := range []*seat{h2, h3} {
 		eventually(t, other.self.Name+" knows the last change", func() bool { _, ok := cached(other.store, last.ID); return ok })
 	}
+	margin := func(want Quorum) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("h2 sees %d of %d", want.Reachable, want.Voters), func() bool {
+			got, known := h2.store.Quorum()
+			return known && got == want
+		})
+	}
+	margin(Quorum{Voters: 3, Reachable: 3})
 	h1.stop() // two of three go on
 	put(t, h2.store, volume(999_998))
+	margin(Quorum{Voters: 3, Reachable: 2})
 	h1.start()
 	eventually(t, "h1 has caught up", func() bool { _, ok := cached(h1.store, volume(999_998).ID); return ok })
 }
