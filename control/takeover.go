@@ -67,6 +67,9 @@ func (c *Control) takeOver(ctx context.Context, id mobyfs.VolumeID, to string, c
 		c.metrics.takenOver(claimed, was, v)
 		c.say("volume taken over", v)
 	}
+	if mobyfs.CodeOf(err) == mobyfs.CodeUnavailable && c.silence(from) > 0 && c.lockDelay(from) > 0 {
+		c.metrics.waited.Inc()
+	}
 	return v, err
 }
 
@@ -105,7 +108,6 @@ func (c *Control) mayTakeOver(v mobyfs.Volume, claimed bool) error {
 		return c.isBack(v)
 	}
 	if wait := c.lockDelay(v.Node); wait > 0 {
-		c.metrics.waited.Inc()
 		return waitFor(v, wait)
 	}
 	return nil

@@ -57,7 +57,7 @@ type spaceKeeper struct {
 
 func (s *Store) newSpaceKeeper(cfg Config) *spaceKeeper {
 	k := &spaceKeeper{
-		s: s, etcd: s.etcd, client: s.engine.(etcdEngine).client, me: cfg.Self.name(), quota: cfg.Quota,
+		s: s, etcd: s.etcd, client: s.client, me: cfg.Self.name(), quota: cfg.Quota,
 		ballast: ballast{filepath.Join(cfg.Root, "etcd")}, tempo: cfg.tempo,
 	}
 	if k.tempo == (tempo{}) {
