@@ -35,7 +35,7 @@ demo-down: build ## takes the demo off again
 test: prepare build ## all tests, those on sandbox hosts included
 	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$ -e /test/simulation$$)
 	$(MAKE) simulation peer
-	go test -count=1 -timeout 15m -parallel 3 -v ./test/chaos
+	go test -count=1 -timeout 15m -parallel 4 -v ./test/chaos
 	go test -count=1 -timeout 45m -v ./provision/cloud/sandbox ./test
 	go test -count=1 -timeout 20m -v -run $(QUICK) ./test/conformance
 

@@ -20,7 +20,7 @@ var (
 	long       = flag.Bool("long", false, "TestLong runs")
 	controls   = flag.Int("controls", 3, "how many controls")
 	agentCount = flag.Int("agents", 5, "how many agents")
-	away       = flag.Duration("away", 30*time.Second, "how long control is away in TestNobodyNoticesThatControlIsAway")
+	away       = flag.Duration("away", 20*time.Second, "how long control is away in TestNobodyNoticesThatControlIsAway")
 	without    = flag.String("without", "", "guards that are switched off, with commas: to see that the checks notice")
 	into       = flag.String("into", "", "file that TestLong writes its result to")
 )

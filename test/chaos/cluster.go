@@ -21,6 +21,7 @@ import (
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/internal/seal"
 	"github.com/mobyfs/mobyfs/test/chaos/network"
 )
 
@@ -43,6 +44,7 @@ type Cluster struct {
 	agents   []*agent
 	bins     bins
 	pki      *pki.Authority
+	key      []byte   // that all controls seal with
 	without  []string // guards that are switched off
 
 	mu      sync.Mutex
@@ -121,6 +123,11 @@ func newCluster(cfg Config, b bins) (*Cluster, error) {
 	if c.pki, err = pki.NewAuthority(dir+"/pki", clusterName); err != nil {
 		return nil, err
 	}
+	key, err := seal.Make(seal.PathIn(dir))
+	if err != nil {
+		return nil, err
+	}
+	c.key = key.Text()
 	for i := range cfg.Controls {
 		if err := c.addControl(fmt.Sprintf("c%d", i+1), logs); err != nil {
 			return nil, err
@@ -173,13 +180,13 @@ func (c *Cluster) addControl(name, logs string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.certify(pki.FilesIn(filepath.Join(m.root, "pki"), "control"), pki.RoleControl, name, time.Now()); err != nil {
-		return err
-	}
-	if err := c.certify(pki.PeerFiles(filepath.Join(m.root, "pki")), pki.RolePeer, name, time.Now()); err != nil {
-		return err
-	}
 	x := &control{machine: m}
+	if err := c.certifyControl(x); err != nil {
+		return err
+	}
+	if err := os.WriteFile(seal.PathIn(m.root), c.key, 0o600); err != nil {
+		return err
+	}
 	x.args = func() []string {
 		return []string{c.bins.path("mobyfs-control", x.build), "start"}
 	}
@@ -188,6 +195,18 @@ func (c *Cluster) addControl(name, logs string) error {
 		"MOBYFS_SESSION_TTL="+sessionTTL.String())
 	c.controls = append(c.controls, x)
 	return nil
+}
+
+// certifyControl gives a control's host the certificates that bootstrap gives it.
+func (c *Cluster) certifyControl(x *control) error {
+	dir := filepath.Join(x.root, "pki")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := c.certify(pki.FilesIn(dir, "control"), pki.RoleControl, x.name, time.Now()); err != nil {
+		return err
+	}
+	return c.certify(pki.PeerFiles(dir), pki.RolePeer, x.name, time.Now())
 }
 
 func (x *control) address() string { return x.host.IP + ":" + apiPort }

@@ -47,6 +47,7 @@ func (l *lane) away(what func(*lane, *agent) (func(), error)) (func(), error) {
 	x := l.agent()
 	x.away.Store(true)
 	undo, err := what(l, x)
+	l.on = x.node
 	if err != nil {
 		x.away.Store(false)
 		return nil, err

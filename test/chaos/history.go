@@ -59,6 +59,7 @@ type history struct {
 	ops     []op
 	last    int64         // when an operation was answered last
 	gap     time.Duration // the longest time between two answers
+	gapTo   int64         // when it ended
 	windows []window
 	acked   map[mobyfs.VolumeID]map[string]ackedWrites // by writer
 	gone    map[mobyfs.VolumeID]bool                   // removed, or perhaps
@@ -104,8 +105,8 @@ func (h *history) add(o op) {
 
 // answered notes that control completed something. Under mu.
 func (h *history) answered(at int64) {
-	if h.last != 0 && at > h.last {
-		h.gap = max(h.gap, time.Duration(at-h.last))
+	if gap := time.Duration(at - h.last); h.last != 0 && gap > h.gap {
+		h.gap, h.gapTo = gap, at
 	}
 	h.last = max(h.last, at)
 }

@@ -22,11 +22,12 @@ type nemesis struct {
 	operator *api.Client
 	log      func(format string, args ...any)
 
-	mu     sync.Mutex
-	counts map[string]int    // faults that happened, by kind
-	misses map[string]int    // that could not be made to happen
-	notes  []string          // what did not become good again
-	marks  map[string]string // what a newer version has written, by the record's key
+	mu       sync.Mutex
+	counts   map[string]int // faults that happened, by kind
+	misses   map[string]int // that could not be made to happen
+	notes    []string       // what did not become good again
+	episodes []episode
+	marks    map[string]string // what a newer version has written, by the record's key
 }
 
 func newNemesis(c *Cluster, m moments, log func(string, ...any)) (*nemesis, error) {
@@ -52,11 +53,29 @@ func (n *nemesis) total() int {
 	return sum
 }
 
+// episode is a fault that happened: to whom, from when and until when (CLOCK_BOOTTIME).
+type episode struct {
+	kind, on   string
+	begin, end int64
+}
+
+// during tells which faults there were between two times.
+func (n *nemesis) during(from, to int64) string {
+	var all []string
+	for _, e := range n.episodes {
+		if e.begin < to && e.end > from {
+			all = append(all, fmt.Sprintf("%s, %s (%.1fs to %.1fs)", e.kind, e.on, float64(e.begin-from)/1e9, float64(e.end-from)/1e9))
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
 // lane lets one fault happen after the other.
 type lane struct {
 	n   *nemesis
 	c   *Cluster
 	rng *rand.Rand
+	on  string // whom it chose last
 }
 
 // run lets faults happen until ctx ends. Each is made good again before it returns.
@@ -64,7 +83,7 @@ func (n *nemesis) run(ctx context.Context, seed uint64) {
 	var wg sync.WaitGroup
 	short := [2]int{300, 3500} // ms
 	for i, faults := range [][]fault{controlFaults(), agentFaults(), agentFaults(), momentFaults(), momentFaults(), longFaults(), longFaults()} {
-		l := &lane{n, n.c, rand.New(rand.NewPCG(seed, uint64(100+i)))}
+		l := &lane{n: n, c: n.c, rng: rand.New(rand.NewPCG(seed, uint64(100+i)))}
 		lasts := short
 		if i >= 5 {
 			lasts = [2]int{int(overdue.Milliseconds()) + 1000, int(overdue.Milliseconds()) + 5000}
@@ -82,7 +101,10 @@ func (n *nemesis) run(ctx context.Context, seed uint64) {
 // one lets one fault happen, waits while it lasts and makes it good again.
 func (l *lane) one(ctx context.Context, faults []fault, lasts [2]int) {
 	f := l.choose(faults)
+	l.on = "all"
+	e := episode{kind: f.kind, begin: boottime()}
 	undo, err := f.do(ctx, l)
+	e.on = l.on
 	if err != nil {
 		l.n.mu.Lock()
 		l.n.misses[f.kind]++
@@ -98,6 +120,12 @@ func (l *lane) one(ctx context.Context, faults []fault, lasts [2]int) {
 	if undo != nil {
 		pause(ctx, l.between(lasts[0], lasts[1]))
 		undo()
+	}
+	if err == nil {
+		e.end = boottime()
+		l.n.mu.Lock()
+		l.n.episodes = append(l.n.episodes, e)
+		l.n.mu.Unlock()
 	}
 }
 
@@ -115,12 +143,17 @@ func (l *lane) choose(faults []fault) fault {
 	return faults[0]
 }
 
-func (l *lane) control() *control { return l.c.controls[l.rng.IntN(len(l.c.controls))] }
+func (l *lane) control() *control {
+	x := l.c.controls[l.rng.IntN(len(l.c.controls))]
+	l.on = x.name
+	return x
+}
 
 // agent is one that is not away already.
 func (l *lane) agent() *agent {
 	for {
 		if x := l.c.agents[l.rng.IntN(len(l.c.agents))]; !x.away.Load() {
+			l.on = x.node
 			return x
 		}
 	}

@@ -64,6 +64,7 @@ func (r *result) details() string {
 	section("moments", r.moments)
 	section("events", r.texts)
 	section("unexpected", r.trouble)
+	fmt.Fprintf(&b, "faults while control did not answer for %v: %s\n", r.gap.Round(time.Millisecond), r.meanwhile)
 	for _, n := range r.notes {
 		fmt.Fprintln(&b, "note:", n)
 	}

@@ -39,19 +39,20 @@ const (
 type result struct {
 	Config
 	verdict
-	faults  map[string]int
-	misses  map[string]int
-	notes   []string
-	moments map[string]int
-	docker  map[string]int
-	trouble map[string]int
-	ops     int
-	acked   int
-	gap     time.Duration
-	starts  int
-	events  int
-	texts   map[string]int // of the events
-	took    time.Duration
+	faults    map[string]int
+	misses    map[string]int
+	notes     []string
+	moments   map[string]int
+	docker    map[string]int
+	trouble   map[string]int
+	ops       int
+	acked     int
+	gap       time.Duration
+	meanwhile string // faults during it
+	starts    int
+	events    int
+	texts     map[string]int // of the events
+	took      time.Duration
 }
 
 // run makes a cluster, uses it while faults happen, and checks what came of it. An error means that there was nothing
@@ -245,6 +246,7 @@ func judge(cfg Config, w *workload, n *nemesis, events []mobyfs.Event) *result {
 	defer w.h.mu.Unlock()
 	r := &result{Config: cfg, verdict: w.found, faults: n.counts, misses: n.misses, notes: n.notes, moments: n.moments.reached,
 		docker: w.h.counts, trouble: w.trouble, ops: len(w.h.ops), gap: w.h.gap, events: len(events)}
+	r.meanwhile = n.during(w.h.gapTo-int64(w.h.gap), w.h.gapTo)
 	for _, o := range w.h.ops {
 		if o.outcome == acked && o.kind != opRead && o.kind != opMounted {
 			r.acked++

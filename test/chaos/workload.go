@@ -35,6 +35,7 @@ type workload struct {
 	c    *Cluster
 	h    *history
 	seed uint64
+	keep bool // nothing is removed
 
 	finder  *api.Client
 	writers atomic.Int64
@@ -50,6 +51,14 @@ func (w *workload) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, use := range bare {
+		w.wg.Go(func() { use(ctx) })
+	}
+	return w.runContainers(ctx)
+}
+
+// runContainers is run without the nodes that have no agent.
+func (w *workload) runContainers(ctx context.Context) error {
 	operator, err := w.c.client(pki.RoleOperator, "mover")
 	if err != nil {
 		return err
@@ -64,9 +73,6 @@ func (w *workload) run(ctx context.Context) error {
 		w.wg.Go(func() { w.follow(ctx, i, rand.New(rand.NewPCG(w.seed, uint64(500+i)))) })
 	}
 	w.wg.Go(func() { w.moveVolumes(ctx, operator, rand.New(rand.NewPCG(w.seed, 1000))) })
-	for _, use := range bare {
-		w.wg.Go(func() { use(ctx) })
-	}
 	w.wg.Wait()
 	return nil
 }
@@ -94,7 +100,7 @@ func (w *workload) useVolumes(ctx context.Context, rng *rand.Rand) {
 			continue // few people use a host that is down
 		}
 		w.use(ctx, rng, at, name, mountTime, time.Duration(100+rng.IntN(1500))*time.Millisecond)
-		if rng.IntN(25) == 0 {
+		if rng.IntN(25) == 0 && !w.keep {
 			w.remove(ctx, at, name)
 		}
 		pause(ctx, time.Duration(rng.IntN(150))*time.Millisecond)
