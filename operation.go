@@ -47,6 +47,16 @@ type Operation struct {
 	Revision    int64     `json:"revision"` // of the row in the store
 }
 
+// PlannedMove is a volume that is better off elsewhere.
+type PlannedMove struct {
+	Volume VolumeID `json:"volume"`
+	Name   string   `json:"name"`
+	From   string   `json:"from"`
+	To     string   `json:"to"`
+	Bytes  int64    `json:"bytes"` // that it uses, and that are copied
+	Gain   float64  `json:"gain"`  // how much emptier its node is then than its node was before, of 1
+}
+
 // Work is how much of an operation is done.
 type Work struct {
 	Done       int   `json:"done"` // volumes or nodes

@@ -71,6 +71,10 @@ type Service interface {
 	EvictNode(ctx context.Context, who pki.Identity, node, reason string) (mobyfs.Operation, error)
 	// ResizeVolume promises a volume another size, at once or as soon as its node has the room.
 	ResizeVolume(ctx context.Context, who pki.Identity, name string, bytes int64) (mobyfs.Operation, error)
+	// PlanRebalance tells which moves would make the nodes about equally full, those that gain minGain at least; the default if 0.
+	PlanRebalance(ctx context.Context, who pki.Identity, minGain float64) ([]mobyfs.PlannedMove, error)
+	// Rebalance begins to make these moves. CodeExists if it is being done.
+	Rebalance(ctx context.Context, who pki.Identity, minGain float64) (mobyfs.Operation, error)
 	// UpgradeNodes begins to say which node may be upgraded to a version next. Repeated, it tells of the upgrade that is
 	// under way.
 	UpgradeNodes(ctx context.Context, who pki.Identity, version string) (mobyfs.Operation, error)

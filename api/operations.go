@@ -24,6 +24,8 @@ var (
 	evictNode       = call{http.MethodPost, "/v1/nodes/{node}:evict", "evict-node", "Shut a node out, and give others what can be taken from it"}
 	resizeVolume    = call{http.MethodPost, "/v1/volumes/{name}:resize", "resize-volume", "Promise a volume another size as soon as there is room"}
 	upgradeNodes    = call{http.MethodPost, "/v1/upgrades", "upgrade-nodes", "Begin to say which node may be upgraded next"}
+	planRebalance   = call{http.MethodGet, "/v1/rebalance", "plan-rebalance", "Tell which moves would make the nodes about equally full"}
+	beginRebalance  = call{http.MethodPost, "/v1/rebalance", "rebalance", "Begin to make the nodes about equally full"}
 	forgetNode      = call{http.MethodPost, "/v1/nodes/{node}:forget", "forget-node", "Delete the record of a node that was drained or evicted"}
 )
 
@@ -76,7 +78,19 @@ type upgradeRequest struct {
 	Version string `json:"version" doc:"that the nodes shall have, as mobyfs --version prints it"`
 }
 
+type rebalanceRequest struct {
+	MinGain float64 `json:"min_gain,omitempty" minimum:"0" maximum:"1" doc:"how much emptier, of 1, a volume's new node must be than its old one; control's default if 0"`
+}
+
 func (s *Server) serveOperations() {
+	handle(s, planRebalance, func(ctx context.Context, who pki.Identity, in *struct {
+		MinGain float64 `query:"min_gain" minimum:"0" maximum:"1" doc:"how much emptier, of 1, a volume's new node must be than its old one; control's default if 0"`
+	}) (*reply[[]mobyfs.PlannedMove], error) {
+		return replied(s.service.PlanRebalance(ctx, who, in.MinGain))
+	})
+	handle(s, beginRebalance, func(ctx context.Context, who pki.Identity, in *reply[rebalanceRequest]) (*reply[mobyfs.Operation], error) {
+		return replied(s.service.Rebalance(ctx, who, in.Body.MinGain))
+	})
 	handle(s, resizeVolume, func(ctx context.Context, who pki.Identity, in *struct {
 		Name string `path:"name"`
 		Body resizeRequest
@@ -235,5 +249,19 @@ func (c *Client) ResizeVolume(ctx context.Context, name string, bytes int64) (o 
 // UpgradeNodes begins to say which node may be upgraded to a version next.
 func (c *Client) UpgradeNodes(ctx context.Context, version string) (o mobyfs.Operation, err error) {
 	err = c.ask(ctx, upgradeNodes, "", upgradeRequest{version}, &o)
+	return o, err
+}
+
+// PlanRebalance tells which moves would make the nodes about equally full.
+func (c *Client) PlanRebalance(ctx context.Context, minGain float64) (plan []mobyfs.PlannedMove, err error) {
+	what := planRebalance
+	what.path += "?min_gain=" + strconv.FormatFloat(minGain, 'f', -1, 64)
+	err = c.ask(ctx, what, "", nil, &plan)
+	return plan, err
+}
+
+// Rebalance begins to make these moves.
+func (c *Client) Rebalance(ctx context.Context, minGain float64) (o mobyfs.Operation, err error) {
+	err = c.ask(ctx, beginRebalance, "", rebalanceRequest{minGain}, &o)
 	return o, err
 }

@@ -148,6 +148,8 @@ func (c *Control) decideStep(tx *store.Tx, o *mobyfs.Operation) error {
 		return c.stepDrain(tx, o)
 	case mobyfs.OperationEvict:
 		return c.stepEvict(o)
+	case mobyfs.OperationRebalance:
+		return c.stepRebalance(tx, o)
 	case mobyfs.OperationResize:
 		return c.stepResize(tx, o)
 	case mobyfs.OperationUpgrade:

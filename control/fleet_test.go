@@ -72,6 +72,8 @@ type caller interface {
 	ForgetNode(ctx context.Context, node string, dataLost bool) error
 	ResizeVolume(ctx context.Context, name string, bytes int64) (mobyfs.Operation, error)
 	UpgradeNodes(ctx context.Context, version string) (mobyfs.Operation, error)
+	PlanRebalance(ctx context.Context, minGain float64) ([]mobyfs.PlannedMove, error)
+	Rebalance(ctx context.Context, minGain float64) (mobyfs.Operation, error)
 }
 
 var _ caller = (*api.Client)(nil)
@@ -419,6 +421,12 @@ func (l local) ResizeVolume(ctx context.Context, name string, bytes int64) (moby
 }
 func (l local) UpgradeNodes(ctx context.Context, version string) (mobyfs.Operation, error) {
 	return l.c.UpgradeNodes(ctx, l.who, version)
+}
+func (l local) PlanRebalance(ctx context.Context, minGain float64) ([]mobyfs.PlannedMove, error) {
+	return l.c.PlanRebalance(ctx, l.who, minGain)
+}
+func (l local) Rebalance(ctx context.Context, minGain float64) (mobyfs.Operation, error) {
+	return l.c.Rebalance(ctx, l.who, minGain)
 }
 func (l local) ForgetNode(ctx context.Context, node string, dataLost bool) error {
 	return l.c.ForgetNode(ctx, l.who, node, dataLost)

@@ -538,3 +538,43 @@ func TestUpgradeGoesOnOnlyWhenTheNodeBeforeIsBack(t *testing.T) {
 	says("h3", "v2")
 	until(t, op, o.ID, inPhase(mobyfs.OperationDone))
 }
+
+func TestRebalanceMovesUntilNothingIsWorthIt(t *testing.T) {
+	both(t, func(t *testing.T, f *fleet) {
+		ctx, op, h1 := t.Context(), f.operator(), f.node("h1")
+		f.node("h2")
+		used := map[mobyfs.VolumeID]int64{}
+		for i := range 6 {
+			used[f.ready(fmt.Sprintf("data-%d", i), "h1").ID] = 20 * gib
+		}
+		f.report(h1, mobyfs.Report{Address: "h1:8080", Used: used, Capacity: mobyfs.Capacity{TotalBytes: 200 * gib, FreeBytes: 60 * gib}})
+		plan := must[[]mobyfs.PlannedMove](t)(op.PlanRebalance(ctx, 0))
+		if len(plan) == 0 || plan[0].From != "h1" || plan[0].To != "h2" || plan[0].Bytes != 20*gib || len(f.moving()) != 0 {
+			t.Fatalf("the plan is %+v, and %d are moving", plan, len(f.moving()))
+		}
+		o := must[mobyfs.Operation](t)(op.Rebalance(ctx, 0))
+		_, err := op.Rebalance(ctx, 0)
+		wantCode(t, err, mobyfs.CodeExists)
+		_, err = op.PlanRebalance(ctx, 1)
+		wantCode(t, err, mobyfs.CodeInvalid)
+		moved := 0
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+			for name := range f.moving() {
+				f.arrive(name)
+				moved++
+				f.report(h1, mobyfs.Report{Address: "h1:8080", Capacity: mobyfs.Capacity{TotalBytes: 200 * gib, FreeBytes: int64(60+20*moved) * gib}})
+				f.report(f.caller(pki.RoleNode, "h2"), mobyfs.Report{Address: "h2:8080", Capacity: mobyfs.Capacity{TotalBytes: 200 * gib, FreeBytes: int64(100-20*moved) * gib}})
+			}
+			if got := must[mobyfs.Operation](t)(op.Operation(ctx, o.ID)); got.Phase.Ended() {
+				break
+			}
+		}
+		until(t, op, o.ID, inPhase(mobyfs.OperationDone))
+		if moved != len(plan) {
+			t.Errorf("%d were moved, the plan had %d", moved, len(plan))
+		}
+		if again := must[[]mobyfs.PlannedMove](t)(op.PlanRebalance(ctx, 0)); len(again) != 0 {
+			t.Errorf("there is more to do: %+v", again)
+		}
+	})
+}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/mobyfs/mobyfs"
@@ -101,4 +103,52 @@ whoever does goes by what it tells. A node that does not come back with the vers
 			return a.followOperation(cmd.Context(), c, o, 0)
 		},
 	}
+}
+
+func newRebalanceCommand(a *app) *cobra.Command {
+	var dryRun, detach bool
+	var minGain float64
+	cmd := &cobra.Command{
+		Use:   "rebalance",
+		Short: "Move volumes that nobody uses until the nodes are about equally full",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			if dryRun {
+				plan, err := c.PlanRebalance(cmd.Context(), minGain)
+				if err != nil {
+					return err
+				}
+				return a.print(plan, func(w io.Writer) { printMoves(w, plan) })
+			}
+			o, err := c.Rebalance(cmd.Context(), minGain)
+			if err != nil {
+				return err
+			}
+			if detach {
+				return a.print(o, func(w io.Writer) { fmt.Fprintf(w, "rebalance begins: mobyctl operation wait %s\n", o.ID) })
+			}
+			return a.followOperation(cmd.Context(), c, o, 0)
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only tell what would be moved")
+	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
+	cmd.Flags().Float64Var(&minGain, "min-gain", 0.05, "how much emptier, of 1, a volume's new node must be than its old one was for a move to be worth it")
+	return cmd
+}
+
+func printMoves(w io.Writer, plan []mobyfs.PlannedMove) {
+	if len(plan) == 0 {
+		fmt.Fprintln(w, "no move is worth it")
+		return
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(tw, "VOLUME\tFROM\tTO\tCOPIED\tGAIN")
+	for _, m := range plan {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%.0f %%\n", m.Name, m.From, m.To, humanize.IBytes(uint64(m.Bytes)), 100*m.Gain)
+	}
+	_ = tw.Flush()
 }
