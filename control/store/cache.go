@@ -25,6 +25,7 @@ type cache struct {
 type known struct {
 	record any // a pointer to what is never written to
 	rev    int64
+	whole  bool // it is all that was written: there are no members that this program does not know
 }
 
 func newCache() *cache {
@@ -48,6 +49,7 @@ type fact struct {
 	id     string
 	rev    int64
 	record any   // nil if it is deleted
+	whole  bool  // see known
 	err    error // why the record can't be read
 }
 
@@ -68,6 +70,34 @@ func (c *cache) put(key string, raw []byte, rev int64) (news, bool) {
 		return news{}, false
 	}
 	return c.place(factOf(t, id, key, raw, rev)), true
+}
+
+// learn is put of what this process has written itself, which it need not read again.
+func (c *cache) learn(key string, w write, rev int64) (news, bool) {
+	v := w.volume
+	if v == nil {
+		return c.put(key, w.raw, rev)
+	}
+	id := string(v.ID)
+	c.newest = max(c.newest, rev)
+	if !c.isNew(Volumes, id, key, rev) {
+		return news{}, false
+	}
+	f := fact{key: key, table: Volumes, id: id, rev: rev, record: v, whole: w.whole}
+	f.err = checkVolume(id, v, rev)
+	return c.place(f), true
+}
+
+// volumeAt is the record of a volume as it was written at a revision, nil if another one is known. It is not to be
+// written to.
+func (s *Store) volumeAt(id mobyfs.VolumeID, rev int64) (v *mobyfs.Volume, whole bool) {
+	s.cache.mu.RLock()
+	defer s.cache.mu.RUnlock()
+	k := s.cache.records[KindVolume][string(id)]
+	if k.record == nil || k.rev != rev {
+		return nil, false
+	}
+	return k.record.(*mobyfs.Volume), k.whole
 }
 
 // isNew reports whether nothing as new is known of a key.
@@ -103,7 +133,7 @@ func (c *cache) place(f fact) news {
 		return n
 	}
 	delete(c.seen, f.key)
-	c.records[kind][f.id] = known{f.record, f.rev}
+	c.records[kind][f.id] = known{f.record, f.rev, f.whole}
 	if v, ok := f.record.(*mobyfs.Volume); ok {
 		if c.index != nil {
 			c.index.add(v)
@@ -183,7 +213,7 @@ func (s *Store) learn(writes map[string]write, rev int64) {
 	if rev > s.cache.watched {
 		for key, w := range writes {
 			s.noteCluster(key, w.raw, rev)
-			if n, isNews := s.cache.put(key, w.raw, rev); isNews {
+			if n, isNews := s.cache.learn(key, w, rev); isNews {
 				changed = append(changed, n)
 			}
 		}

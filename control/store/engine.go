@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/mobyfs/mobyfs"
 )
 
 // engine keeps the records: etcd, or memory for a simulation. All methods may be called at once. An error other than
@@ -47,8 +49,10 @@ type entry struct {
 
 // write is what becomes of a key.
 type write struct {
-	raw   []byte // nil deletes
-	lease Lease  // 0 for none
+	raw    []byte         // nil deletes
+	lease  Lease          // 0 for none
+	volume *mobyfs.Volume // what raw says, nil if that is to be read in raw; nobody writes to it any more
+	whole  bool           // see known
 }
 
 // change is what became of a key.

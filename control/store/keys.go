@@ -14,7 +14,6 @@ const (
 	root       = "/m/"
 	clusterKey = root + "cluster"
 	nameRoot   = root + "name/default/" // "default" is the one tenant there is so far
-	shards     = 256
 )
 
 // Kinds of records.

@@ -33,22 +33,29 @@ const schema = 1
 // the same thing as before only if its id says so, or, where it has none, its name, node and fence; what takes the place
 // of another thing inherits nothing from it.
 func encode[T any](old []byte, v T) ([]byte, error) {
+	raw, _, err := encodeOver(old, false, v)
+	return raw, err
+}
+
+// encodeOver is encode. It reports whether the record is whole, as known says; wholeBefore says that old is.
+func encodeOver[T any](old []byte, wholeBefore bool, v T) (raw []byte, whole bool, err error) {
 	now, err := json.Marshal(v)
-	if err != nil || old == nil {
-		return now, err
+	if err != nil || old == nil || wholeBefore {
+		return now, true, err
 	}
 	var before T
 	if err := json.Unmarshal(old, &before); err != nil {
-		return nil, fmt.Errorf("decode the record: %w", err)
+		return nil, false, fmt.Errorf("decode the record: %w", err)
 	}
 	understood, err := json.Marshal(before)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if bytes.Equal(old, understood) {
-		return now, nil // old holds nothing else, as nearly always
+		return now, true, nil // old holds nothing else, as nearly always
 	}
-	return merge(reflect.TypeFor[T](), old, understood, now)
+	raw, err = merge(reflect.TypeFor[T](), old, understood, now)
+	return raw, false, err
 }
 
 // merge carries over to now what old holds beyond understood. All three are JSON of type t.

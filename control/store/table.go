@@ -3,7 +3,6 @@ package store
 import (
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
 	"strings"
 
 	"github.com/mobyfs/mobyfs"
@@ -41,15 +40,27 @@ func (t Table[T]) kept() bool   { return !t.passing }
 
 func (t Table[T]) key(id string) string {
 	if !t.sharded {
-		return t.root() + id
+		return root + t.prefix + id
 	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id)) // never fails
-	return fmt.Sprintf("%s%02x/%s", t.root(), h.Sum32()%shards, id)
+	const digits = "0123456789abcdef"
+	shard := shardOf(id)
+	return root + t.prefix + digits[shard>>4:shard>>4+1] + digits[shard&15:shard&15+1] + "/" + id
+}
+
+// shardOf is the last byte of the FNV-1a hash of an ID, in 32 bits.
+func shardOf(id string) uint8 {
+	h := uint32(2166136261)
+	for i := range len(id) {
+		h = (h ^ uint32(id[i])) * 16777619
+	}
+	return uint8(h)
 }
 
 func (t Table[T]) idOf(key string) (string, bool) {
-	id, ok := strings.CutPrefix(key, t.root())
+	id, ok := strings.CutPrefix(key, root)
+	if ok {
+		id, ok = strings.CutPrefix(id, t.prefix)
+	}
 	if ok && t.sharded {
 		_, id, ok = strings.Cut(id, "/")
 	}
@@ -102,7 +113,7 @@ func (t Table[T]) PutLeased(tx *Tx, id string, v T, lease Lease) error {
 	if err != nil {
 		return fmt.Errorf("encode %s %s: %w", t.Kind, id, err)
 	}
-	tx.writes[t.key(id)] = write{raw, lease}
+	tx.writes[t.key(id)] = write{raw: raw, lease: lease}
 	return nil
 }
 

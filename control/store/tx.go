@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -123,6 +125,9 @@ func (tx *Tx) Volume(id mobyfs.VolumeID) (mobyfs.Volume, error) {
 		return mobyfs.Volume{}, mobyfs.Errorf(mobyfs.CodeNotFound, "there is no volume with the ID %.40q", id).
 			WithHint("mobyctl volume ls lists all")
 	}
+	if known, _ := tx.s.volumeAt(id, e.rev); known != nil {
+		return copyOf(known), nil
+	}
 	v, err := Volumes.decode(string(id), e.raw, e.rev)
 	if err != nil {
 		return mobyfs.Volume{}, mobyfs.Errorf(mobyfs.CodeCorrupt, "volume %s: %w", id, err).
@@ -151,21 +156,47 @@ func (tx *Tx) PutVolume(v *mobyfs.Volume) error {
 	if err != nil {
 		return err
 	}
-	record := *v
+	before, wholeBefore := tx.s.volumeAt(v.ID, old.rev)
+	if before == nil && old.rev != 0 {
+		decoded, err := Volumes.decode(string(v.ID), old.raw, old.rev)
+		if err != nil {
+			return err
+		}
+		before = &decoded
+	}
+	record := copyOf(v)
 	record.Revision = 0
-	raw, err := encode(old.raw, record)
+	raw, whole, err := encodeOver(old.raw, wholeBefore, record)
 	if err != nil {
 		return fmt.Errorf("encode volume %s: %w", v.ID, err)
 	}
-	tx.writes[volumeKey(v.ID)] = write{raw: raw}
+	tx.writes[volumeKey(v.ID)] = write{raw: raw, volume: &record, whole: whole}
 	tx.notes = append(tx.notes, func(rev int64) { v.Revision = rev })
-	if old.rev != 0 {
-		before, err := Volumes.decode(string(v.ID), old.raw, old.rev)
-		if err != nil || before.State == v.State || v.State != mobyfs.VolumeRemoving {
-			return err // the name stays whose it is
-		}
+	if before != nil && (before.State == v.State || v.State != mobyfs.VolumeRemoving) {
+		return nil // the name stays whose it is
 	}
 	return tx.putName(*v)
+}
+
+// copyOf is a record of its own: it shares nothing with v that can be written to.
+func copyOf(v *mobyfs.Volume) mobyfs.Volume {
+	c := *v
+	c.Spec.Labels, c.Spec.NodeLabels = maps.Clone(v.Spec.Labels), maps.Clone(v.Spec.NodeLabels)
+	c.Spec.Tolerations = slices.Clone(v.Spec.Tolerations)
+	if v.Lease != nil {
+		lease := *v.Lease
+		lease.Users = slices.Clone(lease.Users)
+		c.Lease = &lease
+	}
+	if v.Migration != nil {
+		m := *v.Migration
+		c.Migration = &m
+	}
+	if v.LastMove != nil {
+		m := *v.LastMove
+		c.LastMove = &m
+	}
+	return c
 }
 
 // putName makes the name of a volume point to it, or frees it.

@@ -3,9 +3,14 @@ package store
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mobyfs/mobyfs"
 )
@@ -104,4 +109,115 @@ func TestClosingEndsReadersAndWriters(t *testing.T) {
 	}
 	closeStore(t, s)
 	all.Wait()
+}
+
+// filled sets everything in v to something, and calls each with the address of what can be shared: of a pointer's value,
+// of a map, of the elements of a list.
+func filled(v reflect.Value, each func(path string, at unsafe.Pointer), path string) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if v.IsNil() {
+			v.Set(reflect.New(v.Type().Elem()))
+		}
+		each(path, v.UnsafePointer())
+		filled(v.Elem(), each, path)
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			if v.Interface().(time.Time).IsZero() {
+				v.Set(reflect.ValueOf(time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)))
+			}
+			return
+		}
+		for i := range v.NumField() {
+			filled(v.Field(i), each, path+"."+v.Type().Field(i).Name)
+		}
+	case reflect.Map:
+		if v.Len() == 0 {
+			v.Set(reflect.MakeMap(v.Type()))
+			v.SetMapIndex(reflect.ValueOf("k"), reflect.ValueOf("v"))
+		}
+		each(path, v.UnsafePointer())
+	case reflect.Slice:
+		if v.Len() == 0 {
+			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		}
+		each(path, v.UnsafePointer())
+		filled(v.Index(0), each, path+"[0]")
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int64:
+		v.SetInt(7)
+	case reflect.Uint64:
+		v.SetUint(7)
+	default:
+		panic("no value for " + path + " of type " + v.Type().String())
+	}
+}
+
+func TestCopiesOfRecordsShareNothing(t *testing.T) {
+	var v mobyfs.Volume
+	parts := map[unsafe.Pointer]string{}
+	filled(reflect.ValueOf(&v).Elem(), func(path string, at unsafe.Pointer) { parts[at] = path }, "")
+	c := copyOf(&v)
+	if diff := cmp.Diff(v, c); diff != "" {
+		t.Errorf("the copy is another one: %s", diff)
+	}
+	filled(reflect.ValueOf(&c).Elem(), func(path string, at unsafe.Pointer) {
+		if parts[at] != "" {
+			t.Errorf("both have the same %s", path)
+		}
+	}, "")
+}
+
+func TestWhatAProcessHasWrittenItKnowsAsOthersReadIt(t *testing.T) {
+	m := NewMemory()
+	s, other := openMemory(t, m), openMemory(t, m)
+	var v mobyfs.Volume
+	filled(reflect.ValueOf(&v).Elem(), func(string, unsafe.Pointer) {}, "")
+	v.ID, v.State = "01", mobyfs.VolumeReady
+	v.Spec.Labels["k2"] = "v2"
+	if err := s.Update(t.Context(), func(tx *Tx) error { return tx.PutVolume(&v) }); err != nil {
+		t.Fatal(err)
+	}
+	box := other.SubscribeTo(VolumeRef(v.ID))
+	defer box.Close()
+	read := func(s *Store) (v mobyfs.Volume, ok bool) {
+		s.View(func(view View) { v, ok = view.Volume("01") })
+		return v, ok
+	}
+	theirs, ok := read(other)
+	for !ok {
+		if _, err := box.Next(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		theirs, ok = read(other)
+	}
+	ours, _ := read(s)
+	if diff := cmp.Diff(theirs, ours); diff != "" {
+		t.Errorf("another process reads (-) what this one does not know (+): %s", diff)
+	}
+	if theirs.Revision != v.Revision || v.Revision == 0 {
+		t.Errorf("the revision is %d, the writer was told %d", theirs.Revision, v.Revision)
+	}
+}
+
+func TestMembersOfNewerProgramsOutliveManyChanges(t *testing.T) {
+	engines(t, func(t *testing.T, s *Store) {
+		putRaw(t, s, volumeKey("01"), `{"id":"01","name":"a","node":"h1","fence":1,"state":"ready","spec":{"colour":"red"}}`)
+		for i := range 3 {
+			err := s.Update(t.Context(), func(tx *Tx) error {
+				v, err := tx.Volume("01")
+				v.UsedBytes++
+				return errors.Join(err, tx.PutVolume(&v))
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e, err := s.engine.get(t.Context(), volumeKey("01")); err != nil || !strings.Contains(string(e.raw), `"colour":"red"`) {
+				t.Errorf("after change %d the record is %s, %v", i+1, e.raw, err)
+			}
+		}
+	})
 }
