@@ -13,6 +13,7 @@ const (
 	leastFaults = 1000
 	leastKinds  = 14
 	leastTaken  = 20 // volumes, by control itself
+	longAway    = 2 * time.Minute
 )
 
 // TestLong is make chaos-long: as many faults as are promised, recorded where -into says.
@@ -38,11 +39,12 @@ func TestLong(t *testing.T) {
 	if r.takeovers < leastTaken {
 		t.Errorf("%d takeovers by control, at least %d are promised", r.takeovers, leastTaken)
 	}
+	outage := withoutControl(t, 8, longAway)
 	if *into == "" || t.Failed() {
 		return
 	}
-	text := fmt.Sprintf("# Chaos\nMade by `make chaos-long` on %s with %s: a cluster of real programs, each in a network namespace of its own, is used\nby containers and operators while faults happen; then the data, the history and the log of events are checked. What\neach line means tells `test/chaos/doc.go`.\n\n%s",
-		time.Now().UTC().Format(time.DateOnly), runtime.Version(), r.table())
+	text := fmt.Sprintf("# Chaos\nMade by `make chaos-long` on %s with %s: a cluster of real programs, each in a network namespace of its own, is used\nby containers and operators while faults happen; then the data, the history and the log of events are checked. What\neach line means tells `test/chaos/doc.go`.\n\n%s\n%s\n",
+		time.Now().UTC().Format(time.DateOnly), runtime.Version(), r.table(), outage)
 	if err := os.WriteFile(*into, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,9 @@ func TestNobodyNoticesThatControlIsAway(t *testing.T) {
 	withoutControl(t, 6, *away)
 }
 
-func withoutControl(t *testing.T, number int, length time.Duration) {
+// withoutControl lets control be away for a while and returns what became of it, in a sentence.
+func withoutControl(t *testing.T, number int, length time.Duration) string {
+	t.Helper()
 	b, err := programs()
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +65,7 @@ func withoutControl(t *testing.T, number int, length time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.judge(t, cfg, events, length)
+	return o.judge(t, cfg, events, length)
 }
 
 // names of the volumes of a node: two on which a container runs all the time, and those on which containers come and go.
@@ -193,7 +195,8 @@ func (o *outage) fail(what, name string, err error) {
 }
 
 // judge tells what came of it and fails the test for what should not have.
-func (o *outage) judge(t *testing.T, cfg Config, events []mobyfs.Event, length time.Duration) {
+func (o *outage) judge(t *testing.T, cfg Config, events []mobyfs.Event, length time.Duration) string {
+	t.Helper()
 	h := o.w.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -201,8 +204,9 @@ func (o *outage) judge(t *testing.T, cfg Config, events []mobyfs.Event, length t
 	v.checkWindows(h.windows)
 	v.checkLog(h.ops, events, checkTime)
 	ended := h.counts["container ended by an error"] + h.counts["container killed"]
-	t.Logf("control was away for %v: %d mounts meanwhile, %d in all (the longest took %v), %d unmounts, %d failed; %d containers wrote %d records, %d ended by an error; %d calls waited for an agent; linearizable: %s, %d volumes",
-		length, o.meanwhile, o.mounts.Load(), o.longest.Round(time.Millisecond), o.unmounts.Load(), o.failed.Load(), h.counts["container started"], h.counts["writes acked"], ended, o.held.Load(), v.linearizable(), v.volumes)
+	text := fmt.Sprintf("**All controls away for %v** while containers wrote and others came and went on local volumes, each agent killed once: %d mounts meanwhile (%d with the time before and after; the longest took %v), **%d failed**; %d containers wrote %d records, **%d of them ended by an error**; %d calls waited for an agent that began anew. Porcupine: %s, %d volumes; %d acknowledged and lost; %d double owners.",
+		length, o.meanwhile, o.mounts.Load(), o.longest.Round(time.Millisecond), o.failed.Load(), h.counts["container started"], h.counts["writes acked"], ended, o.held.Load(), v.linearizable(), v.volumes, len(v.lost)+len(v.unlogged), len(v.doubles))
+	t.Log(text)
 	for _, why := range o.why {
 		t.Error(why)
 	}
@@ -213,4 +217,5 @@ func (o *outage) judge(t *testing.T, cfg Config, events []mobyfs.Event, length t
 		t.Error(wrong)
 	}
 	(&result{Config: cfg, verdict: v}).keep()
+	return text
 }
