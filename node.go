@@ -27,6 +27,7 @@ type Node struct {
 	Availability Availability      `json:"availability,omitempty"` // active if empty
 	Generation   int64             `json:"generation,omitempty"`   // raised by each change of these
 	Operation    OperationID       `json:"operation,omitempty"`    // that drains it or was begun by its eviction
+	Revision     int64             `json:"revision"`               // of the record in the store; grows with each change
 }
 
 // Availability says what a node may be used for.
@@ -104,6 +105,30 @@ func ParseTaint(text string) (Taint, error) {
 			WithHint("write KEY, KEY=VALUE or KEY=VALUE:EFFECT; the effects are %s and %s", TaintNoPlace, TaintPreferNot)
 	}
 	return t, nil
+}
+
+// maxTaints is how many taints a node may have.
+const maxTaints = 16
+
+// CheckTaints tells what is wrong with the taints of a node, or nil.
+func CheckTaints(taints []Taint) error {
+	if len(taints) > maxTaints {
+		return Errorf(CodeInvalid, "a node can't have %d taints, %d are the most", len(taints), maxTaints).WithHint("give it less")
+	}
+	seen := map[string]bool{}
+	for _, t := range taints {
+		read, err := ParseTaint(t.String())
+		if err != nil || read != t {
+			return Errorf(CodeInvalid, "%.80q is no taint", t).
+				WithHint("a taint has a key, a value or none, and the effect %s or %s", TaintNoPlace, TaintPreferNot)
+		}
+		name := t.Key + ":" + string(t.Effect)
+		if seen[name] {
+			return Errorf(CodeInvalid, "a node can't have the taint %.80q twice", name).WithHint("give it one value")
+		}
+		seen[name] = true
+	}
+	return nil
 }
 
 var labelKey = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_./-]{0,61}[a-zA-Z0-9])?$`)

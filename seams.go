@@ -117,6 +117,12 @@ type Report struct {
 	Users    map[VolumeID][]string    `json:"users,omitempty"`    // containers, of leases held; absent = unchanged
 	Progress map[MigrationID]Progress `json:"progress,omitempty"` // of pulls that run here
 	Held     *Held                    `json:"held,omitempty"`     // nil = unchanged
+	Backends []string                 `json:"backends,omitempty"` // that keep volumes here
+
+	// What placement shall know of the node from its first day on. Later, operators say.
+	Labels map[string]string `json:"labels,omitempty"`
+	Zone   string            `json:"zone,omitempty"`
+	Rack   string            `json:"rack,omitempty"`
 }
 
 // Peer brings the bytes of a volume from another node.

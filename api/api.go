@@ -81,6 +81,14 @@ type Service interface {
 	// ForgetNode deletes the record of a node that was drained or evicted. CodeInUse if volumes have their bytes there,
 	// unless dataLost gives them up. Repeated, it is success.
 	ForgetNode(ctx context.Context, who pki.Identity, node string, dataLost bool) error
+	// Node tells of one node.
+	Node(ctx context.Context, who pki.Identity, name string) (mobyfs.Node, error)
+	// PatchNode changes what is said of a node, for placement to go by. Repeated, it is success.
+	PatchNode(ctx context.Context, who pki.Identity, name string, patch NodePatch) (mobyfs.Node, error)
+	// CordonNode lets a node get no volumes, or lets it get them again. Repeated, it is success.
+	CordonNode(ctx context.Context, who pki.Identity, name string, cordon bool) (mobyfs.Node, error)
+	// ExplainPlacement tells where a volume would go, and why. Nothing is made.
+	ExplainPlacement(ctx context.Context, who pki.Identity, q PlacementQuestion) (Placement, error)
 	// Nodes lists all nodes, sorted by name.
 	Nodes(ctx context.Context, who pki.Identity) ([]mobyfs.Node, error)
 	// Events calls each with the events of revision since and later, in the order of their revisions, and with the

@@ -154,7 +154,7 @@ func (c *Client) send(ctx context.Context, what call, path string, in any) (*htt
 		}
 	}
 	key := ""
-	if what.method == http.MethodPost && !strings.HasPrefix(what.path, agentPath) && !strings.HasPrefix(what.path, pkiPath) {
+	if what.keyed() && !strings.HasPrefix(what.path, agentPath) {
 		key = newKey() // agents' calls name the decision that they speak of
 	}
 	w := c.way.Load()

@@ -160,11 +160,16 @@ func (a *Answer) write(w http.ResponseWriter) {
 	_, _ = w.Write(a.Body) // if the client is gone it will ask again
 }
 
+// keyed reports whether a call changes what a repetition should not change again, and answers what may be kept.
+func (c call) keyed() bool {
+	return c.method == http.MethodPost && !strings.HasPrefix(c.path, pkiPath) && c != explainPlacement
+}
+
 // headers describes the headers that a call takes.
 func (c call) headers() []*huma.Param {
 	var all []*huma.Param
 	text := &huma.Schema{Type: "string"}
-	if c.method == http.MethodPost && !strings.HasPrefix(c.path, pkiPath) {
+	if c.keyed() {
 		all = append(all, &huma.Param{Name: keyHeader, In: "header", Schema: text,
 			Description: "names the request: whoever repeats it within a day gets the same answer, and it is carried out once"})
 	}

@@ -90,6 +90,8 @@ func NewServer(service Service, log *slog.Logger) *Server {
 	s.serveAudit()
 	s.serveCluster()
 	s.serveOperations()
+	s.serveNodes()
+	s.servePlacement()
 	s.servePKI()
 	s.serveMetrics()
 	delete(s.huma.OpenAPI().Components.Schemas.Map(), "ErrorModel") // huma's own, which plainProblem replaces

@@ -46,6 +46,18 @@ func calls(v mobyfs.Volume) map[string]func(ctx context.Context, c caller) error
 			_, err := c.PatchVolume(ctx, "other", api.VolumePatch{})
 			return err
 		},
+		"node": func(ctx context.Context, c caller) error { _, err := c.Node(ctx, "h1"); return err },
+		"patch node": func(ctx context.Context, c caller) error {
+			zone := "west"
+			_, err := c.PatchNode(ctx, "h2", api.NodePatch{Zone: &zone})
+			return err
+		},
+		"cordon":   func(ctx context.Context, c caller) error { _, err := c.CordonNode(ctx, "h2", true); return err },
+		"uncordon": func(ctx context.Context, c caller) error { _, err := c.CordonNode(ctx, "h2", false); return err },
+		"explain": func(ctx context.Context, c caller) error {
+			_, err := c.ExplainPlacement(ctx, api.PlacementQuestion{})
+			return err
+		},
 		"wait": func(ctx context.Context, c caller) error { _, err := c.WaitVolume(ctx, v.Name, 0, 0); return err },
 		"page": func(ctx context.Context, c caller) error { _, err := c.VolumePage(ctx, api.VolumeQuery{}); return err },
 		"events": func(ctx context.Context, c caller) error {
@@ -84,9 +96,9 @@ func watchOnce(ctx context.Context, c caller) error {
 // change by what is denied.
 func TestWhoMayDoWhat(t *testing.T) {
 	any := []string{"create", "get", "remove", "watch", "healthy"}
-	reader := []string{"get", "watch", "healthy", "volumes", "nodes", "cluster", "events", "wait", "page"}
+	reader := []string{"get", "watch", "healthy", "volumes", "nodes", "cluster", "events", "wait", "page", "node", "explain"}
 	auditor := append([]string{"audit", "trail", "segment"}, reader...)
-	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over"}, auditor...)
+	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over", "patch node", "cordon", "uncordon"}, auditor...)
 	allowed := map[pki.Identity][]string{
 		{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}:    operator,
 		{Cluster: "shop", Role: pki.RoleAdmin, Name: "ana"}:       operator,

@@ -52,6 +52,10 @@ type caller interface {
 	CancelMove(ctx context.Context, name string) (mobyfs.Volume, error)
 	TakeOver(ctx context.Context, name, to, reason string) (mobyfs.Volume, error)
 	Nodes(ctx context.Context) ([]mobyfs.Node, error)
+	Node(ctx context.Context, name string) (mobyfs.Node, error)
+	PatchNode(ctx context.Context, name string, patch api.NodePatch) (mobyfs.Node, error)
+	CordonNode(ctx context.Context, name string, cordon bool) (mobyfs.Node, error)
+	ExplainPlacement(ctx context.Context, q api.PlacementQuestion) (api.Placement, error)
 	Cluster(ctx context.Context) (api.Cluster, error)
 	Healthy(ctx context.Context) error
 	VolumePage(ctx context.Context, q api.VolumeQuery) (api.VolumePage, error)
@@ -368,6 +372,18 @@ func (l local) CancelMove(ctx context.Context, name string) (mobyfs.Volume, erro
 	return l.c.CancelMove(ctx, l.who, name)
 }
 func (l local) Nodes(ctx context.Context) ([]mobyfs.Node, error) { return l.c.Nodes(ctx, l.who) }
+func (l local) Node(ctx context.Context, name string) (mobyfs.Node, error) {
+	return l.c.Node(ctx, l.who, name)
+}
+func (l local) PatchNode(ctx context.Context, name string, patch api.NodePatch) (mobyfs.Node, error) {
+	return l.c.PatchNode(ctx, l.who, name, patch)
+}
+func (l local) CordonNode(ctx context.Context, name string, cordon bool) (mobyfs.Node, error) {
+	return l.c.CordonNode(ctx, l.who, name, cordon)
+}
+func (l local) ExplainPlacement(ctx context.Context, q api.PlacementQuestion) (api.Placement, error) {
+	return l.c.ExplainPlacement(ctx, l.who, q)
+}
 func (l local) Cluster(ctx context.Context) (api.Cluster, error) { return l.c.Cluster(ctx, l.who) }
 func (l local) Healthy(ctx context.Context) error                { return l.c.Healthy(ctx) }
 func (l local) VolumePage(ctx context.Context, q api.VolumeQuery) (api.VolumePage, error) {

@@ -14,8 +14,10 @@ import (
 
 // Bounds of what a node may tell.
 const (
-	maxVersion  = 64  // bytes
-	maxInstance = 64  // bytes
+	maxVersion  = 64 // bytes
+	maxInstance = 64 // bytes
+	maxBackends = 16
+	maxBackend  = 63  // bytes
 	maxUsers    = 100 // of one volume; more are not shown
 	maxUser     = 253 // bytes
 )
@@ -66,7 +68,11 @@ func checkReport(node string, r mobyfs.Report) error {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s reports a negative capacity or number of volumes", node).
 			WithHint("look at its file system: df")
 	}
-	return nil
+	if len(r.Backends) > maxBackends || slices.ContainsFunc(r.Backends, func(b string) bool { return len(b) > maxBackend || !printable(b) }) {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s names backends that can't be", node).
+			WithHint("install a mobyfs of the cluster's version on %s", node)
+	}
+	return mobyfs.Node{Labels: r.Labels, Zone: r.Zone, Rack: r.Rack}.CheckLabels()
 }
 
 // describe writes the node's record if what other control processes must know of it has changed, and not for each
@@ -78,7 +84,7 @@ func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) er
 		known, _ = v.Node(name)
 		out, _ = store.Evictions.In(v, pki.RoleNode+"/"+name)
 	})
-	moved := known.Address != r.Address || known.Version != r.Version || back(known, out, c.now())
+	moved := known.Address != r.Address || known.Version != r.Version || !slices.Equal(known.Backends, r.Backends) || back(known, out, c.now())
 	if !moved && known.Capacity.TotalBytes == r.Capacity.TotalBytes && !drifted(known.Capacity, r.Capacity) {
 		return nil
 	}
@@ -111,6 +117,7 @@ func drifted(a, b mobyfs.Capacity) bool {
 // described is the record of a node that reports r.
 func (c *Control) described(n mobyfs.Node, r mobyfs.Report) mobyfs.Node {
 	n.Address, n.Version, n.Capacity, n.Volumes, n.LastSeenAt = r.Address, r.Version, r.Capacity, r.Volumes, c.now().UTC()
+	n.Backends = r.Backends
 	return n
 }
 

@@ -51,7 +51,7 @@ func (c *Control) beginSession(ctx context.Context, node string, r mobyfs.Report
 		}
 		n, err := tx.Node(node)
 		if joined = mobyfs.CodeOf(err) == mobyfs.CodeNotFound; joined {
-			n, err = mobyfs.Node{Name: node, JoinedAt: c.now().UTC()}, nil
+			n, err = mobyfs.Node{Name: node, JoinedAt: c.now().UTC(), Labels: r.Labels, Zone: r.Zone, Rack: r.Rack}, nil
 		}
 		if err != nil {
 			return err

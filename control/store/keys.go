@@ -85,10 +85,11 @@ func thrifty(id string, v *mobyfs.Volume) {
 	}
 }
 
-func checkNode(name string, n *mobyfs.Node, _ int64) error {
+func checkNode(name string, n *mobyfs.Node, rev int64) error {
 	if n.Name != name {
 		return fmt.Errorf("the record is not that of node %s", name)
 	}
+	n.Revision = rev
 	return nil
 }
 

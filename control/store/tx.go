@@ -227,7 +227,16 @@ func (tx *Tx) DeleteVolume(id mobyfs.VolumeID) error {
 func (tx *Tx) Node(name string) (mobyfs.Node, error) { return Nodes.Get(tx, name) }
 
 // PutNode writes the record of a node.
-func (tx *Tx) PutNode(n mobyfs.Node) error { return Nodes.Put(tx, n.Name, n) }
+func (tx *Tx) PutNode(n mobyfs.Node) error {
+	n.Revision = 0 // it is where the record lies
+	return Nodes.Put(tx, n.Name, n)
+}
+
+// RevisedNode is PutNode that sets n.Revision when it is written.
+func (tx *Tx) RevisedNode(n *mobyfs.Node) error {
+	tx.notes = append(tx.notes, func(rev int64) { n.Revision = rev })
+	return tx.PutNode(*n)
+}
 
 // Record writes an event in the transaction: it is told if and only if the change is there. It completes the event with
 // an ID, the time, and who asked, as ctx says; the revision is that of the change.
