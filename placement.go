@@ -41,5 +41,22 @@ func (s VolumeSpec) CheckPlacement() error {
 	return nil
 }
 
+// Verdict says of one node whether it can take a volume, and why, in words.
+type Verdict struct {
+	Node   string  `json:"node"`
+	Fits   bool    `json:"fits"`
+	Reason string  `json:"reason" doc:"in words"`
+	Filter string  `json:"filter,omitempty" doc:"which refused it; empty if it fits"`
+	Score  float64 `json:"score" doc:"of a node that fits: 100 at best, negative if it would rather not be used"`
+	Scores []Score `json:"scores,omitempty" doc:"of which the score is made"`
+}
+
+// Score is what one thing adds to the score of a node.
+type Score struct {
+	Name   string  `json:"name"`
+	Points float64 `json:"points" doc:"of 100, before they are weighted"`
+	Weight float64 `json:"weight" doc:"share of the score"`
+}
+
 // labelHint says what labels, zones, racks and groups are made of.
 const labelHint = "use up to 63 letters, digits and - _ . /, with a letter or digit at both ends"

@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"github.com/mobyfs/mobyfs"
-	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -20,9 +19,9 @@ type PlacementQuestion struct {
 
 // Placement is where a volume would go, and what each node has to do with it.
 type Placement struct {
-	Node     string              `json:"node" doc:"that would be chosen; empty if none can take it"`
-	Spec     mobyfs.VolumeSpec   `json:"spec" doc:"that the volume would have"`
-	Verdicts []placement.Verdict `json:"verdicts" doc:"of the nodes, the best first"`
+	Node     string            `json:"node" doc:"that would be chosen; empty if none can take it"`
+	Spec     mobyfs.VolumeSpec `json:"spec" doc:"that the volume would have"`
+	Verdicts []mobyfs.Verdict  `json:"verdicts" doc:"of the nodes, the best first"`
 }
 
 func (s *Server) servePlacement() {

@@ -42,7 +42,7 @@ func (c *Control) question(ctx context.Context, asked api.PlacementQuestion) (pl
 }
 
 // explained is the node that is chosen, and what becomes of each; or of one alone, if that is asked for.
-func explained(f *placement.Field, q placement.Question, node string) (string, []placement.Verdict, error) {
+func explained(f *placement.Field, q placement.Question, node string) (string, []mobyfs.Verdict, error) {
 	if node == "" {
 		return placement.Choose(f, q), placement.Explain(f, q), nil
 	}
@@ -51,7 +51,7 @@ func explained(f *placement.Field, q placement.Question, node string) (string, [
 	case !known:
 		return "", nil, notJoined(node, f, false)
 	case v.Fits:
-		return node, []placement.Verdict{v}, nil
+		return node, []mobyfs.Verdict{v}, nil
 	}
-	return "", []placement.Verdict{v}, nil
+	return "", []mobyfs.Verdict{v}, nil
 }

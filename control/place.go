@@ -40,7 +40,7 @@ func (c *Control) place(tx *store.Tx, mine *choice, name string, spec mobyfs.Vol
 
 // chooseFor chooses where a volume goes that has to leave its home, as place does for a new one. If no node can take it,
 // the verdicts say why each can't, and so does the error; they are nil otherwise.
-func (c *Control) chooseFor(tx *store.Tx, v mobyfs.Volume) (node string, verdicts []placement.Verdict, err error) {
+func (c *Control) chooseFor(tx *store.Tx, v mobyfs.Volume) (node string, verdicts []mobyfs.Verdict, err error) {
 	node, verdicts, err = c.choose(tx, nil, placement.ForMove(c.told.volume(v), c.cfg.Placement))
 	if err == nil && node == "" {
 		err = noPlace(title(v), verdicts)
@@ -49,7 +49,7 @@ func (c *Control) chooseFor(tx *store.Tx, v mobyfs.Volume) (node string, verdict
 }
 
 // choose picks the best node and promises it what is needed there. If there is none, the verdicts say why.
-func (c *Control) choose(tx *store.Tx, mine *choice, q placement.Question) (node string, verdicts []placement.Verdict, err error) {
+func (c *Control) choose(tx *store.Tx, mine *choice, q placement.Question) (node string, verdicts []mobyfs.Verdict, err error) {
 	node, err = c.promise(tx, q, func(f *placement.Field) (string, error) {
 		verdicts = nil
 		chosen := c.placing.choose(mine, f, q)
@@ -84,7 +84,7 @@ func (c *Control) roomFor(tx *store.Tx, node, what string, more int64) error {
 			return "", notJoined(node, f, false)
 		}
 		if !n.Node.Ready {
-			return "", refused(what, n.Node, placement.Verdict{Filter: placement.NotReady})
+			return "", refused(what, n.Node, mobyfs.Verdict{Filter: placement.NotReady})
 		}
 		if room := max(n.Room(c.cfg.Placement), 0); room < more {
 			return "", mobyfs.Errorf(mobyfs.CodeNoSpace, "%s can't have %s more on %s: %s free for new volumes", what,
@@ -219,9 +219,9 @@ func (p *placing) drop(mine *choice) {
 }
 
 // noPlace says why no node can take something.
-func noPlace(what string, verdicts []placement.Verdict) error {
+func noPlace(what string, verdicts []mobyfs.Verdict) error {
 	why := placement.Summary(verdicts)
-	if !slices.ContainsFunc(verdicts, func(v placement.Verdict) bool { return v.Filter != placement.NotReady }) {
+	if !slices.ContainsFunc(verdicts, func(v mobyfs.Verdict) bool { return v.Filter != placement.NotReady }) {
 		return mobyfs.Errorf(mobyfs.CodeUnavailable, "no node is there for %s: %s", what, why).
 			WithHint("start mobyfs.service on the nodes")
 	}
@@ -230,7 +230,7 @@ func noPlace(what string, verdicts []placement.Verdict) error {
 }
 
 // refused says why a node can't take something.
-func refused(what string, n mobyfs.Node, v placement.Verdict) error {
+func refused(what string, n mobyfs.Node, v mobyfs.Verdict) error {
 	switch v.Filter {
 	case placement.NotReady:
 		return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s can't go to %s: it is silent since %s", what, n.Name, n.LastSeenAt.Format(time.RFC3339)).

@@ -163,7 +163,7 @@ func TestAVolumeThatMustLeaveGoesToTheBestNode(t *testing.T) {
 	f.report(f.caller(pki.RoleNode, "h2"), mobyfs.Report{Address: "h2:1", Capacity: mobyfs.Capacity{TotalBytes: 200 * gib, FreeBytes: 20 * gib}})
 	f.report(f.caller(pki.RoleNode, "h3"), mobyfs.Report{Address: "h3:1", Capacity: mobyfs.Capacity{TotalBytes: 200 * gib, FreeBytes: 10 * gib}})
 	v := f.ready("pgdata", "h1")
-	choose := func() (node string, verdicts []placement.Verdict, err error) {
+	choose := func() (node string, verdicts []mobyfs.Verdict, err error) {
 		err = f.control.store.Update(t.Context(), func(tx *store.Tx) (err error) {
 			node, verdicts, err = f.control.chooseFor(tx, v)
 			return err

@@ -9,35 +9,18 @@ import (
 	"github.com/mobyfs/mobyfs"
 )
 
-// Verdict says of one node whether it can take the volume, and why, in words.
-type Verdict struct {
-	Node   string  `json:"node"`
-	Fits   bool    `json:"fits"`
-	Reason string  `json:"reason" doc:"in words"`
-	Filter string  `json:"filter,omitempty" doc:"which refused it; empty if it fits"`
-	Score  float64 `json:"score" doc:"of a node that fits: 100 at best, negative if it would rather not be used"`
-	Scores []Score `json:"scores,omitempty" doc:"of which the score is made"`
-}
-
-// Score is what one thing adds to the score of a node.
-type Score struct {
-	Name   string  `json:"name"`
-	Points float64 `json:"points" doc:"of 100, before they are weighted"`
-	Weight float64 `json:"weight" doc:"share of the score"`
-}
-
 // Explain says of every node what Choose makes of it. The verdicts are in the order of preference, and those that can't
 // take the volume come last, by name.
-func Explain(f *Field, q Question) []Verdict {
+func Explain(f *Field, q Question) []mobyfs.Verdict {
 	s := newScorer(f, q)
-	verdicts := make([]Verdict, 0, len(f.candidates))
+	verdicts := make([]mobyfs.Verdict, 0, len(f.candidates))
 	points := make(map[string]int64, len(f.candidates))
 	for i := range f.candidates {
 		c := &f.candidates[i]
 		points[c.Node.Name] = s.points(c)
 		verdicts = append(verdicts, s.judge(c))
 	}
-	slices.SortFunc(verdicts, func(a, b Verdict) int {
+	slices.SortFunc(verdicts, func(a, b mobyfs.Verdict) int {
 		switch {
 		case !a.Fits && !b.Fits:
 			return strings.Compare(a.Node, b.Node)
@@ -57,17 +40,17 @@ func Explain(f *Field, q Question) []Verdict {
 }
 
 // Judge is Explain of one node. It reports false if there is none of the name.
-func Judge(f *Field, q Question, node string) (Verdict, bool) {
+func Judge(f *Field, q Question, node string) (mobyfs.Verdict, bool) {
 	c := f.find(node)
 	if c == nil {
-		return Verdict{}, false
+		return mobyfs.Verdict{}, false
 	}
 	s := newScorer(f, q)
 	return s.judge(c), true
 }
 
-func (s *scorer) judge(c *Candidate) Verdict {
-	v := Verdict{Node: c.Node.Name}
+func (s *scorer) judge(c *Candidate) mobyfs.Verdict {
+	v := mobyfs.Verdict{Node: c.Node.Name}
 	if no := refusal(s.f, c, &s.q); no != nil {
 		v.Filter, v.Reason = no.name, no.words(s.f, c, &s.q)
 		return v
@@ -78,7 +61,7 @@ func (s *scorer) judge(c *Candidate) Verdict {
 		if kind == byTaint && points == 0 {
 			continue
 		}
-		v.Scores = append(v.Scores, Score{
+		v.Scores = append(v.Scores, mobyfs.Score{
 			Name: scoreNames[kind], Points: float64(points) * 100 / one, Weight: float64(weights[kind]) * one / perfect,
 		})
 	}
@@ -101,7 +84,7 @@ func (s *scorer) praise(c *Candidate) string {
 const fewNodes = 8
 
 // Summary puts verdicts into one line: of each node if there are few, and else how many nodes which filter refuses.
-func Summary(verdicts []Verdict) string {
+func Summary(verdicts []mobyfs.Verdict) string {
 	if len(verdicts) == 0 {
 		return "no node has joined the cluster"
 	}
@@ -112,7 +95,7 @@ func Summary(verdicts []Verdict) string {
 		}
 		return strings.Join(parts, "; ")
 	}
-	by := map[string][]Verdict{}
+	by := map[string][]mobyfs.Verdict{}
 	for _, v := range verdicts {
 		by[v.Filter] = append(by[v.Filter], v)
 	}
