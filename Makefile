@@ -77,6 +77,7 @@ check: $(LINT)/staticcheck $(LINT)/errcheck ## everything that can be said about
 	cd driver/peer && go vet ./... && ../../$(LINT)/staticcheck ./... && go mod tidy -diff
 	cd driver/peer && go vet -modfile=v20.mod ./... && go mod tidy -modfile=v20.mod -diff
 	go test -count=1 ./internal/arch
+	cd tools/rules && go vet ./... && ../../$(LINT)/staticcheck ./... && go mod tidy -diff && go test -count=1 ./...
 
 # Linters have a module of their own, so that the product's graph stays small. staticcheck finds dead code and
 # misuse of the standard library; errcheck finds errors that nobody looked at.

@@ -33,8 +33,9 @@ import (
 type shop struct {
 	t         *testing.T
 	authority *pki.Authority
-	address   string       // of control; nobody need answer there
-	root      string       // of control
+	address   string // of control; nobody need answer there
+	root      string // of control
+	ctl       *control.Control
 	tracer    trace.Tracer // of control; nil: it records nothing
 }
 
@@ -83,6 +84,7 @@ func (s *shop) control() (stop func()) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.ctl = ctl
 	config, err := files.ControlTLS(ctl.Admit)
 	if err != nil {
 		s.t.Fatal(err)
