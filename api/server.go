@@ -328,9 +328,9 @@ type verbs struct{ huma.Adapter }
 
 // Handle implements huma.Adapter.
 func (v verbs) Handle(op *huma.Operation, handler func(huma.Context)) {
-	if resource, verb, ok := strings.Cut(op.Path, "}:"); ok {
+	if resource, verb, ok := strings.Cut(op.Path, ":"); ok {
 		split := *op
-		split.Path = resource + "}/:" + verb
+		split.Path = resource + "/:" + verb
 		op = &split
 	}
 	v.Adapter.Handle(op, handler)
