@@ -18,6 +18,9 @@ type Node struct {
 	Ready      bool      `json:"ready"`              // it has a session
 	Epoch      uint64    `json:"epoch"`              // of its newest session
 	Backends   []string  `json:"backends,omitempty"` // that it has; nil if it has not said
+	// RivalAt is when another agent spoke for it that control does not listen to: two machines have its certificate. It
+	// is told once in RivalEvery; zero if there never was one.
+	RivalAt time.Time `json:"rival_at,omitzero"`
 
 	// What operators say of it, for placement to go by. A node tells its own labels, zone and rack only when it joins.
 	Labels       map[string]string `json:"labels,omitempty"`
@@ -29,6 +32,12 @@ type Node struct {
 	Operation    OperationID       `json:"operation,omitempty"`    // that drains it or was begun by its eviction
 	Revision     int64             `json:"revision"`               // of the record in the store; grows with each change
 }
+
+// RivalEvery is how often it is written down that two agents speak for one node.
+const RivalEvery = time.Minute
+
+// Rival reports whether two machines speak for the node, as far as control has heard lately.
+func (n Node) Rival(now time.Time) bool { return now.Sub(n.RivalAt) < 3*RivalEvery }
 
 // Availability says what a node may be used for.
 type Availability string

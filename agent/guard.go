@@ -74,9 +74,10 @@ func (w *worker) underGuard(ctx context.Context, v view) error {
 	}
 	a.guard.wanted[w.id] = true
 	delete(a.guard.lost, w.id)
-	_, err = a.Watchdog.Tell(ctx, watchdog.Message{Deadline: a.session.until(),
+	now, err = a.Watchdog.Tell(ctx, watchdog.Message{Deadline: a.session.until(),
 		Guard: &watchdog.Volume{ID: w.id, Name: v.record.Name, Bytes: b.Bytes(w.id)}})
 	if err == nil {
+		a.guard.guarded = now.Guarded
 		w.mu.Lock()
 		w.trusted = false // used up
 		w.mu.Unlock()

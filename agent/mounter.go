@@ -21,6 +21,9 @@ func (a *Agent) Create(ctx context.Context, name string, opts map[string]string)
 	if err := mobyfs.CheckVolumeName(name); err != nil {
 		return err
 	}
+	if err := a.mayAct(); err != nil {
+		return about(err, "create", name)
+	}
 	spec, err := parseOptions(opts, slices.Sorted(maps.Keys(a.backends)))
 	if err != nil {
 		return err
@@ -96,6 +99,9 @@ func (a *Agent) Remove(ctx context.Context, name string) (err error) {
 	v, err := a.find(ctx, name)
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
 		return nil
+	}
+	if err == nil {
+		err = a.mayAct()
 	}
 	if err != nil {
 		return about(err, "remove", name)
@@ -175,6 +181,9 @@ func (a *Agent) Mount(ctx context.Context, name, id string) (path string, err er
 
 func (a *Agent) mount(ctx context.Context, name, id string) (string, error) {
 	v, err := a.find(ctx, name)
+	if err == nil {
+		err = a.mayAct()
+	}
 	if err != nil {
 		return "", about(err, "mount", name)
 	}
@@ -356,6 +365,9 @@ func (a *Agent) describe(v mobyfs.Volume, stale bool) mobyfs.DockerVolume {
 			status["problem"] = w.problem
 		}
 		w.mu.Unlock()
+	}
+	if err := a.mayAct(); err != nil {
+		status["problem"] = err.Error()
 	}
 	return mobyfs.DockerVolume{Name: v.Name, Mountpoint: a.pathOf(&v), CreatedAt: v.CreatedAt, Status: status}
 }

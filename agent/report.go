@@ -120,7 +120,7 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	session, err := a.Control.Report(ctx, report)
 	a.metrics.heartbeats.WithLabelValues(codeLabel(err)).Observe(time.Since(began).Seconds())
 	if mobyfs.CodeOf(err) == mobyfs.CodeStaleFence {
-		a.Log.Error("another agent speaks for this node; this one is not heard any more", "err", err, "hint", mobyfs.HintOf(err))
+		a.stepBack(err)
 		return false
 	}
 	if err != nil {

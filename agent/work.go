@@ -13,6 +13,10 @@ import (
 
 // do carries out a step. No lock is held while it waits for anybody. An error means: try again later.
 func (w *worker) do(ctx context.Context, s step, v view) error {
+	if err := w.agent.mayAct(); err != nil {
+		w.decline(err)
+		return err
+	}
 	switch s.task {
 	case refuse:
 		w.decline(mobyfs.Errorf(mobyfs.CodeNotFound, "there is no volume %q any more: it was removed", w.name(v.record)))

@@ -26,7 +26,37 @@ func (c *Control) keepSession(ctx context.Context, node string, r mobyfs.Report)
 			return mobyfs.Session{}, err
 		}
 	}
-	return c.beginSession(ctx, node, r)
+	s, err := c.beginSession(ctx, node, r)
+	if mobyfs.CodeOf(err) == mobyfs.CodeStaleFence {
+		if noteErr := c.noteRival(ctx, node, r.Address); noteErr != nil {
+			c.log.Warn("write down that two agents speak for one node", "node", node, "err", noteErr)
+		}
+	}
+	return s, err
+}
+
+// noteRival writes down that an agent speaks for a node for which another one has the session. Both may be the true one:
+// only people can tell.
+func (c *Control) noteRival(ctx context.Context, node, address string) error {
+	news := false
+	err := c.store.Update(ctx, func(tx *store.Tx) error {
+		n, err := tx.Node(node)
+		if err != nil {
+			return err
+		}
+		if news = c.now().Sub(n.RivalAt) >= mobyfs.RivalEvery; !news {
+			return nil
+		}
+		n.RivalAt = c.now().UTC()
+		if err := tx.PutNode(n); err != nil {
+			return err
+		}
+		return tx.Record(mobyfs.Event{Text: "two agents speak for " + node + ": the one at " + clean(address, 300) + " is not heard", Node: node})
+	})
+	if news && err == nil {
+		c.log.Warn("two agents speak for one node", "node", node, "refused", address)
+	}
+	return err
 }
 
 func (c *Control) session(s store.Session) mobyfs.Session {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -64,6 +65,9 @@ func statusOf(nodes []mobyfs.Node, volumes []mobyfs.Volume) clusterStatus {
 	s := clusterStatus{Nodes: len(nodes), Volumes: len(volumes), Warnings: []string{}}
 	silent := map[string]bool{}
 	for _, n := range nodes {
+		if n.Rival(time.Now()) {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("two machines speak for node %s: take mobyfs off one of them, or shut both out: mobyctl ca revoke node %s", n.Name, n.Name))
+		}
 		if n.Ready {
 			s.Ready++
 			continue
