@@ -33,11 +33,16 @@ demo-down: build ## takes the demo off again
 
 .PHONY: test
 test: prepare build ## all tests, those on sandbox hosts included
-	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$ -e /test/simulation$$)
-	$(MAKE) simulation peer
+	$(MAKE) --jobs=2 --output-sync=target units peer
+	$(MAKE) simulation
 	go test -count=1 -timeout 15m -parallel 4 -v ./test/chaos
 	go test -count=1 -timeout 45m -v ./provision/cloud/sandbox ./test
 	go test -count=1 -timeout 20m -v -run $(QUICK) ./test/conformance
+
+# peer waits most of its time, so it runs beside these.
+.PHONY: units
+units: ## the tests of all packages, with the race detector
+	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$ -e /test/simulation$$)
 
 # What conformance adds to the other tests in a few minutes: the wire, retries and volumes at both engines' sockets.
 QUICK := '^TestEngines|^TestC(0|1|2|3[0-2]|3[4-9]|4[0-4])'

@@ -28,6 +28,9 @@ func TestDrainTakesAHostOutWhateverEndsMeanwhile(t *testing.T) {
 	}
 	defer the.Ctl(t, "node", "uncordon", "h1")
 	the.Sh(t, "h1", "systemctl kill -s KILL mobyfs-control")
+	fleet.Eventually(t, 60*time.Second, func() string { // systemd starts it again
+		return the.Try(t, "operation", "inspect", string(o.ID)).Stderr
+	})
 	for _, name := range []string{"drain-a", "drain-b"} {
 		checkWhole(t, name, trees[name], "h2", "h3")
 	}
