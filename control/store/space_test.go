@@ -21,12 +21,12 @@ var brisk = tempo{
 	look: 20 * time.Millisecond, low: 500 * time.Millisecond, full: 100 * time.Millisecond, patience: 5 * time.Second, tell: time.Second, turn: 5 * time.Second,
 }
 
-// tight is a member with a small quota, and that with haste.
-func tight(t *testing.T) *seat {
+// tight is a member with a small quota.
+func tight(t *testing.T, tempo tempo) *seat {
 	t.Helper()
 	s := newSeat(t, newAuthority(t), "h1")
 	s.self.Listen = ""
-	s.quota, s.tempo = MinQuota, brisk
+	s.quota, s.tempo = MinQuota, tempo
 	s.start()
 	return s
 }
@@ -55,7 +55,9 @@ func events(t *testing.T, s *Store) string {
 // TestQuotaThatIsUsedUpHealsByItself: others write past all care that this package takes, until etcd itself refuses.
 func TestQuotaThatIsUsedUpHealsByItself(t *testing.T) {
 	t.Parallel()
-	s := tight(t)
+	careless := brisk
+	careless.low, careless.full = time.Hour, time.Hour
+	s := tight(t, careless)
 	client := etcdOf(s.store)
 	var mu sync.Mutex
 	acknowledged, refused, longest := map[string]string{}, 0, time.Duration(0)
@@ -106,19 +108,22 @@ func TestQuotaThatIsUsedUpHealsByItself(t *testing.T) {
 
 func TestFullStoreTakesNothingNewAndRemovalsStill(t *testing.T) {
 	t.Parallel()
-	s := tight(t)
+	s := tight(t, brisk)
 	used := put(t, s.store, volume(0))
 	var made []mobyfs.Volume
 	var refusal error
-	eventually(t, "the store is full, and tells it", func() bool {
-		v := large(1+len(made), 4)
+	for deadline, told := time.Now().Add(30*time.Second), false; !told; {
+		if time.Now().After(deadline) {
+			t.Fatalf("after %d volumes it is not told that the store is full: %+v", len(made), s.store.Space())
+		}
+		v := large(1+len(made), 8)
 		err := s.store.Update(t.Context(), func(tx *Tx) error { return tx.PutVolume(&v) })
 		if err == nil {
 			made = append(made, v)
 		}
 		refusal = cmp.Or(refusal, err)
-		return refusal != nil && strings.Contains(events(t, s.store), "the store is full on h1")
-	})
+		told = err != nil && strings.Contains(events(t, s.store), "the store is full on h1")
+	}
 	if mobyfs.CodeOf(refusal) != mobyfs.CodeUnavailable || !strings.Contains(refusal.Error(), "member h1 is full") ||
 		!strings.Contains(mobyfs.HintOf(refusal), "makes room by itself") {
 		t.Fatalf("got %v (hint %q), want a refusal that says what is wrong and what is done", refusal, mobyfs.HintOf(refusal))
