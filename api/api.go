@@ -113,6 +113,9 @@ type Service interface {
 	Metrics(ctx context.Context, who pki.Identity) (prometheus.Gatherer, error)
 	// Healthy asks the store for an answer. It needs no permission.
 	Healthy(ctx context.Context) error
+	// Ready is nil if this control should be asked: it knows what the store holds, and can write. Otherwise it says why
+	// not. It needs no permission, and tells of no volume, node or person.
+	Ready(ctx context.Context) error
 }
 
 // Cluster is the cluster in a few numbers.
@@ -126,7 +129,19 @@ type Cluster struct {
 	InUse      int                  `json:"in_use"`
 	Moving     int                  `json:"moving"`
 	Classes    []mobyfs.VolumeClass `json:"classes,omitempty"`    // from which volumes may be made
+	Rooms      []Room               `json:"rooms,omitempty"`      // that the members of the store have
 	Unreadable []Unreadable         `json:"unreadable,omitempty"` // records in the store that this version can't read
+}
+
+// Room is how much room a member of the store has.
+type Room struct {
+	Member        string `json:"member"`
+	Level         string `json:"level" enum:"enough,low,full"` // full: nothing new is recorded; removals and claims go on
+	Cause         string `json:"cause,omitempty"`
+	InUseBytes    int64  `json:"in_use_bytes"`
+	FileBytes     int64  `json:"file_bytes"`                // with what is free in it
+	QuotaBytes    int64  `json:"quota_bytes,omitempty"`     // 0 if it is not known
+	DiskFreeBytes int64  `json:"disk_free_bytes,omitempty"` // 0 for an etcd that somebody else runs
 }
 
 // Unreadable is a record that can't be read. What it describes exists all the same.

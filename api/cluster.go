@@ -13,6 +13,7 @@ var (
 	listNodes  = call{http.MethodGet, "/v1/nodes", "list-nodes", "List the nodes"}
 	getCluster = call{http.MethodGet, "/v1/cluster", "get-cluster", "Tell how the cluster is"}
 	getHealth  = call{http.MethodGet, "/healthz", "get-health", "Tell whether control can decide: its store answers"}
+	getReady   = call{http.MethodGet, "/readyz", "get-ready", "Tell whether this control should be asked: it knows what the store holds, and can write. If not, 503 says why"}
 )
 
 type health struct {
@@ -31,6 +32,9 @@ func (s *Server) serveCluster() {
 	handle(s, getHealth, func(ctx context.Context, _ pki.Identity, _ *none) (*reply[health], error) {
 		return &reply[health]{health{"ok"}}, s.service.Healthy(ctx)
 	})
+	handle(s, getReady, func(ctx context.Context, _ pki.Identity, _ *none) (*reply[health], error) {
+		return &reply[health]{health{"ok"}}, s.service.Ready(ctx)
+	})
 }
 
 // Nodes lists the nodes, sorted by name.
@@ -43,6 +47,11 @@ func (c *Client) Nodes(ctx context.Context) (all []mobyfs.Node, err error) {
 func (c *Client) Cluster(ctx context.Context) (cluster Cluster, err error) {
 	err = c.ask(ctx, getCluster, "", nil, &cluster)
 	return cluster, err
+}
+
+// Ready is nil if the control that answers knows what the store holds and can write.
+func (c *Client) Ready(ctx context.Context) error {
+	return c.ask(ctx, getReady, "", nil, nil)
 }
 
 // Healthy is nil if control can decide.

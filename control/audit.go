@@ -101,16 +101,25 @@ func segment(tx *store.Tx, id string) (audit.Segment, error) {
 
 // keepTrailUntil keeps the trail until ctx ends.
 func (c *Control) keepTrailUntil(ctx context.Context) {
-	tick := time.NewTicker(sealEvery)
+	tick, trim := time.NewTicker(sealEvery), time.NewTicker(trimEvery)
 	defer tick.Stop()
+	defer trim.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := c.keepTrail(ctx); err != nil {
-				c.log.Error("the audit trail could not be brought to the disk", "err", err)
+		case <-c.store.SpaceChanged():
+			if !c.short() {
+				continue
 			}
+		case <-trim.C:
+			if !c.short() {
+				continue
+			}
+		}
+		if err := c.keepTrail(store.MakingRoom(ctx)); err != nil {
+			c.log.Error("the audit trail could not be brought to the disk", "err", err)
 		}
 	}
 }
@@ -199,7 +208,8 @@ func (c *Control) copySegment(ctx context.Context, s audit.Segment) error {
 	return durable.WriteFile("audit.segment", c.segmentFile(s.N), text, 0o600)
 }
 
-// dropSealed deletes events from the store that are old, and on the disk of every control that is heard of.
+// dropSealed deletes events from the store that are old, and on the disk of every control that is heard of. While the store
+// has little room no event is too young for that.
 func (c *Control) dropSealed(ctx context.Context) error {
 	var copies []store.AuditCopy
 	c.store.View(func(v store.View) {
@@ -216,7 +226,7 @@ func (c *Control) dropSealed(ctx context.Context) error {
 	var drop []audit.Segment
 	for _, s := range sealed {
 		missing := slices.ContainsFunc(copies, func(k store.AuditCopy) bool { return k.Through < s.N })
-		if len(copies) == 0 || missing || c.now().Sub(s.At) < keepEvents {
+		if len(copies) == 0 || missing || c.now().Sub(s.At) < c.keptEvents() {
 			break
 		}
 		drop = append(drop, s)

@@ -77,6 +77,7 @@ func calls(v mobyfs.Volume) map[string]func(ctx context.Context, c caller) error
 		"trail":   func(ctx context.Context, c caller) error { _, err := c.AuditTrail(ctx); return err },
 		"segment": func(ctx context.Context, c caller) error { _, err := c.AuditSegment(ctx, 1); return err },
 		"healthy": func(ctx context.Context, c caller) error { return c.Healthy(ctx) },
+		"ready":   func(ctx context.Context, c caller) error { return c.Ready(ctx) },
 	}
 }
 
@@ -95,8 +96,8 @@ func watchOnce(ctx context.Context, c caller) error {
 // TestWhoMayDoWhat walks every call with every kind of identity. What is not listed must be denied, and nothing may
 // change by what is denied.
 func TestWhoMayDoWhat(t *testing.T) {
-	any := []string{"create", "get", "remove", "watch", "healthy"}
-	reader := []string{"get", "watch", "healthy", "volumes", "nodes", "cluster", "events", "wait", "page", "node", "explain"}
+	any := []string{"create", "get", "remove", "watch", "healthy", "ready"}
+	reader := []string{"get", "watch", "healthy", "ready", "volumes", "nodes", "cluster", "events", "wait", "page", "node", "explain"}
 	auditor := append([]string{"audit", "trail", "segment"}, reader...)
 	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over", "patch node", "cordon", "uncordon"}, auditor...)
 	allowed := map[pki.Identity][]string{
@@ -104,18 +105,18 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{Cluster: "shop", Role: pki.RoleAdmin, Name: "ana"}:       operator,
 		{Cluster: "shop", Role: pki.RoleViewer, Name: "vic"}:      reader,
 		{Cluster: "shop", Role: pki.RoleAuditor, Name: "aud"}:     auditor,
-		{Cluster: "shop", Role: pki.RoleDocker, Name: "h1"}:       {"healthy"},
-		{Cluster: "shop", Role: pki.RolePeer, Name: "c1"}:         {"healthy"},
+		{Cluster: "shop", Role: pki.RoleDocker, Name: "h1"}:       {"healthy", "ready"},
+		{Cluster: "shop", Role: pki.RolePeer, Name: "c1"}:         {"healthy", "ready"},
 		{Cluster: "shop", Role: pki.RoleNode, Name: "h1"}:         append([]string{"created", "removed", "claim", "release", "abort", "commit", "report", "wait"}, any...),
 		{Cluster: "shop", Role: pki.RoleNode, Name: "h2"}:         append([]string{"claim", "release", "accept", "abort", "commit", "report", "wait"}, any...),
 		{Cluster: "shop", Role: pki.RoleNode, Name: "h3"}:         append([]string{"claim", "release", "abort", "commit", "report", "wait"}, any...),
-		{Cluster: "shop", Role: pki.RoleNode, Name: "../../m"}:    {"healthy"},
-		{Cluster: "shop", Role: pki.RoleControl, Name: "control"}: {"healthy"},
-		{Cluster: "shop", Role: "", Name: ""}:                     {"healthy"},
-		{Cluster: "shop", Role: "root", Name: "h1"}:               {"healthy"},
-		{Cluster: "bank", Role: pki.RoleOperator, Name: "ana"}:    {"healthy"},
-		{Cluster: "bank", Role: pki.RoleNode, Name: "h1"}:         {"healthy"},
-		{}: {"healthy"},
+		{Cluster: "shop", Role: pki.RoleNode, Name: "../../m"}:    {"healthy", "ready"},
+		{Cluster: "shop", Role: pki.RoleControl, Name: "control"}: {"healthy", "ready"},
+		{Cluster: "shop", Role: "", Name: ""}:                     {"healthy", "ready"},
+		{Cluster: "shop", Role: "root", Name: "h1"}:               {"healthy", "ready"},
+		{Cluster: "bank", Role: pki.RoleOperator, Name: "ana"}:    {"healthy", "ready"},
+		{Cluster: "bank", Role: pki.RoleNode, Name: "h1"}:         {"healthy", "ready"},
+		{}: {"healthy", "ready"},
 	}
 	f := newFleet(t, false)
 	f.node("h1")

@@ -53,6 +53,7 @@ type Config struct {
 	Self        store.Self  // which member of the store this process is
 	Endpoints   []string    // of an etcd that somebody else runs; then this process is no member
 	EndpointTLS *tls.Config // to call it
+	Quota       int64       // bytes that the store may take on each member; store.DefaultQuota if 0
 
 	// WholeVolumes and WholeNodes are how large a cluster may be of which every agent knows everything; 10,000 and 500
 	// if 0. Beyond that an agent knows what concerns its node, for what a change costs must not grow with the agents.
@@ -121,7 +122,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	}
 	s, err := cfg.OpenStore(ctx, store.Config{
 		Root: cfg.Root, Cluster: cfg.Cluster, Log: cfg.Log, Now: cfg.Now,
-		Self: cfg.Self, Endpoints: cfg.Endpoints, TLS: cfg.EndpointTLS,
+		Self: cfg.Self, Endpoints: cfg.Endpoints, TLS: cfg.EndpointTLS, Quota: cfg.Quota,
 	})
 	if err != nil {
 		return nil, err

@@ -58,6 +58,7 @@ type caller interface {
 	ExplainPlacement(ctx context.Context, q api.PlacementQuestion) (api.Placement, error)
 	Cluster(ctx context.Context) (api.Cluster, error)
 	Healthy(ctx context.Context) error
+	Ready(ctx context.Context) error
 	VolumePage(ctx context.Context, q api.VolumeQuery) (api.VolumePage, error)
 	WaitVolume(ctx context.Context, name string, revision int64, patience time.Duration) (mobyfs.Volume, error)
 	PatchVolume(ctx context.Context, name string, patch api.VolumePatch) (mobyfs.Volume, error)
@@ -386,6 +387,7 @@ func (l local) ExplainPlacement(ctx context.Context, q api.PlacementQuestion) (a
 }
 func (l local) Cluster(ctx context.Context) (api.Cluster, error) { return l.c.Cluster(ctx, l.who) }
 func (l local) Healthy(ctx context.Context) error                { return l.c.Healthy(ctx) }
+func (l local) Ready(ctx context.Context) error                  { return l.c.Ready(ctx) }
 func (l local) VolumePage(ctx context.Context, q api.VolumeQuery) (api.VolumePage, error) {
 	return l.c.VolumePage(ctx, l.who, q)
 }

@@ -150,7 +150,7 @@ func (c *Control) Release(ctx context.Context, who pki.Identity, id mobyfs.Volum
 	if err := c.allow(who, doRelease); err != nil {
 		return err
 	}
-	_, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) { return c.releaseLease(v, who.Name, fence) })
+	_, err := c.decide(store.MakingRoom(ctx), id, func(v *mobyfs.Volume) (string, error) { return c.releaseLease(v, who.Name, fence) })
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
 		return nil // what does not exist is not held
 	}

@@ -50,7 +50,7 @@ func newMetrics(c *Control) *metrics {
 		Buckets: prometheus.ExponentialBuckets(0.1, 4, 9), // to 1.8 hours
 	}, []string{"kind", "phase"})
 	m.outcomes.register(m.registry)
-	m.registry.MustRegister(&standing{c})
+	m.registry.MustRegister(&standing{c}, storeCensus{c})
 	m.registry.MustRegister(m.decided, m.denied, m.unplaced, m.recalled, m.carried, m.lasted, &census{c})
 	return m
 }

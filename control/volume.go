@@ -162,7 +162,7 @@ func (c *Control) RemoveVolume(ctx context.Context, who pki.Identity, name strin
 	if err != nil {
 		return err
 	}
-	_, err = c.decideFreed(ctx, v.ID, who, func(_ *store.Tx, v *mobyfs.Volume) (string, error) { return c.remove(v) })
+	_, err = c.decideFreed(store.MakingRoom(ctx), v.ID, who, func(_ *store.Tx, v *mobyfs.Volume) (string, error) { return c.remove(v) })
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
 		return nil // removed since
 	}
@@ -210,7 +210,7 @@ func (c *Control) Removed(ctx context.Context, who pki.Identity, id mobyfs.Volum
 	}
 	var v mobyfs.Volume
 	failpoint.Reach("control.removed.before")
-	err := c.store.Update(ctx, func(tx *store.Tx) (err error) {
+	err := c.store.Update(store.MakingRoom(ctx), func(tx *store.Tx) (err error) {
 		if v, err = tx.Volume(id); err != nil {
 			return err
 		}

@@ -205,7 +205,7 @@ func (c *Control) Cluster(_ context.Context, who pki.Identity) (api.Cluster, err
 		return api.Cluster{}, err
 	}
 	nodes := c.nodes()
-	s := api.Cluster{Classes: c.cfg.Classes, Cluster: c.cfg.Cluster, Version: c.cfg.Version, Nodes: len(nodes)}
+	s := api.Cluster{Classes: c.cfg.Classes, Cluster: c.cfg.Cluster, Version: c.cfg.Version, Nodes: len(nodes), Rooms: c.room()}
 	c.store.View(func(view store.View) {
 		s.Revision, s.Volumes = view.Revision(), view.Count(store.By{})
 		s.InUse, s.Moving = view.Count(store.Leased), view.Count(store.Moving)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
 )
 
 // clusterStatus is the cluster on one screen.
@@ -46,6 +47,7 @@ func newStatusCommand(a *app) *cobra.Command {
 			}
 			s := statusOf(nodes, volumes)
 			s.Cluster, s.Version = cluster.Cluster, cluster.Version
+			s.Warnings = append(s.Warnings, shortOfRoom(cluster.Rooms)...)
 			for _, u := range cluster.Unreadable {
 				s.Warnings = append(s.Warnings, fmt.Sprintf("the record %s can't be read: %s", u.Key, u.Cause))
 			}
@@ -58,6 +60,20 @@ func newStatusCommand(a *app) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// shortOfRoom says which members of the store have little room, and what becomes of that.
+func shortOfRoom(rooms []api.Room) []string {
+	var all []string
+	for _, r := range rooms {
+		switch r.Level {
+		case "low":
+			all = append(all, fmt.Sprintf("the store has little room on %s: %s", r.Member, r.Cause))
+		case "full":
+			all = append(all, fmt.Sprintf("the store is full on %s: %s; control makes room, and until then no new volume, node or token is recorded", r.Member, r.Cause))
+		}
+	}
+	return all
 }
 
 // statusOf counts, and says what an operator should look at.

@@ -30,7 +30,8 @@ type settings struct {
 	peerURL    string // https://host:port at which they reach this one
 	join       string // members of the store to join while there is no data here; empty: as joinFile says
 
-	etcd foreign
+	quota string // how much the store may take
+	etcd  foreign
 }
 
 // foreign is an etcd that somebody else runs. Without endpoints there is none.
@@ -64,6 +65,7 @@ func (s *settings) addStart(flags *pflag.FlagSet) {
 	text(&s.peerListen, "peer-listen", "MOBYFS_PEER_LISTEN", "", "host:port at which other members of the store are heard; none if empty")
 	text(&s.peerURL, "peer-url", "MOBYFS_PEER_URL", "", "https://host:port at which other members reach this one")
 	text(&s.join, "join", "MOBYFS_JOIN", "", "members of the store to join, as member add tells; read only while there is no data here")
+	text(&s.quota, "quota", "MOBYFS_CONTROL_QUOTA", "8GiB", "how much the store may take on this host, 16MiB to 32GiB; the same on all")
 	flags.StringSliceVar(&s.etcd.endpoints, "etcd-endpoints", split(os.Getenv("MOBYFS_ETCD_ENDPOINTS")),
 		"an etcd that somebody else runs, instead of one in this process: https://host:port,… (MOBYFS_ETCD_ENDPOINTS)")
 	text(&s.etcd.ca, "etcd-ca", "MOBYFS_ETCD_CA", "", "file of the authority of that etcd")
@@ -105,6 +107,16 @@ func (s settings) self() (store.Self, error) {
 		self.Join = strings.TrimSpace(string(text))
 	}
 	return self, nil
+}
+
+// storeQuota is how many bytes the store may take.
+func (s settings) storeQuota() (int64, error) {
+	quota, err := mobyfs.ParseSize(s.quota)
+	if err != nil || quota < store.MinQuota || quota > store.MaxQuota {
+		return 0, mobyfs.Errorf(mobyfs.CodeInvalid, "%.40q is no quota for the store", s.quota).
+			WithHint("set MOBYFS_CONTROL_QUOTA, or give --quota, from %s to %s, such as 8GiB", mobyfs.FormatSize(store.MinQuota), mobyfs.FormatSize(store.MaxQuota))
+	}
+	return quota, nil
 }
 
 // tls is how the foreign etcd is called; nil without TLS.

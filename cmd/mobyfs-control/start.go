@@ -63,6 +63,10 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	quota, err := s.storeQuota()
+	if err != nil {
+		return err
+	}
 	etcdTLS, err := s.etcd.tls()
 	if err != nil {
 		return err
@@ -80,7 +84,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	ctl, err := control.Open(ctx, control.Config{
 		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Classes: classes, Log: log,
-		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Now: failpoint.Now, SessionTTL: s.session,
+		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Quota: quota, Now: failpoint.Now, SessionTTL: s.session,
 	})
 	if err != nil {
 		listener.Close()

@@ -99,28 +99,25 @@ func (k *spaceKeeper) step(ctx context.Context) error {
 // look sees how much room there is.
 func (k *spaceKeeper) look() (Space, error) {
 	disk, err := k.ballast.trim()
-	before := k.s.Space()
-	space := k.s.spaceOf(Space{Member: k.me, Level: before.Level, Quota: k.quota, Disk: disk, At: k.s.now().UTC()})
-	k.s.space.Store(&space)
-	if space.Level != before.Level {
-		if before.Level != "" || space.Level != SpaceEnough {
-			k.s.log.Info("the room of the store has changed", "level", string(space.Level), "cause", space.Cause)
-		}
-		select {
-		case k.s.levelled <- struct{}{}:
-		default:
-		}
-	}
+	space := k.s.spaceOf(Space{Member: k.me, Level: k.s.noted().Level, Quota: k.quota, Disk: disk, At: k.s.now().UTC()})
+	k.note(space)
 	return space, err
 }
 
-// newestSpace is how much room there is at this moment.
-func (s *Store) newestSpace() Space {
-	space := s.Space()
-	if s.etcd == nil || space.Level == "" {
-		return space
+// note makes known how much room there is.
+func (k *spaceKeeper) note(space Space) {
+	before := k.s.noted().Level
+	k.s.space.Store(&space)
+	if space.Level == before {
+		return
 	}
-	return s.spaceOf(space)
+	if before != "" || space.Level != SpaceEnough {
+		k.s.log.Info("the room of the store has changed", "level", string(space.Level), "cause", space.Cause)
+	}
+	select {
+	case k.s.levelled <- struct{}{}:
+	default:
+	}
 }
 
 // spaceOf completes what is known by how etcd is at this moment.

@@ -15,7 +15,7 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (Lease, error) {
 	l, err := s.engine.grant(ctx, ttl)
 	failpoint.Reach("store.grant.after")
 	if errors.Is(err, errFull) {
-		return 0, full(s.newestSpace())
+		return 0, full(s.Space())
 	}
 	if err != nil {
 		return 0, unavailable("make a lease in the store", err)

@@ -66,11 +66,12 @@ const (
 	diskFloor   = 16 << 20  // bytes free at which the ballast is given up
 	worthShare  = 30        // percent of the file that must be free to compress it
 	worthBytes  = 64 << 20  // and so much, or an eighth of the quota if that is less
-	reserveMost = 1 << 30   // what etcd takes beyond the quota, for what makes room; an eighth of the quota if that is less
+	reserveMost = 1 << 30   // what etcd takes beyond the quota, for what makes room: an eighth of the quota, but no more
+	reserveLess = 64 << 20  // and no less, for what is in use is known a moment later
 )
 
 // reserve is how much etcd takes beyond the quota: removals, releases and the keeping of the store write too.
-func reserve(quota int64) int64 { return min(quota/8, reserveMost) }
+func reserve(quota int64) int64 { return min(max(quota/8, reserveLess), reserveMost) }
 
 // judge tells the level of a member and why, and whether to compress its file is worth it. The level that it had is part
 // of that: it is left only when there is clearly more room.
@@ -110,9 +111,18 @@ func inMiB(bytes int64) string {
 	return strconv.FormatFloat(float64(bytes)/(1<<20), 'f', 1, 64) + " MiB"
 }
 
-// Space tells how much room this process's member has; of an etcd that somebody else runs, the fullest of its members.
-// The level is empty until it was looked at.
+// Space tells how much room this process's member has at this moment; of an etcd that somebody else runs, the fullest of
+// its members a while ago. The level is empty until it was looked at.
 func (s *Store) Space() Space {
+	space := s.noted()
+	if s.etcd == nil || space.Level == "" {
+		return space
+	}
+	return s.spaceOf(space)
+}
+
+// noted is how much room there was at the last look.
+func (s *Store) noted() Space {
 	if p := s.space.Load(); p != nil {
 		return *p
 	}
@@ -134,7 +144,10 @@ func MakingRoom(ctx context.Context) context.Context { return context.WithValue(
 // hasRoom is nil if the store may take what tx writes. While it is full no new record is made of the kinds that grow, and
 // when half of its reserve is used too, all that is written must make room.
 func (tx *Tx) hasRoom() error {
-	space := tx.s.newestSpace()
+	if len(tx.writes) == 0 {
+		return nil
+	}
+	space := tx.s.Space()
 	if space.Level != SpaceFull || tx.ctx.Value(roomKey{}) != nil {
 		return nil
 	}

@@ -62,13 +62,13 @@ func TestQuotaThatIsUsedUpHealsByItself(t *testing.T) {
 	var mu sync.Mutex
 	acknowledged, refused, longest := map[string]string{}, 0, time.Duration(0)
 	var writing sync.WaitGroup
-	until := time.Now().Add(6 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for w := range 4 {
 		writing.Go(func() {
 			var full time.Time
-			for i := 0; time.Now().Before(until); i++ {
+			for i := 0; s.store.Stats().AlarmsEnded < 2 && time.Now().Before(deadline); i++ {
 				key, value := fmt.Sprintf("/x/%d/%d", w, i%8), fmt.Sprintf("%08d", i)
-				_, err := client.Put(t.Context(), key, value+strings.Repeat("x", 64<<10))
+				_, err := client.Put(t.Context(), key, value+strings.Repeat("x", 512<<10))
 				mu.Lock()
 				switch {
 				case err == nil:
@@ -116,6 +116,9 @@ func TestFullStoreTakesNothingNewAndRemovalsStill(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after %d volumes it is not told that the store is full: %+v", len(made), s.store.Space())
 		}
+		if s.store.Space().InUse > MinQuota-1<<20 {
+			time.Sleep(2 * time.Millisecond) // what is in use is known with each tenth of a second
+		}
 		v := large(1+len(made), 8)
 		err := s.store.Update(t.Context(), func(tx *Tx) error { return tx.PutVolume(&v) })
 		if err == nil {
@@ -132,7 +135,8 @@ func TestFullStoreTakesNothingNewAndRemovalsStill(t *testing.T) {
 		used.Fence++
 		used = put(t, s.store, used)
 	}
-	for _, v := range made[:len(made)/2] { // faster than room is made, so some have to be asked for again
+	again := 0
+	for _, v := range made[:len(made)/2] {
 		eventually(t, "a volume of a full store is removed", func() bool {
 			err := s.store.Update(MakingRoom(t.Context()), func(tx *Tx) error {
 				v.State = mobyfs.VolumeRemoving
@@ -144,22 +148,23 @@ func TestFullStoreTakesNothingNewAndRemovalsStill(t *testing.T) {
 			if err != nil && mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
 				t.Fatalf("remove a volume of a full store: %v", err)
 			}
+			if err != nil {
+				again++
+			}
 			return err == nil
 		})
+		time.Sleep(time.Millisecond) // the reserve of so small a store is gone in a moment
 	}
 	begun := time.Now()
 	eventually(t, "it takes new ones", func() bool {
 		v := large(5000, 1)
 		return s.store.Update(t.Context(), func(tx *Tx) error { return tx.PutVolume(&v) }) == nil
 	})
-	t.Logf("%d volumes were made; new ones are taken %v after the last removal", len(made), time.Since(begun).Round(time.Millisecond))
+	t.Logf("%d volumes were made; half of them removed, %d of these tried again; new ones are taken %v after that", len(made), again, time.Since(begun).Round(time.Millisecond))
 	for _, v := range made[len(made)/2:] {
 		if _, ok := cached(s.store, v.ID); !ok {
 			t.Errorf("volume %s is lost", v.ID)
 		}
-	}
-	if s.store.Space().Alarm {
-		t.Error("etcd raised its alarm")
 	}
 }
 

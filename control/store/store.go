@@ -212,8 +212,11 @@ func (s *Store) start(ctx, follow context.Context, cfg Config) error {
 	if s.etcd != nil && !cfg.Self.alone() {
 		s.running.Go(func() { s.promote(follow) })
 	}
-	if s.etcd != nil {
+	switch {
+	case s.etcd != nil:
 		s.running.Go(func() { s.newSpaceKeeper(cfg).keepSpaceUntil(follow) })
+	case s.client != nil:
+		s.running.Go(func() { s.watchForeignUntil(follow, cfg) })
 	}
 	return nil
 }
@@ -266,6 +269,32 @@ func (s *Store) watchEtcd() {
 	}
 	close(s.done)
 	s.boxes.close()
+}
+
+// CaughtUp is nil if the store answers and this process knows of every change that was made before it asked.
+func (s *Store) CaughtUp(ctx context.Context) error {
+	rev, err := s.engine.read(ctx, clusterKey, 0, func(string, entry) {})
+	if err != nil {
+		return unavailable("read the store", err)
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s.cache.mu.RLock()
+		if s.etcd == nil {
+			rev = s.cache.newest // others may write to that etcd what concerns nobody here
+		}
+		behind := rev - s.cache.watched
+		s.cache.mu.RUnlock()
+		if behind <= 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return mobyfs.Errorf(mobyfs.CodeUnavailable, "this control does not know the newest %d changes of the store yet", behind)
+		}
+	}
 }
 
 // Ping is nil if the store answers.

@@ -48,7 +48,7 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 			return err
 		}
 		if errors.Is(err, errFull) {
-			return full(s.newestSpace())
+			return full(s.Space())
 		}
 		if err != nil {
 			return unavailable("write to the store", err)
