@@ -40,7 +40,7 @@ func (w *worker) doGoAlone(_ context.Context, s step, v view) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.away = false
-	w.log.Warn("control can't be asked; the volume is used without it, for its only bytes are here", "name", w.name(v.record), "fence", s.fence)
+	w.log.Warn("control can't be asked; the volume is used without it, for its only bytes are here", "volume", w.name(v.record), "fence", s.fence)
 	return nil
 }
 

@@ -144,6 +144,6 @@ func (w *worker) forgetUses(r *mobyfs.Volume, drop func() int) {
 	w.start()
 	w.mu.Unlock()
 	if n > 0 {
-		w.log.Info("forgot uses that ended unnoticed", "name", w.name(r), "uses", n)
+		w.log.Info("forgot uses that ended unnoticed", "volume", w.name(r), "uses", n)
 	}
 }

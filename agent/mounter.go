@@ -207,7 +207,7 @@ func (a *Agent) mount(ctx context.Context, name, id string) (string, error) {
 		w.takeBack(id)
 		return "", ctx.Err()
 	}
-	w.log.Info("mounted", "name", name, "mount", id)
+	w.log.Info("mounted", "volume", name, "mount", id)
 	a.roster.look(v.ID, name)
 	return wt.path, nil
 }
@@ -243,7 +243,7 @@ func (a *Agent) Unmount(ctx context.Context, name, id string) error {
 	}
 	w := a.worker(volume)
 	w.give(id)
-	w.log.Info("unmounted", "name", name, "mount", id)
+	w.log.Info("unmounted", "volume", name, "mount", id)
 	if err := a.ledger.flush(); err != nil {
 		return err
 	}

@@ -140,7 +140,7 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 	if !first {
 		say = w.log.Debug
 	}
-	say("pulling", "name", v.record.Name, "from", from.Node, "migration", m, "fence", v.record.Fence)
+	say("pulling", "volume", v.record.Name, "from", from.Node, "migration", m, "fence", v.record.Fence)
 	failpoint.Reach("agent.pull.before")
 	receipt, err := w.pullOf(ctx, *from, dir)
 	failpoint.Reach("agent.pull.after")
@@ -182,7 +182,7 @@ func (w *worker) commit(ctx context.Context, m mobyfs.MigrationID, v view, recei
 	}
 	w.pullEnded()
 	w.agent.metrics.migrations.WithLabelValues("committed").Inc()
-	w.log.Info("moved here", "name", v.record.Name, "from", v.record.Node, "migration", m, "fence", grant.Fence, "bytes", receipt.Progress.Bytes)
+	w.log.Info("moved here", "volume", v.record.Name, "from", v.record.Node, "migration", m, "fence", grant.Fence, "bytes", receipt.Progress.Bytes)
 	w.agent.learn(grant.Volume)
 	if l := grant.Volume.Lease; l != nil && l.Node == w.agent.Node {
 		w.setGranted(grant.Fence)
@@ -230,7 +230,7 @@ func (w *worker) giveUp(ctx context.Context, r *mobyfs.Volume, why *mobyfs.Error
 		return fmt.Errorf("abort the migration: %w", err)
 	}
 	w.agent.metrics.migrations.WithLabelValues("aborted").Inc()
-	w.log.Warn("gave a migration up", "name", r.Name, "migration", m.ID, "from", m.From, "err", why)
+	w.log.Warn("gave a migration up", "volume", r.Name, "migration", m.ID, "from", m.From, "err", why)
 	w.setOver(m.ID)
 	told := mobyfs.Errorf(why.Code, "volume %q can't move from %s to %s: %s", r.Name, m.From, m.To, why.Text)
 	told.Hint = why.Hint

@@ -116,7 +116,7 @@ func (w *worker) export(ctx context.Context, t mobyfs.Ticket) (string, func(), e
 	if err != nil {
 		return "", nil, err
 	}
-	w.log.Info("giving the volume away", "name", w.name(record), "to", t.To, "migration", t.Migration, "fence", t.Fence)
+	w.log.Info("giving the volume away", "volume", w.name(record), "to", t.To, "migration", t.Migration, "fence", t.Fence)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.attached, w.seen = "", max(w.seen, t.Fence)

@@ -67,7 +67,7 @@ func (r *roster) look(id mobyfs.VolumeID, name string) {
 			}
 			names, err := r.agent.Docker.Running(ctx, name)
 			if err != nil {
-				r.agent.Log.Debug("ask dockerd who uses a volume", "volume", string(id), "err", err)
+				r.agent.Log.Debug("ask dockerd who uses a volume", "id", string(id), "err", err)
 				continue
 			}
 			r.found(c, names)

@@ -69,7 +69,7 @@ func newWorker(a *Agent, id mobyfs.VolumeID) *worker {
 	return &worker{
 		agent:   a,
 		id:      id,
-		log:     a.Log.With("volume", string(id)),
+		log:     a.Log.With("id", string(id)),
 		waiters: map[*waiter]bool{},
 		changed: make(chan struct{}),
 		retry:   backoff{first: 100 * time.Millisecond, most: 30 * time.Second},

@@ -66,7 +66,7 @@ func (w *worker) reportMissing(r *mobyfs.Volume) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.problem == "" {
-		w.log.Error("the bytes of a volume are missing", "name", r.Name, "path", err.Hint)
+		w.log.Error("the bytes of a volume are missing", "volume", r.Name, "hint", err.Hint)
 	}
 	w.problem = err.Text
 	w.refuseAll(err)
@@ -184,7 +184,7 @@ func (w *worker) doAttach(ctx context.Context, s step, v view) error {
 		for wt := range w.waiters {
 			w.count(wt, s.fence)
 		}
-		w.log.Info("attached", "name", w.name(v.record), "fence", s.fence)
+		w.log.Info("attached", "volume", w.name(v.record), "fence", s.fence)
 		return nil
 	}
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound && v.record != nil {
@@ -203,7 +203,7 @@ func (w *worker) doAttach(ctx context.Context, s step, v view) error {
 	}
 	w.decline(about(err, "mount", w.name(v.record)))
 	if v.uses == 0 {
-		w.log.Warn("attach", "name", w.name(v.record), "fence", s.fence, "err", err)
+		w.log.Warn("attach", "volume", w.name(v.record), "fence", s.fence, "err", err)
 		return nil
 	}
 	return err
@@ -266,7 +266,7 @@ func (w *worker) doRelease(ctx context.Context, s step, v view) error {
 	if err != nil {
 		w.log.Warn("control refused a release; the lease is not ours", "fence", s.fence, "err", err)
 	} else {
-		w.log.Info("released", "name", w.name(v.record), "fence", s.fence)
+		w.log.Info("released", "volume", w.name(v.record), "fence", s.fence)
 	}
 	w.agent.ledger.change(w.id, func(e *entry) { e.Releasing = 0 }) // repeating it after a crash does no harm
 	w.mu.Lock()
@@ -306,7 +306,7 @@ func (w *worker) doCreate(ctx context.Context, v view) error {
 	now, err := w.agent.Control.Created(call, w.id)
 	switch code := mobyfs.CodeOf(err); {
 	case err == nil:
-		w.log.Info("created", "name", r.Name)
+		w.log.Info("created", "volume", r.Name)
 		w.agent.learn(now)
 		return nil
 	case code == mobyfs.CodeNotFound:
@@ -351,7 +351,7 @@ func (w *worker) doRemove(ctx context.Context, s step, v view) error {
 	if err := w.agent.Control.Removed(call, w.id); err != nil && mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
 		return err
 	}
-	w.log.Info("removed", "name", r.Name)
+	w.log.Info("removed", "volume", r.Name)
 	w.agent.catalogue.remove(w.id)
 	return nil
 }
@@ -367,7 +367,7 @@ func (w *worker) doVacate(ctx context.Context, s step, v view) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.bytes, w.attached, w.problem = false, "", ""
-	w.log.Info("moved away", "name", v.record.Name, "to", v.record.Node)
+	w.log.Info("moved away", "volume", v.record.Name, "to", v.record.Node)
 	return nil
 }
 

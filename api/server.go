@@ -279,9 +279,9 @@ func handle[I, O any](s *Server, c call, answer func(ctx context.Context, who pk
 func (s *Server) note(ctx context.Context, id string, err error) {
 	switch mobyfs.CodeOf(err) {
 	case mobyfs.CodeInternal, mobyfs.CodeCorrupt:
-		s.log.Error("a call failed", "call", id, "caller", caller(ctx).String(), "err", err)
+		s.log.Error("a call failed", "call", id, "who", caller(ctx).String(), "err", err)
 	case mobyfs.CodeDenied:
-		s.log.Warn("a call was denied", "call", id, "caller", caller(ctx).String(), "err", err)
+		s.log.Warn("a call was denied", "call", id, "who", caller(ctx).String(), "err", err)
 		s.service.Denied(ctx, caller(ctx), id, err)
 		toldRefusal(ctx)
 	}

@@ -269,7 +269,7 @@ func (c *Control) Denied(ctx context.Context, who pki.Identity, call string, ref
 		return tx.Record(mobyfs.Event{Text: text, Denied: mobyfs.CodeOf(refused)})
 	})
 	if err != nil {
-		c.log.Warn("a refusal could not be written into the audit trail", "caller", who.String(), "call", call, "err", err)
+		c.log.Warn("a refusal could not be written into the audit trail", "who", who.String(), "call", call, "err", err)
 	}
 }
 

@@ -127,11 +127,11 @@ func (w *Watchdog) check(ctx context.Context) {
 		}
 		if !g.Fenced {
 			g.Fenced, news = true, true
-			w.Log.Error("writing to the volume ends", "volume", string(id), "name", g.Name, "session_over", over, "lost", g.Lost)
+			w.Log.Error("writing to the volume ends", "id", string(id), "volume", g.Name, "session_over", over, "lost", g.Lost)
 		}
 		all.Go(func() {
 			if err := w.Fence(ctx, g.Place, w.Log); err != nil && ctx.Err() == nil {
-				w.Log.Error("end the writing to a volume", "volume", string(id), "name", g.Name, "err", err)
+				w.Log.Error("end the writing to a volume", "id", string(id), "volume", g.Name, "err", err)
 			}
 		})
 	}

@@ -102,6 +102,6 @@ func (r reload) take(now, next settings, log *slog.Logger) settings {
 	r.agent.Advertise(taken.advertise)
 	_, until, _ := taken.files().Identity() // ClientTLS has read it
 	log.Info("settings and certificates were read again", "changed", cmp.Or(strings.Join(changed, ", "), "nothing"),
-		"needs a restart", cmp.Or(strings.Join(restart, ", "), "nothing"), "certificate until", until.Format("2006-01-02"))
+		"restart", cmp.Or(strings.Join(restart, ", "), "nothing"), "until", until.Format("2006-01-02"))
 	return taken
 }

@@ -85,7 +85,7 @@ func (s *Server) serve(ctx context.Context, c net.Conn, cfg *tls.Config) {
 	w := newWire(c, s.idleTime())
 	conn := tls.Server(w, cfg)
 	if err := handshake(ctx, w, conn); err != nil {
-		log.Debug("greet a client", "peer", c.RemoteAddr().String(), "err", err)
+		log.Debug("greet a client", "address", c.RemoteAddr().String(), "err", err)
 		linger(c)
 		return
 	}
