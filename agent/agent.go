@@ -49,9 +49,12 @@ const (
 
 // Config is what an agent is made of.
 type Config struct {
-	Node     string            // as its certificate says
-	Address  string            // host:port at which other nodes pull from here, until Advertise
-	Version  string            // of this program
+	Node     string // as its certificate says
+	Address  string // host:port at which other nodes pull from here, until Advertise
+	Version  string // of this program
+	Zone     string // with Rack and Labels what placement knows of the node when it joins
+	Rack     string
+	Labels   map[string]string
 	Root     string            // catalogue and ledger lie in Root/state
 	Backends []backend.Backend // one of them is mobyfs.DefaultBackend
 	Control  mobyfs.Control

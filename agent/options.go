@@ -12,7 +12,7 @@ import (
 )
 
 // optionNames are the options that docker volume create -o may give.
-var optionNames = []string{"backend", "class", "size", "takeover"}
+var optionNames = []string{"apart", "backend", "class", "node-label", "size", "takeover", "toleration", "zone"}
 
 // parseOptions makes a spec of Docker's options. An error names the option and never shows the value of one that is
 // not known: it may be a secret.
@@ -44,11 +44,16 @@ func parseOptions(opts map[string]string, backends []string) (mobyfs.VolumeSpec,
 				return spec, cmp.Or(err, error(mobyfs.Errorf(mobyfs.CodeInvalid, "takeover= says nothing").WithHint("leave it out, or choose never, manual or auto")))
 			}
 		default:
-			return spec, mobyfs.Errorf(mobyfs.CodeInvalid, "there is no option %.40q", key).
-				WithHint("%s", suggest(key, optionNames))
+			if ours, err := parsePlacement(&spec, key, value); err != nil || !ours {
+				return spec, cmp.Or(err, unknownOption(key))
+			}
 		}
 	}
 	return spec, nil
+}
+
+func unknownOption(key string) error {
+	return mobyfs.Errorf(mobyfs.CodeInvalid, "there is no option %.40q", key).WithHint("%s", suggest(key, optionNames))
 }
 
 // suggest names the known word that is nearest to what was typed, and all of them.
@@ -78,7 +83,7 @@ func difference(has, asked mobyfs.VolumeSpec) string {
 	if asked.Class != "" && has.Class != asked.Class {
 		parts = append(parts, fmt.Sprintf("it has %s, asked for was class=%s", shownClass(has.Class), asked.Class))
 	}
-	return strings.Join(parts, "; ")
+	return strings.Join(append(parts, differentPlacement(has, asked)...), "; ")
 }
 
 // shownSize writes a size as it could have been given.

@@ -21,7 +21,7 @@ import (
 
 func TestOptionsOfUnknownNamesShowNoValue(t *testing.T) {
 	_, err := parseOptions(map[string]string{"token": "hunter2"}, []string{"dir"})
-	wantCode(t, err, mobyfs.CodeInvalid, `"token"`, "known: backend, class, size")
+	wantCode(t, err, mobyfs.CodeInvalid, `"token"`, "known: apart, backend, class, node-label, size")
 	if strings.Contains(err.Error()+mobyfs.HintOf(err), "hunter2") {
 		t.Errorf("the secret is in %v", err)
 	}
@@ -30,6 +30,22 @@ func TestOptionsOfUnknownNamesShowNoValue(t *testing.T) {
 	spec, err := parseOptions(nil, []string{"dir"})
 	if err != nil || !cmp.Equal(spec, mobyfs.VolumeSpec{}) {
 		t.Errorf("no options: got %+v, %v", spec, err)
+	}
+}
+
+func TestOptionsSayWhereAVolumeMayBe(t *testing.T) {
+	spec, err := parseOptions(map[string]string{"zone": "east", "apart": "db", "node-label": "disk=ssd,fast", "toleration": "gpu,old=yes"}, []string{"dir"})
+	want := mobyfs.VolumeSpec{Zone: "east", Apart: "db", NodeLabels: map[string]string{"disk": "ssd", "fast": ""}, Tolerations: []string{"gpu", "old=yes"}}
+	if err != nil || !cmp.Equal(spec, want) {
+		t.Errorf("got %+v, %v", spec, err)
+	}
+	for key, bad := range map[string]string{"zone": "a b", "apart": "", "node-label": "disk=ssd,,", "toleration": "gpu:no-place"} {
+		_, err := parseOptions(map[string]string{key: bad}, []string{"dir"})
+		wantCode(t, err, mobyfs.CodeInvalid)
+	}
+	if d := difference(mobyfs.VolumeSpec{Zone: "west", Tolerations: want.Tolerations}, mobyfs.VolumeSpec{Zone: "east", Apart: "db", Tolerations: []string{"gpu"}}); d !=
+		"it has zone=west, asked for was zone=east; it has no apart, asked for was apart=db" {
+		t.Errorf("got %q", d)
 	}
 }
 

@@ -37,11 +37,14 @@ type settings struct {
 	docker    string             // dockerd's own socket; empty: dockerd is not asked for the names of containers
 	linger    time.Duration      // how long a lease stays after the last container
 	shared    string             // directory that all nodes see, for volumes of backend shared; empty: none
-	run       string             // directory of what need not outlive a boot
-	metrics   string             // host:port at which Prometheus reads; empty: nowhere
-	perVolume bool               // metrics of each volume by itself, too
-	log       string             // debug | info | warn | error
-	envFile   string             // read again on SIGHUP
+	zone      string             // with rack and labels what placement knows of the node when it joins
+	rack      string
+	labels    string // key=value,…
+	run       string // directory of what need not outlive a boot
+	metrics   string // host:port at which Prometheus reads; empty: nowhere
+	perVolume bool   // metrics of each volume by itself, too
+	log       string // debug | info | warn | error
+	envFile   string // read again on SIGHUP
 }
 
 // bind makes flags of the settings. What no flag sets comes from the environment that lookup knows.
@@ -65,9 +68,22 @@ func (s *settings) bind(f *pflag.FlagSet, lookup func(key string) string) {
 	f.StringVar(&s.shared, "shared", env("MOBYFS_SHARED", ""), "directory that all nodes see, such as a mount of NFS, for volumes of backend shared (MOBYFS_SHARED)")
 	f.StringVar(&s.metrics, "metrics", env("MOBYFS_METRICS", ""), "host:port at which Prometheus reads metrics: in plain text at 127.0.0.1, elsewhere with certificates; nowhere if empty (MOBYFS_METRICS)")
 	f.BoolVar(&s.perVolume, "volume-metrics", env("MOBYFS_VOLUME_METRICS", "") == "true", "metrics of each volume of this node by itself, too (MOBYFS_VOLUME_METRICS=true)")
+	f.StringVar(&s.zone, "zone", env("MOBYFS_ZONE", ""), "nodes of one zone can fail together; told when this one joins (MOBYFS_ZONE)")
+	f.StringVar(&s.rack, "rack", env("MOBYFS_RACK", ""), "where it stands in its zone; told when it joins (MOBYFS_RACK)")
+	f.StringVar(&s.labels, "labels", env("MOBYFS_LABELS", ""), "labels that volumes may ask for, key=value,…; told when it joins (MOBYFS_LABELS)")
 	f.StringVar(&s.run, "run", "/run/mobyfs", "directory of what need not outlive a boot")
 	f.StringVar(&s.log, "log", env("MOBYFS_LOG", "info"), "debug, info, warn or error (MOBYFS_LOG)")
 	f.StringVar(&s.envFile, "env-file", "/etc/mobyfs/mobyfs.env", "where settings are read again on SIGHUP")
+}
+
+// labelled are the labels, as they are given.
+func (s *settings) labelled() map[string]string {
+	all := map[string]string{}
+	for _, label := range split(s.labels) {
+		key, value, _ := strings.Cut(label, "=")
+		all[key] = value
+	}
+	return all
 }
 
 // portFlag is a port, or 0 for what is none: check refuses that, so that a bad one from systemd's environment is told
@@ -105,6 +121,9 @@ func (s *settings) check() error {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "the port for other nodes is none from 1 to 65535").WithHint("look at MOBYFS_PORT, or give one such as -p 8080")
 	case !filepath.IsAbs(s.root):
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no absolute path", s.root).WithHint("look at MOBYFS_ROOT")
+	}
+	if err := (mobyfs.Node{Zone: s.zone, Rack: s.rack, Labels: s.labelled()}).CheckLabels(); err != nil {
+		return err
 	}
 	if s.shared != "" && !filepath.IsAbs(s.shared) {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%q is no absolute path", s.shared).WithHint("look at MOBYFS_SHARED")

@@ -123,6 +123,7 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, tracer trace.
 	}
 	cfg := agent.Config{
 		Node: s.node, Address: s.advertise, Version: version, Root: s.root,
+		Zone: s.zone, Rack: s.rack, Labels: s.labelled(),
 		Backends: backends,
 		Control:  toControl,
 		Peer:     transfer.NewClient(s.files()),
