@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sort"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -23,8 +24,9 @@ func newVolumeCommand(a *app) *cobra.Command {
 }
 
 func newVolumeCreateCommand(a *app) *cobra.Command {
-	var node, size, class, backend, takeover string
-	var labels map[string]string
+	var node, size, takeover string
+	var spec mobyfs.VolumeSpec
+	var dryRun, explain bool
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a volume and wait until it is ready",
@@ -33,13 +35,16 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 			if err := mobyfs.CheckVolumeName(args[0]); err != nil {
 				return err
 			}
-			spec := mobyfs.VolumeSpec{Class: class, Backend: backend, Takeover: mobyfs.Takeover(takeover), Labels: labels}
+			spec.Takeover = mobyfs.Takeover(takeover)
 			if size != "" {
 				bytes, err := mobyfs.ParseSize(size)
 				if err != nil {
 					return err
 				}
 				spec.SizeBytes = bytes
+			}
+			if dryRun || explain {
+				return a.explain(cmd, api.PlacementQuestion{Spec: spec, Node: node})
 			}
 			c, err := a.client()
 			if err != nil {
@@ -57,11 +62,14 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&node, "node", "", "the node to create it on (default: the ready one with most room)")
-	cmd.Flags().StringVar(&backend, "backend", "", "dir, on one node, or shared, in a directory that all nodes see (default: the class's, or dir)")
+	cmd.Flags().StringVar(&spec.Backend, "backend", "", "dir, on one node, or shared, in a directory that all nodes see (default: the class's, or dir)")
 	cmd.Flags().StringVar(&takeover, "takeover", "", "who may take it from a node that is silent: never, manual or auto (default: the class's, or never)")
-	cmd.Flags().StringVar(&class, "class", "", "what it has in common with others: one of those that mobyctl class ls lists")
+	cmd.Flags().StringVar(&spec.Class, "class", "", "what it has in common with others: one of those that mobyctl class ls lists")
 	cmd.Flags().StringVar(&size, "size", "", "space to count on: 10G or 10GiB (powers of 1024), 10GB (powers of 1000), or bytes")
-	cmd.Flags().StringToStringVar(&labels, "label", nil, "labels, key=value")
+	cmd.Flags().StringToStringVar(&spec.Labels, "label", nil, "labels, key=value")
+	addPlacement(cmd, &spec)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "create nothing; tell where it would go, and why")
+	cmd.Flags().BoolVar(&explain, "explain", false, "the same")
 	return cmd
 }
 
@@ -136,6 +144,18 @@ func printVolume(w io.Writer, v mobyfs.Volume) {
 	}
 	if v.Spec.SizeBytes > 0 {
 		row("size", "%s", humanize.IBytes(uint64(v.Spec.SizeBytes)))
+	}
+	if v.Spec.Zone != "" {
+		row("zone", "%s", v.Spec.Zone)
+	}
+	if v.Spec.Apart != "" {
+		row("apart", "%s", v.Spec.Apart)
+	}
+	if len(v.Spec.NodeLabels) > 0 {
+		row("node labels", "%s", shownLabels(v.Spec.NodeLabels))
+	}
+	if len(v.Spec.Tolerations) > 0 {
+		row("tolerations", "%s", strings.Join(v.Spec.Tolerations, ", "))
 	}
 	row("used", "%s", humanize.IBytes(uint64(v.UsedBytes)))
 	row("created", "%s", v.CreatedAt.Local().Format(time.DateTime))
