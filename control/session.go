@@ -54,7 +54,7 @@ func (c *Control) noteRival(ctx context.Context, node, address string) error {
 		return tx.Record(mobyfs.Event{Text: "two agents speak for " + node + ": the one at " + clean(address, 300) + " is not heard", Node: node})
 	})
 	if news && err == nil {
-		c.log.Warn("two agents speak for one node", "node", node, "err", address)
+		c.log.Warn("two agents speak for one node", "node", node, "address", address)
 	}
 	return err
 }

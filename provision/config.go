@@ -3,10 +3,12 @@ package provision
 import (
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +30,7 @@ type Config struct {
 	Ports      PortsConfig   `yaml:"ports"`
 	Docker     DockerConfig  `yaml:"docker"`
 	Volumes    VolumesConfig `yaml:"volumes"`
+	Monitoring Monitoring    `yaml:"monitoring"`
 	Hosts      []HostConfig  `yaml:"hosts"`
 	Sandbox    SandboxConfig `yaml:"sandbox"`
 }
@@ -97,6 +100,13 @@ type VolumesConfig struct {
 	Linger  string        `yaml:"linger"` // as Go writes durations
 	Shared  string        `yaml:"shared"` // directory that all nodes see, for volumes of backend shared
 	Classes []ClassConfig `yaml:"classes"`
+}
+
+// Monitoring says what can be seen from outside.
+type Monitoring struct {
+	Metrics   string `yaml:"metrics"`   // host:port at which each node shows its metrics; nowhere if empty
+	PerVolume bool   `yaml:"perVolume"` // those of each volume, too
+	Traces    string `yaml:"traces"`    // URL of a collector of OpenTelemetry; none if empty
 }
 
 // ClassConfig is what volumes of one class get where they ask for nothing else.
@@ -207,7 +217,30 @@ func (c *Config) check(d *document) {
 	d.word("$.ssh.user", "user", c.SSH.User)
 	c.checkDocker(d)
 	c.checkVolumes(d)
+	c.checkMonitoring(d)
 	c.checkHosts(d)
+}
+
+func (c *Config) checkMonitoring(d *document) {
+	if m := c.Monitoring.Metrics; m != "" {
+		at, port, err := net.SplitHostPort(m)
+		n, convErr := strconv.Atoi(port)
+		switch {
+		case err != nil || convErr != nil || n < 1 || n > 65535 || strings.ContainsAny(at, " \n\"'"):
+			d.wrong("$.monitoring.metrics", "%q is not host:port: write it as 127.0.0.1:9646", m)
+		case n == c.Ports.Control || n == c.Ports.Agent || n == c.Ports.Peer:
+			d.wrong("$.monitoring.metrics", "port %d is taken by the agents or the control plane: give metrics another one", n)
+		}
+	}
+	if c.Monitoring.PerVolume && c.Monitoring.Metrics == "" {
+		d.wrong("$.monitoring.perVolume", "metrics of each volume need an address at which nodes show them: write metrics: 127.0.0.1:9646")
+	}
+	if t := c.Monitoring.Traces; t != "" {
+		u, err := url.Parse(t)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || strings.ContainsAny(t, " \n\"'") {
+			d.wrong("$.monitoring.traces", "that is no URL of a collector, without a password: write it as http://10.0.1.20:4318")
+		}
+	}
 }
 
 func (c *Config) checkVolumes(d *document) {

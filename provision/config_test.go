@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mobyfs/mobyfs/internal/discovery"
+	"github.com/mobyfs/mobyfs/provision/cloud"
 	"github.com/mobyfs/mobyfs/provision/host"
 	"github.com/mobyfs/mobyfs/templates"
 )
@@ -96,6 +97,11 @@ func TestConfigMistakes(t *testing.T) {
 		{"no TLS in a .json", head + "docker: {discovery: json, address: \"tcp://127.0.0.1:8081\"}\n" + hosts},
 		{"a path that Docker ignores", head + "docker: {discovery: json, address: \"https://127.0.0.1:8081/mobyfs\"}\n" + hosts},
 		{"Docker's port is an agent's", head + "docker: {discovery: json, address: \"https://127.0.0.1:8080\"}\n" + hosts},
+		{"metrics at no address", head + "monitoring: {metrics: 9646}\n" + hosts},
+		{"metrics at a port that is taken", head + "monitoring: {metrics: \"0.0.0.0:8080\"}\n" + hosts},
+		{"metrics of volumes nowhere", head + "monitoring: {perVolume: true}\n" + hosts},
+		{"traces to no URL", head + "monitoring: {traces: \"10.0.1.20:4318\"}\n" + hosts},
+		{"traces with a password", head + "monitoring: {traces: \"http://a:b@10.0.1.20:4318\"}\n" + hosts},
 		{"no time to linger", head + "volumes: {linger: soon}\n" + hosts},
 		{"too long to linger", head + "volumes: {linger: 2h}\n" + hosts},
 		{"class without a name", head + "volumes:\n  classes:\n    - size: 1G\n" + hosts},
@@ -162,5 +168,22 @@ func TestSampleIsValidAndNamesEveryKey(t *testing.T) {
 				t.Errorf("the sample does not mention %s.%s", path, key)
 			}
 		}
+	}
+}
+
+func TestWhatIsMonitoredReachesTheHosts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cluster.yaml")
+	text := "apiVersion: mobyfs.dev/v1\ncluster: shop\nhosts: [{name: h1, address: 10.0.0.1}]\n" +
+		"monitoring: {metrics: \"127.0.0.1:9646\", perVolume: true, traces: \"http://10.0.1.20:4318\"}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := LoadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := NewFleet(c, []cloud.HostSpec{{Name: "h1", Address: "10.0.0.1"}})
+	if want := (Monitoring{Metrics: "127.0.0.1:9646", PerVolume: true, Traces: "http://10.0.1.20:4318"}); err != nil || f.Monitoring != want {
+		t.Errorf("got %+v, %v", f.Monitoring, err)
 	}
 }

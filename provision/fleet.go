@@ -23,6 +23,7 @@ type Fleet struct {
 	Linger      string             // how long a lease stays after the last container, as agents read it
 	Shared      string             // directory that all nodes see; empty for none
 	Classes     []mobyfs.VolumeClass
+	Monitoring  Monitoring
 	// PasswordNeeded tells that cluster.yaml wants a sudo password asked for.
 	PasswordNeeded bool
 }
@@ -36,6 +37,7 @@ func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 		Linger:         c.Volumes.Linger,
 		Shared:         c.Volumes.Shared,
 		Classes:        c.classes(),
+		Monitoring:     c.Monitoring,
 		PasswordNeeded: c.SSH.Sudo == host.SudoWithPassword,
 	}
 	if len(specs) == 0 {

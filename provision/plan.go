@@ -211,6 +211,7 @@ func (in *Installer) files(d step.Desired, at, endpoint string) ([]step.File, er
 	env, err := templates.Node{
 		Cluster: d.Cluster, Node: d.Node, Control: endpoint, Advertise: address(at, in.Fleet.AgentPort), AgentPort: in.Fleet.AgentPort,
 		Endpoint: string(d.Endpoint), Linger: in.Fleet.Linger, Shared: in.Fleet.Shared,
+		Metrics: in.Fleet.Monitoring.Metrics, PerVolume: in.Fleet.Monitoring.PerVolume, Traces: in.Fleet.Monitoring.Traces,
 	}.Environment()
 	err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs.env"), env, nil))
 	_, listen := d.Endpoint.Listen()
@@ -231,7 +232,7 @@ func (in *Installer) files(d step.Desired, at, endpoint string) ([]step.File, er
 	if d.Control {
 		env, envErr := templates.Control{
 			Cluster: d.Cluster, Host: d.Node, ControlPort: in.Fleet.ControlPort,
-			PeerPort: in.Fleet.PeerPort, PeerAddress: address(at, in.Fleet.PeerPort),
+			PeerPort: in.Fleet.PeerPort, PeerAddress: address(at, in.Fleet.PeerPort), Traces: in.Fleet.Monitoring.Traces,
 		}.Environment()
 		err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs-control.env"), env, envErr))
 		classes, classErr := json.MarshalIndent(in.Fleet.Classes, "", "  ")

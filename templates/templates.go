@@ -20,6 +20,9 @@ type Node struct {
 	AgentPort int
 	Linger    string // how long a lease stays after the last container, such as 5s
 	Shared    string // directory that all nodes see, for volumes of backend shared; empty for none
+	Metrics   string // host:port at which Prometheus reads; empty for nowhere
+	PerVolume bool   // metrics of each volume, too
+	Traces    string // URL of a collector of OpenTelemetry; empty for none
 	Endpoint  string // where Docker calls: unix:///path, tcp://127.0.0.1:port or https://127.0.0.1:port
 }
 
@@ -30,6 +33,7 @@ type Control struct {
 	ControlPort int
 	PeerPort    int    // at which other members of the store are heard
 	PeerAddress string // host:port at which they reach this one
+	Traces      string // URL of a collector of OpenTelemetry; empty for none
 }
 
 // Cluster fills cluster.yaml.

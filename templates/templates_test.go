@@ -43,6 +43,15 @@ func TestEnvironments(t *testing.T) {
 	must := rendered(t)
 	golden(t, "mobyfs.env", must(Node{Cluster: "shop", Node: "vol-1", Control: "10.0.1.11:7946", Advertise: "10.0.1.11:8080", AgentPort: 8080,
 		Endpoint: "unix:///run/docker/plugins/mobyfs.sock", Linger: "5s"}.Environment()))
+	watched := must(Node{Cluster: "shop", Metrics: "127.0.0.1:9646", PerVolume: true, Traces: "http://c:4318"}.Environment())
+	for _, line := range []string{"MOBYFS_METRICS=127.0.0.1:9646\n", "MOBYFS_VOLUME_METRICS=true\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://c:4318\n"} {
+		if !strings.Contains(watched, "\n"+line) {
+			t.Errorf("mobyfs.env lacks %q:\n%s", line, watched)
+		}
+	}
+	if traced := must(Control{Cluster: "shop", Traces: "http://c:4318"}.Environment()); !strings.HasSuffix(traced, "\nOTEL_EXPORTER_OTLP_ENDPOINT=http://c:4318\n") {
+		t.Errorf("mobyfs-control.env ends with:\n%s", traced)
+	}
 	golden(t, "mobyfs-control.env", must(Control{Cluster: "shop", Host: "h1", ControlPort: 7946, PeerPort: 7947, PeerAddress: "10.0.0.1:7947"}.Environment()))
 }
 
