@@ -21,6 +21,7 @@ type verdict struct {
 	unlogged   []string                   // acknowledged changes that are not in the log
 	nonlinear  []string                   // volumes whose history no order explains
 	illegal    []string                   // events that can't follow each other
+	stuck      []string                   // operations that do not end
 	forgotten  []string                   // records that do not hold any more what a newer version wrote
 	dumps      map[mobyfs.VolumeID]string // the least of a history that no order explains
 	takeovers  int                        // that the log shows, by control itself
@@ -33,7 +34,7 @@ type verdict struct {
 }
 
 func (v verdict) violations() []string {
-	return slices.Concat(v.lost, v.stale, v.doubles, v.unlogged, v.illegal, v.forgotten, v.nonlinear)
+	return slices.Concat(v.lost, v.stale, v.doubles, v.unlogged, v.illegal, v.forgotten, v.stuck, v.nonlinear)
 }
 
 // linearizable says it in a word.

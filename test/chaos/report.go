@@ -38,6 +38,7 @@ func (r *result) table() string {
 	row("– killed or fenced by the watchdog, or with their host", r.docker["container killed"]+r.docker["container fenced"])
 	row("takeovers by control / by an operator", fmt.Sprintf("%d / %d", r.takeovers, r.byHand))
 	row("writes acknowledged", r.docker["writes acked"])
+	row("nodes drained / operations that did not end", fmt.Sprintf("%d / %d", r.docker["drain acked"], len(r.stuck)))
 	row("longest time between two answers of control", r.gap.Round(time.Millisecond))
 	row("**Porcupine**", fmt.Sprintf("**%s**, %d volumes, %v", r.linearizable(), r.volumes, r.porcupined.Round(time.Millisecond)))
 	row("**acknowledged and lost**", fmt.Sprintf("**%d** writes, **%d** changes", len(r.lost), len(r.unlogged)))

@@ -151,6 +151,11 @@ func settle(ctx context.Context, w *workload, c *Cluster) ([]mobyfs.Event, error
 	if err != nil {
 		return nil, err
 	}
+	stuck, err := awaitOperations(ctx, operator, time.Minute)
+	if err != nil {
+		return nil, err
+	}
+	w.found.stuck = append(w.found.stuck, stuck...)
 	if err := w.lookAtAll(ctx, operator); err != nil {
 		return nil, err
 	}

@@ -72,6 +72,7 @@ func (w *workload) runContainers(ctx context.Context) error {
 	for i := range followers {
 		w.wg.Go(func() { w.follow(ctx, i, rand.New(rand.NewPCG(w.seed, uint64(500+i)))) })
 	}
+	w.wg.Go(func() { w.drainNodes(ctx, operator, rand.New(rand.NewPCG(w.seed, 1001))) })
 	w.wg.Go(func() { w.moveVolumes(ctx, operator, rand.New(rand.NewPCG(w.seed, 1000))) })
 	w.wg.Wait()
 	return nil
