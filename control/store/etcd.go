@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/etcd/server/v3/features"
 	"go.uber.org/zap"
 
+	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -56,6 +57,7 @@ func startEtcd(ctx context.Context, dir string, self Self, quota int64, log *zap
 	client := url.URL{Scheme: "unix", Path: socket}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
+	began := hasData(dir)
 	server, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("start the store: %w", err)
@@ -64,6 +66,13 @@ func startEtcd(ctx context.Context, dir string, self Self, quota int64, log *zap
 	defer timeout.Stop()
 	select {
 	case <-server.Server.ReadyNotify():
+		if began && !self.alone() {
+			err = sameAsOthers(server, self)
+		}
+		if err != nil {
+			server.Close()
+			return nil, err
+		}
 		return server, nil
 	case err, ok := <-server.Err():
 		if !ok || err == nil {
@@ -78,6 +87,24 @@ func startEtcd(ctx context.Context, dir string, self Self, quota int64, log *zap
 		server.Close()
 		return nil, fmt.Errorf("start the store: %w", ctx.Err())
 	}
+}
+
+// hasData reports whether a member has been here before.
+func hasData(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "data", "member"))
+	return err == nil
+}
+
+// sameAsOthers is nil unless another member has other data at the same revision, by its hash. Who does not answer says
+// nothing. etcd's own check at the start (InitialCorruptCheck) is the same one too early: no member hears the others yet
+// while it waits for them, so when all begin at once each waits 7 s for each of the others. Until this has returned
+// nobody reads from this member.
+func sameAsOthers(server *embed.Etcd, self Self) error {
+	if err := server.Server.CorruptionChecker().InitialCheck(); err != nil {
+		return mobyfs.Errorf(mobyfs.CodeCorrupt, "start the store: the data of %s is not that of the other members: %w", self.name(), err).
+			WithHint("on another member: mobyfs-control member rm %s; move %s aside here, then add it again", self.name(), server.Config().Dir)
+	}
+	return nil
 }
 
 // configure is how etcd runs as this member, without its clients.
@@ -130,9 +157,7 @@ func listenToPeers(cfg *embed.Config, self Self) error {
 	if !ok {
 		return errors.New("start the store: this etcd can't check itself for corruption")
 	}
-	return gates.SetFromMap(map[string]bool{
-		string(features.InitialCorruptCheck): true, string(features.CompactHashCheck): true,
-	})
+	return gates.SetFromMap(map[string]bool{string(features.CompactHashCheck): true})
 }
 
 // dirLock keeps other processes out of a directory. It ends with the process, however that ends.
