@@ -2,12 +2,69 @@ package api
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/pki"
 )
+
+// FuzzRequest: any request of a member reaches the service, or is answered with a problem that says the way out; nothing
+// breaks on the way.
+func FuzzRequest(f *testing.F) {
+	for _, c := range []struct{ method, target, kind, key, match, body string }{
+		{"POST", "/v1/volumes", "application/json", "k1", "", `{"name":"pgdata","spec":{"labels":{"a":"b"}}}`},
+		{"PATCH", "/v1/volumes/pgdata", "application/merge-patch+json", "", `"7"`, `{"labels":{"a":null},"size_bytes":5,"takeover":"auto"}`},
+		{"DELETE", "/v1/volumes/pgdata", "", "", `W/"1"`, ""},
+		{"POST", "/v1/volumes/pgdata:move", "application/json", "", "", `{"to":"h2"}`},
+		{"GET", "/v1/volumes?label=a%3Db&limit=5&cursor=x", "", "", "", ""},
+		{"GET", "/v1/volumes/pgdata:wait?revision=1&timeout=1", "", "", "", ""},
+		{"POST", "/v1/agent/report", "application/json", "", "", `{"address":"h1:1","version":"v1","capacity":{"total_bytes":1,"free_bytes":1},"volumes":0}`},
+		{"POST", "/v1/pki/enroll", "application/json", "", "", `{"token":"x","name":"h1","request":"x","clock":"2026-01-01T00:00:00Z"}`},
+		{"POST", "/v1/pki/renew", "application/json", "", "", `{"chain":"x","request":"y","proof":"z"}`},
+		{"GET", "/v1/audit/segments/7", "", "", "", ""},
+		{"GET", "/v1/%2e%2e/x", "", "", "", ""},
+		{"OPTIONS", "*", "", "", "", ""},
+	} {
+		f.Add(c.method, c.target, c.kind, c.key, c.match, []byte(c.body))
+	}
+	var log bytes.Buffer
+	handler := NewServer(&fake{}, slog.New(slog.NewTextHandler(&log, nil))).Handler()
+	member := &x509.Certificate{URIs: []*url.URL{(pki.Identity{Cluster: "shop", Role: "operator", Name: "ana"}).URI()}, DNSNames: []string{pki.ServerName("operator", "ana")}}
+	state := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{member}}}
+	f.Fuzz(func(t *testing.T, method, target, kind, key, match string, body []byte) {
+		r, err := http.NewRequestWithContext(t.Context(), method, "https://control", bytes.NewReader(body))
+		if err != nil {
+			return
+		}
+		if r.URL, err = url.ParseRequestURI(target); err != nil {
+			return
+		}
+		r.TLS, r.RequestURI = state, target
+		for name, value := range map[string]string{"Content-Type": kind, keyHeader: key, "If-Match": match} {
+			if value != "" {
+				r.Header.Set(name, value)
+			}
+		}
+		log.Reset()
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if w.Code == http.StatusInternalServerError && strings.Contains(log.String(), "(*fake)") || w.Code < 400 {
+			return // it reached the service, which is none here
+		}
+		var p problem
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || p.Status != w.Code || p.Code == "" || p.Next == "" || w.Code >= 500 {
+			t.Fatalf("%s %q with %q is answered %d %s (%v)\n%s", method, target, body, w.Code, w.Body, err, log.String())
+		}
+	})
+}
 
 // FuzzCheckJSON: a body that is agreed to means one thing, to any reader.
 func FuzzCheckJSON(f *testing.F) {

@@ -172,7 +172,7 @@ func (s *Server) Handler() http.Handler {
 			writeProblem(w, refused)
 			return
 		}
-		if !splitVerb(r) || path.Clean(r.URL.Path) != r.URL.Path {
+		if !splitVerb(r) || r.RequestURI == "*" || path.Clean(r.URL.Path) != r.URL.Path {
 			writeProblem(w, newProblem(http.StatusBadRequest, mobyfs.CodeInvalid,
 				fmt.Sprintf("the path %q holds . or .. or empty parts", r.URL.Path), seeSpec))
 			return

@@ -131,7 +131,7 @@ func ParseFacts(out []byte) (Facts, error) {
 			continue
 		}
 		if err := p.line(line); err != nil {
-			return f, fmt.Errorf("read the facts line %q: %w", line, err)
+			return f, fmt.Errorf("read the facts line %.200q: %w", line, err)
 		}
 	}
 	if !p.ended {
