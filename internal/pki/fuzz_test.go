@@ -215,4 +215,3 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
-
