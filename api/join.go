@@ -93,6 +93,9 @@ func RenewFiles(ctx context.Context, endpoints []string, files pki.Files) error 
 	c := NewClient(endpoints, door)
 	defer c.Close()
 	cert, err := c.Renew(ctx, r.Renewal)
+	if err == nil {
+		err = pki.GoodAt([]byte(cert.Chain), time.Now())
+	}
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,7 @@ type seat struct {
 	root  string
 	quota int64
 	tempo tempo
+	wrong time.Duration // that its clock is
 	store *Store
 }
 
@@ -75,6 +76,7 @@ func newSeat(t *testing.T, a *pki.Authority, name string) *seat {
 func (s *seat) config() Config {
 	return Config{
 		Root: s.root, Cluster: "shop", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Self: s.self, Quota: s.quota, tempo: s.tempo,
+		Now: func() time.Time { return time.Now().Add(s.wrong) },
 	}
 }
 
@@ -375,4 +377,37 @@ func TestStoreInAnEtcdThatOthersRun(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(foreign.Root, "etcd")); err == nil {
 		t.Error("a directory was made for an etcd that others run")
 	}
+}
+
+// TestMemberWithAWrongClockDoesNotJoin: it is told before it is counted, and joins once its clock is right.
+func TestMemberWithAWrongClockDoesNotJoin(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	h1, h2, h3 := newSeat(t, a, "h1"), newSeat(t, a, "h2"), newSeat(t, a, "h3")
+	h1.start()
+	for range 2 {
+		for _, o := range []*seat{h2, h3} {
+			join, err := h1.members().Add(t.Context(), o.self.Name, o.self.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.self.Join = join
+		}
+	}
+	for _, wrong := range []time.Duration{24 * time.Hour, -24 * time.Hour, 6 * time.Minute, -6 * time.Minute} {
+		cfg := h2.config()
+		cfg.Now = func() time.Time { return time.Now().Add(wrong) }
+		_, err := Open(t.Context(), cfg)
+		if mobyfs.CodeOf(err) != mobyfs.CodeInvalid || !strings.Contains(err.Error(), "the clock of h2") || !strings.Contains(mobyfs.HintOf(err), "timedatectl set-ntp true") {
+			t.Errorf("%v off: got %v (hint %q), want a refusal that says how to set the clock", wrong, err, mobyfs.HintOf(err))
+		}
+	}
+	put(t, h1.store, volume(1)) // nothing depends on it
+	h2.wrong = 4 * time.Minute
+	var starting sync.WaitGroup
+	for _, s := range []*seat{h2, h3} {
+		starting.Go(s.start)
+	}
+	starting.Wait()
+	h1.list("h1 voter", "h2 voter", "h3 voter")
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.uber.org/zap"
 
 	"github.com/mobyfs/mobyfs"
 )
@@ -268,4 +270,81 @@ func leader(t *testing.T, seats map[string]*seat) (name string) {
 		return name != ""
 	})
 	return name
+}
+
+// TestTurnOfADeadMemberEndsWithItsLease: killed while it had the turn, it hinders the others until then, and no longer.
+func TestTurnOfADeadMemberEndsWithItsLease(t *testing.T) {
+	t.Parallel()
+	s := tight(t, brisk)
+	lease, err := s.store.Grant(t.Context(), 2*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.store.Update(t.Context(), func(tx *Tx) error {
+		return Turns.PutLeased(tx, theTurn, Turn{Member: "h9", Since: time.Now()}, lease)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 { // most of it is history at once
+		put(t, s.store, large(i, 64))
+		put(t, s.store, func() mobyfs.Volume { v := large(i, 1); v.Fence++; return v }())
+	}
+	if _, err := etcdOf(s.store).Compact(t.Context(), s.store.etcd.Server.KV().Rev()); err != nil {
+		t.Fatal(err)
+	}
+	held := func() (held bool) {
+		s.store.View(func(v View) { turn, ok := Turns.In(v, theTurn); held = ok && turn.Member == "h9" })
+		return held
+	}
+	waited := false
+	eventually(t, "it has its turn", func() bool {
+		waited = waited || held() && s.store.Space().Worth
+		if held() && s.store.Stats().Compressions > 0 {
+			t.Fatal("two compress at once")
+		}
+		return s.store.Stats().Compressions > 0
+	})
+	if !waited {
+		t.Error("it never had to wait: this test shows nothing")
+	}
+}
+
+// TestEtcdThatOthersRunIsLookedAtOnly: its alarm is told, and stays.
+func TestEtcdThatOthersRunIsLookedAtOnly(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	etcd, err := startEtcd(t.Context(), dir, Self{}, MinQuota, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(etcd.Close)
+	s, err := Open(t.Context(), Config{
+		Cluster: "shop", Log: slog.New(slog.DiscardHandler), Endpoints: []string{"unix://" + socketIn(dir)}, tempo: brisk,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeStore(t, s) })
+	eventually(t, "it is looked at", func() bool { return s.Space().Level == SpaceEnough && s.Space().Quota == MinQuota+reserve(MinQuota) })
+	for i := range 200 {
+		_, err = etcdOf(s).Put(t.Context(), fmt.Sprint("/x/", i%4), strings.Repeat("x", 1<<20))
+		if err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, rpctypes.ErrNoSpace) {
+		t.Fatalf("the quota is not used up: %v", err)
+	}
+	eventually(t, "it is told", func() bool { return s.Space().Level == SpaceFull && s.Space().Alarm })
+	v := volume(1)
+	err = s.Update(t.Context(), func(tx *Tx) error { return tx.PutVolume(&v) })
+	if mobyfs.CodeOf(err) != mobyfs.CodeUnavailable || !strings.Contains(err.Error(), "is full") {
+		t.Errorf("a write: got %v, want that it is full", err)
+	}
+	looks := s.Space().At
+	eventually(t, "it is looked at thrice more", func() bool { return s.Space().At.Sub(looks) > 30*brisk.look })
+	if len(alarmed(etcd)) == 0 || s.Stats().Compactions+s.Stats().Compressions+s.Stats().AlarmsEnded > 0 {
+		t.Errorf("something was done to it: %+v", s.Stats())
+	}
 }

@@ -81,6 +81,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Quota == 0 {
 		cfg.Quota = DefaultQuota
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Quota < MinQuota || cfg.Quota > MaxQuota {
 		return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "a quota of %s is not between %s and %s", mobyfs.FormatSize(cfg.Quota), mobyfs.FormatSize(MinQuota), mobyfs.FormatSize(MaxQuota)).
 			WithHint("set MOBYFS_CONTROL_QUOTA, such as 8GiB, or leave it out")
@@ -94,7 +97,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	if cfg.Self.Join != "" {
-		if err := mayJoin(ctx, dir, cfg.Self, time.Now()); err != nil {
+		if err := mayJoin(ctx, dir, cfg.Self, cfg.Now()); err != nil {
 			lock.release()
 			return nil, err
 		}

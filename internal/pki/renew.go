@@ -19,6 +19,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/durable"
 )
 
@@ -144,6 +145,27 @@ func (f Files) replace(who Identity, key, chainPEM, rootsPEM []byte, write func(
 		}
 	}
 	return nil
+}
+
+// GoodAt refuses a certificate, with its chain, that is not good yet or no longer: who signed it, or this host, has a clock
+// that is wrong. The one that is there may be good for longer than the clock is wrong, so it should be kept.
+func GoodAt(chainPEM []byte, now time.Time) error {
+	chain, err := parseCerts(chainPEM)
+	if err != nil {
+		return err
+	}
+	cert := chain[0]
+	wrong := ""
+	switch {
+	case now.Before(cert.NotBefore):
+		wrong = "is not good before " + cert.NotBefore.UTC().Format(time.DateTime)
+	case now.After(cert.NotAfter):
+		wrong = "was good until " + cert.NotAfter.UTC().Format(time.DateTime)
+	default:
+		return nil
+	}
+	return mobyfs.Errorf(mobyfs.CodeInvalid, "the certificate received %s UTC, and here it is %s: a clock is wrong; the old certificate stays", wrong, now.UTC().Format(time.DateTime)).
+		WithHint("set the clocks of this host and of the control hosts by NTP: timedatectl set-ntp true; timedatectl shows how they are")
 }
 
 // CheckRenewal tells whose certificate a renewal is for, after checking that one of the roots has certified it, that it
