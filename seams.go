@@ -2,6 +2,7 @@ package mobyfs
 
 import (
 	"context"
+	"io"
 	"time"
 )
 
@@ -73,6 +74,11 @@ type Control interface {
 	Watch(ctx context.Context, each func(Change)) error
 	// Records tells of volumes that may not concern this node, by their IDs, of which there may be MaxRecords.
 	Records(ctx context.Context, ids []VolumeID) (Records, error)
+	// Inventory tells a part of what this node holds, as Session.Tell asked. With the last part all is told, and what was
+	// told before under the same history and is not repeated since counts too.
+	Inventory(ctx context.Context, part Inventory) error
+	// Backup writes a sealed backup to w. What came is worth nothing unless nil is returned.
+	Backup(ctx context.Context, id string, w io.Writer) error
 }
 
 // MaxRecords is how many records can be asked for at once.
@@ -120,9 +126,10 @@ type Report struct {
 	Backends []string                 `json:"backends,omitempty"` // that keep volumes here
 
 	// What placement shall know of the node from its first day on. Later, operators say.
-	Labels map[string]string `json:"labels,omitempty"`
-	Zone   string            `json:"zone,omitempty"`
-	Rack   string            `json:"rack,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Zone    string            `json:"zone,omitempty"`
+	Rack    string            `json:"rack,omitempty"`
+	Backups *[]string         `json:"backups,omitempty"` // IDs of those whose copies are here; nil = unchanged
 }
 
 // Peer brings the bytes of a volume from another node.

@@ -7,6 +7,10 @@ import "time"
 type Session struct {
 	Epoch     uint64 `json:"epoch"`  // grows by one with each session of the node
 	TTLMillis int64  `json:"ttl_ms"` // how long control waits for the next heartbeat, in milliseconds
+	// Tell asks the node for its whole Inventory, since the restore of that name; "" asks for nothing.
+	Tell string `json:"tell,omitempty"`
+	// Keep asks the node to keep a copy of the backup with this ID; "" asks for nothing.
+	Keep string `json:"keep,omitempty"`
 }
 
 // TTL is how long control waits for the next heartbeat. The agent counts it from the moment at which it sent the one

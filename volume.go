@@ -30,7 +30,20 @@ type Volume struct {
 	Arrived   MigrationID `json:"arrived,omitempty"`   // whose commit made Node the home; "" if the bytes were made there
 	UsedBytes int64       `json:"used_bytes"`          // as the home last reported; 0 until it has
 	Revision  int64       `json:"revision"`            // of the record in the store; grows with each change
+	Aside     *Aside      `json:"aside,omitempty"`     // nil unless no node had the bytes after a restore
+	Kept      []string    `json:"kept,omitempty"`      // nodes with other bytes of it since a restore, which stay untouched
 }
+
+// Aside says why a volume is kept on record and can't be used: after control was restored from a backup no node had its
+// bytes. It may have been removed since the backup was made.
+type Aside struct {
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+	Fence  Fence     `json:"fence"` // of the volume as the backup knew it
+}
+
+// KeepsAt reports whether a node has other bytes of the volume that are to stay untouched.
+func (v Volume) KeepsAt(node string) bool { return slices.Contains(v.Kept, node) }
 
 // VolumeSpec is what a user asks for, and in a record what the volume was given.
 type VolumeSpec struct {
@@ -168,6 +181,8 @@ func (v Volume) Condition() string {
 	switch {
 	case v.State != VolumeReady:
 		return string(v.State)
+	case v.Aside != nil:
+		return "aside"
 	case v.Migration != nil:
 		return "moving"
 	case v.Lease != nil:

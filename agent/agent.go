@@ -24,6 +24,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/agent/keep"
 	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/internal/boottime"
 	"github.com/mobyfs/mobyfs/internal/durable"
@@ -90,6 +91,8 @@ type Agent struct {
 	guard     guard
 	engine    *engine
 	metrics   *metrics
+	copies    *keep.Copies
+	errands   errands
 
 	work context.Context // ends with the agent: what workers do is bounded by it, not by who waits
 	stop context.CancelFunc
@@ -132,6 +135,7 @@ func Open(cfg Config) (*Agent, error) {
 	a.roster = newRoster(a)
 	a.reporter = newReporter(a)
 	a.engine = newEngine()
+	a.copies = keep.In(cfg.Root)
 	a.work, a.stop = context.WithCancel(tracing.With(context.Background(), cfg.Tracer))
 	if err := a.look(); err != nil {
 		a.stop()

@@ -144,7 +144,7 @@ func (v view) onDisk() step {
 	switch {
 	case r.Migration != nil && v.comes(r.Migration.ID):
 		return step{task: pull, migration: r.Migration.ID, why: "control moves it here"}
-	case !home && v.bytes && v.uses == 0 && v.exports == 0 && v.told:
+	case !home && v.bytes && v.uses == 0 && v.exports == 0 && v.told && !r.KeepsAt(v.me):
 		return step{task: vacate, fence: r.Fence, why: "its home is " + r.Node}
 	}
 	return step{}

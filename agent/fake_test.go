@@ -39,6 +39,11 @@ type cluster struct {
 	rev     int64
 	volumes map[mobyfs.VolumeID]*mobyfs.Volume
 	reports map[string]mobyfs.Report
+
+	inventories      []mobyfs.Inventory // that nodes told
+	backups          map[string][]byte  // their content, by ID
+	askTell, askKeep string             // what the answers to reports ask for
+
 	calls   []string
 	ttl     time.Duration // of sessions; mobyfs.SessionTTL if 0
 	partial bool          // nodes watch what concerns them
@@ -509,8 +514,9 @@ func (s *seat) Abort(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migration
 func (s *seat) Report(ctx context.Context, r mobyfs.Report) (mobyfs.Session, error) {
 	s.mu.Lock()
 	ttl := cmp.Or(s.ttl, mobyfs.SessionTTL)
+	session := mobyfs.Session{Epoch: 1, TTLMillis: ttl.Milliseconds(), Tell: s.askTell, Keep: s.askKeep}
 	s.mu.Unlock()
-	return mobyfs.Session{Epoch: 1, TTLMillis: ttl.Milliseconds()}, s.change(ctx, s.node, "Report", func() (*mobyfs.Volume, error) {
+	return session, s.change(ctx, s.node, "Report", func() (*mobyfs.Volume, error) {
 		s.reports[s.node] = r
 		for id, names := range r.Users {
 			if v := s.volumes[id]; v != nil && v.Lease != nil && v.Lease.Node == s.node {
@@ -866,4 +872,24 @@ func digest(t testing.TB, path string) string {
 		fmt.Fprintf(h, "%s %d %s", e.Name(), len(data), data)
 	}
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Inventory notes what the node tells that it holds.
+func (s *seat) Inventory(ctx context.Context, part mobyfs.Inventory) error {
+	return s.change(ctx, s.node, "Inventory", func() (*mobyfs.Volume, error) {
+		s.inventories = append(s.inventories, part)
+		return nil, nil
+	})
+}
+
+// Backup gives the bytes of a backup that the test has put there.
+func (s *seat) Backup(ctx context.Context, id string, w io.Writer) error {
+	return s.change(ctx, s.node, "Backup", func() (*mobyfs.Volume, error) {
+		b, ok := s.backups[id]
+		if !ok {
+			return nil, mobyfs.Errorf(mobyfs.CodeNotFound, "there is no backup %s", id)
+		}
+		_, err := w.Write(b)
+		return nil, err
+	})
 }

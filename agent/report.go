@@ -20,8 +20,9 @@ type reporter struct {
 	mu      sync.Mutex
 	address string // at which other nodes pull from here
 	used    map[mobyfs.VolumeID]measurement
-	again   bool // control may have lost what it was told
-	began   bool // control has answered a report of this life
+	again   bool     // control may have lost what it was told
+	began   bool     // control has answered a report of this life
+	copies  []string // of backups, as control was told
 }
 
 // measurement is the space that a volume takes.
@@ -113,6 +114,7 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	if a.Held != nil {
 		report.Held = a.Held()
 	}
+	report.Backups = r.copiesNews(all)
 	users, usersSent := a.roster.news(all)
 	report.Users = users
 	report.Used = r.usedNews(all)
@@ -132,11 +134,15 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	}
 	r.mu.Lock()
 	r.began = true
+	if report.Backups != nil {
+		r.copies = *report.Backups
+	}
 	r.mu.Unlock()
 	a.session.answered(sent, session)
 	a.goDo(func() { a.beat(a.work) })
 	usersSent()
 	r.usedSent(report.Used)
+	a.asked(session)
 	return true
 }
 
@@ -146,6 +152,17 @@ func (r *reporter) usedBytes(id mobyfs.VolumeID) (bytes int64, known bool) {
 	defer r.mu.Unlock()
 	m, known := r.used[id]
 	return m.bytes, known
+}
+
+// copiesNews names the backups of which copies are here, nil if control knows it.
+func (r *reporter) copiesNews(all bool) *[]string {
+	ids, err := r.agent.copies.IDs()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil || !all && slices.Equal(ids, r.copies) {
+		return nil
+	}
+	return &ids
 }
 
 // usedNews lists the measurements that control does not have.

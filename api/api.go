@@ -8,6 +8,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -107,6 +108,17 @@ type Service interface {
 	Begin(ctx context.Context, who pki.Identity, asked Asked) (*Answer, error)
 	// Finish keeps the answer for whoever repeats the request. Without one the request is forgotten, and can be made anew.
 	Finish(ctx context.Context, who pki.Identity, asked Asked, answer *Answer) error
+	// MakeBackup makes a backup now. CodeUnavailable if it takes longer than a call may: it is made all the same.
+	MakeBackup(ctx context.Context, who pki.Identity) (Backup, error)
+	// Backups lists the backups that are kept, the newest first.
+	Backups(ctx context.Context, who pki.Identity) ([]Backup, error)
+	// BackupContent opens a backup that is on this control's disk; CodeUnavailable if another control has it.
+	BackupContent(ctx context.Context, who pki.Identity, id string) (content io.ReadCloser, size int64, err error)
+	// RestoreStatus tells whether control waits for nodes after it was restored from a backup.
+	RestoreStatus(ctx context.Context, who pki.Identity) (Restore, error)
+	// Converge ends the waiting without some nodes.
+	Converge(ctx context.Context, who pki.Identity, without []string) (Restore, error)
+	Inventory(ctx context.Context, who pki.Identity, part mobyfs.Inventory) error
 	// Cluster tells how the cluster is.
 	Cluster(ctx context.Context, who pki.Identity) (Cluster, error)
 	// Metrics are what the service counts, for Prometheus.
@@ -131,6 +143,9 @@ type Cluster struct {
 	Classes    []mobyfs.VolumeClass `json:"classes,omitempty"`    // from which volumes may be made
 	Rooms      []Room               `json:"rooms,omitempty"`      // that the members of the store have
 	Unreadable []Unreadable         `json:"unreadable,omitempty"` // records in the store that this version can't read
+	Backup     *Backup              `json:"backup,omitempty"`     // the newest, if there is one
+	Restore    *Restore             `json:"restore,omitempty"`    // while control waits for nodes after it was restored
+	BackupDue  bool                 `json:"backup_due,omitempty"` // the newest backup is older than it should be, or too few nodes keep it
 }
 
 // Room is how much room a member of the store has.

@@ -92,6 +92,7 @@ func NewServer(service Service, log *slog.Logger) *Server {
 	s.serveOperations()
 	s.serveNodes()
 	s.servePlacement()
+	s.serveBackups()
 	s.servePKI()
 	s.serveMetrics()
 	delete(s.huma.OpenAPI().Components.Schemas.Map(), "ErrorModel") // huma's own, which plainProblem replaces

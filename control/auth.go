@@ -31,6 +31,9 @@ const (
 	doAudit    action = "read who did what"
 	doRepeat   action = "repeat requests"
 	doOperate  action = "change operations and nodes"
+	doBackup   action = "make backups and end the time after a restore"
+	doFetch    action = "fetch backups"
+	doTell     action = "tell what a node holds"
 )
 
 // may is the whole of who may do what; what is not written here is denied. Nodes may do the rest only as themselves and
@@ -43,11 +46,11 @@ func may(role string, do action) bool {
 		return reads(role)
 	case doAudit:
 		return role == pki.RoleAuditor || operates(role)
-	case doCreate, doRemove, doRepeat:
+	case doCreate, doRemove, doRepeat, doFetch:
 		return role == pki.RoleNode || operates(role)
-	case doMove, doTakeOver, doPatch, doAdmit, doOperate:
+	case doMove, doTakeOver, doPatch, doAdmit, doOperate, doBackup:
 		return operates(role)
-	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doReport:
+	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doReport, doTell:
 		return role == pki.RoleNode
 	default:
 		return false
@@ -77,5 +80,5 @@ func (c *Control) allow(who pki.Identity, do action) error {
 				WithHint("the node needs a certificate with another name")
 		}
 	}
-	return nil
+	return c.agreed(who, do)
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"io"
 	"testing"
 	"time"
 
@@ -78,6 +79,13 @@ func calls(v mobyfs.Volume) map[string]func(ctx context.Context, c caller) error
 		"segment": func(ctx context.Context, c caller) error { _, err := c.AuditSegment(ctx, 1); return err },
 		"healthy": func(ctx context.Context, c caller) error { return c.Healthy(ctx) },
 		"ready":   func(ctx context.Context, c caller) error { return c.Ready(ctx) },
+
+		"make a backup":  func(ctx context.Context, c caller) error { _, err := c.MakeBackup(ctx); return err },
+		"backups":        func(ctx context.Context, c caller) error { _, err := c.Backups(ctx); return err },
+		"fetch a backup": func(ctx context.Context, c caller) error { return c.Backup(ctx, "other", io.Discard) },
+		"restore":        func(ctx context.Context, c caller) error { _, err := c.RestoreStatus(ctx); return err },
+		"converge":       func(ctx context.Context, c caller) error { _, err := c.Converge(ctx, nil); return err },
+		"inventory":      func(ctx context.Context, c caller) error { return c.Inventory(ctx, mobyfs.Inventory{}) },
 	}
 }
 
@@ -97,9 +105,9 @@ func watchOnce(ctx context.Context, c caller) error {
 // change by what is denied.
 func TestWhoMayDoWhat(t *testing.T) {
 	any := []string{"create", "get", "remove", "watch", "healthy", "ready"}
-	reader := []string{"get", "watch", "healthy", "ready", "volumes", "nodes", "cluster", "events", "wait", "page", "node", "explain"}
+	reader := []string{"get", "watch", "healthy", "ready", "volumes", "nodes", "cluster", "events", "wait", "page", "node", "explain", "backups", "restore"}
 	auditor := append([]string{"audit", "trail", "segment"}, reader...)
-	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over", "patch node", "cordon", "uncordon"}, auditor...)
+	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over", "patch node", "cordon", "uncordon", "make a backup", "fetch a backup", "converge"}, auditor...)
 	allowed := map[pki.Identity][]string{
 		{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}:    operator,
 		{Cluster: "shop", Role: pki.RoleAdmin, Name: "ana"}:       operator,
@@ -107,9 +115,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{Cluster: "shop", Role: pki.RoleAuditor, Name: "aud"}:     auditor,
 		{Cluster: "shop", Role: pki.RoleDocker, Name: "h1"}:       {"healthy", "ready"},
 		{Cluster: "shop", Role: pki.RolePeer, Name: "c1"}:         {"healthy", "ready"},
-		{Cluster: "shop", Role: pki.RoleNode, Name: "h1"}:         append([]string{"created", "removed", "claim", "release", "abort", "commit", "report", "wait"}, any...),
-		{Cluster: "shop", Role: pki.RoleNode, Name: "h2"}:         append([]string{"claim", "release", "accept", "abort", "commit", "report", "wait"}, any...),
-		{Cluster: "shop", Role: pki.RoleNode, Name: "h3"}:         append([]string{"claim", "release", "abort", "commit", "report", "wait"}, any...),
+		{Cluster: "shop", Role: pki.RoleNode, Name: "h1"}:         append([]string{"created", "removed", "claim", "release", "abort", "commit", "report", "wait", "fetch a backup", "inventory"}, any...),
+		{Cluster: "shop", Role: pki.RoleNode, Name: "h2"}:         append([]string{"claim", "release", "accept", "abort", "commit", "report", "wait", "fetch a backup", "inventory"}, any...),
+		{Cluster: "shop", Role: pki.RoleNode, Name: "h3"}:         append([]string{"claim", "release", "abort", "commit", "report", "wait", "fetch a backup", "inventory"}, any...),
 		{Cluster: "shop", Role: pki.RoleNode, Name: "../../m"}:    {"healthy", "ready"},
 		{Cluster: "shop", Role: pki.RoleControl, Name: "control"}: {"healthy", "ready"},
 		{Cluster: "shop", Role: "", Name: ""}:                     {"healthy", "ready"},

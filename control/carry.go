@@ -63,6 +63,9 @@ func (c *Control) wakeCarrier() {
 func (c *Control) carry(ctx context.Context) (more bool) {
 	due, more := c.due()
 	c.carrying.Store(more)
+	if c.store.Restored() != nil {
+		return more // nothing is decided yet
+	}
 	for _, o := range due {
 		if err := c.step(ctx, o); err != nil && ctx.Err() == nil {
 			c.log.Warn("an operation could not be carried on", "operation", string(o.ID), "err", err)

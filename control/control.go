@@ -61,6 +61,8 @@ type Config struct {
 
 	// Placement is how volumes are placed; placement.DefaultPolicy if zero. Its version is that of this program.
 	Placement placement.Policy
+	// BackupEvery is how often a backup is made; BackupEvery the constant if 0.
+	BackupEvery time.Duration
 
 	// OpenStore opens the store; store.Open if nil.
 	OpenStore func(context.Context, store.Config) (*store.Store, error)
@@ -82,6 +84,10 @@ type Control struct {
 	denials denials
 	unknown chan met // people who called and have no record yet
 
+	backing    sync.Mutex      // one backup is made after the other
+	background context.Context // ends with Close
+	opened     time.Time
+
 	placing  placing
 	wake     chan struct{} // the carrier of operations
 	carrying atomic.Bool   // it found some that have not ended
@@ -102,6 +108,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	cfg.SessionTTL = cmp.Or(cfg.SessionTTL, mobyfs.SessionTTL)
 	cfg.LockDelay = cmp.Or(cfg.LockDelay, cfg.SessionTTL)
 	cfg.WholeVolumes, cfg.WholeNodes = cmp.Or(cfg.WholeVolumes, wholeVolumes), cmp.Or(cfg.WholeNodes, wholeNodes)
+	cfg.BackupEvery = cmp.Or(cfg.BackupEvery, BackupEvery)
 	if cfg.OpenStore == nil {
 		cfg.OpenStore = store.Open
 	}
@@ -128,7 +135,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, err
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), placing: placing{nodes: map[string]int{}}, stop: stop, name: who.Name, wake: make(chan struct{}, 1), unknown: make(chan met, 16)}
+	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), placing: placing{nodes: map[string]int{}}, stop: stop, background: background, opened: cfg.Now(), name: who.Name, wake: make(chan struct{}, 1), unknown: make(chan met, 16)}
 	c.metrics = newMetrics(c)
 	if c.keeper, err = openKeeper(c); err == nil {
 		err = c.keeper.adopt(ctx)
@@ -147,6 +154,8 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	c.running.Go(func() { c.keepTrailUntil(background) })
 	c.running.Go(func() { c.carryUntil(background) })
 	c.running.Go(func() { c.meetUntil(background) })
+	c.running.Go(func() { c.keepBackupsUntil(background) })
+	c.running.Go(func() { c.convergeUntil(background) })
 	return c, nil
 }
 
@@ -176,6 +185,9 @@ func (c *Control) decide(ctx context.Context, id mobyfs.VolumeID, rule func(v *m
 // decideIn is decide for a rule that reads other records too: it holds only if they have not changed either.
 func (c *Control) decideIn(ctx context.Context, id mobyfs.VolumeID, rule func(tx *store.Tx, v *mobyfs.Volume) (string, error)) (v mobyfs.Volume, err error) {
 	var decided string
+	if err := c.observing(); err != nil {
+		return v, err
+	}
 	ctx, span := tracing.Continue(ctx, "decide")
 	defer func() {
 		c.metrics.refused(err)

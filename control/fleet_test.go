@@ -79,6 +79,10 @@ type caller interface {
 	UpgradeNodes(ctx context.Context, version string) (mobyfs.Operation, error)
 	PlanRebalance(ctx context.Context, minGain float64) ([]mobyfs.PlannedMove, error)
 	Rebalance(ctx context.Context, minGain float64) (mobyfs.Operation, error)
+	MakeBackup(ctx context.Context) (api.Backup, error)
+	Backups(ctx context.Context) ([]api.Backup, error)
+	RestoreStatus(ctx context.Context) (api.Restore, error)
+	Converge(ctx context.Context, without []string) (api.Restore, error)
 }
 
 var _ caller = (*api.Client)(nil)
@@ -364,6 +368,26 @@ func (l local) Watch(ctx context.Context, each func(mobyfs.Change)) error {
 }
 func (l local) Records(ctx context.Context, ids []mobyfs.VolumeID) (mobyfs.Records, error) {
 	return l.c.Records(ctx, l.who, ids)
+}
+func (l local) Inventory(ctx context.Context, part mobyfs.Inventory) error {
+	return l.c.Inventory(ctx, l.who, part)
+}
+func (l local) Backup(ctx context.Context, id string, w io.Writer) error {
+	content, _, err := l.c.BackupContent(ctx, l.who, id)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	_, err = io.Copy(w, content)
+	return err
+}
+func (l local) MakeBackup(ctx context.Context) (api.Backup, error) { return l.c.MakeBackup(ctx, l.who) }
+func (l local) Backups(ctx context.Context) ([]api.Backup, error)  { return l.c.Backups(ctx, l.who) }
+func (l local) RestoreStatus(ctx context.Context) (api.Restore, error) {
+	return l.c.RestoreStatus(ctx, l.who)
+}
+func (l local) Converge(ctx context.Context, without []string) (api.Restore, error) {
+	return l.c.Converge(ctx, l.who, without)
 }
 func (l local) Volumes(ctx context.Context) ([]mobyfs.Volume, error) { return l.c.Volumes(ctx, l.who) }
 func (l local) MoveVolume(ctx context.Context, name, to string) (mobyfs.Volume, error) {

@@ -60,7 +60,7 @@ func (c *Control) moveAsOperation(tx *store.Tx, v *mobyfs.Volume, to string) (st
 
 func (c *Control) move(tx *store.Tx, v *mobyfs.Volume, to string) (string, error) {
 	switch {
-	case v.State != mobyfs.VolumeReady:
+	case v.State != mobyfs.VolumeReady || v.Aside != nil:
 		return "", notReady(*v)
 	case v.Migration != nil && v.Migration.To == to:
 		return "", nil // that is what goes on
@@ -89,6 +89,10 @@ func (c *Control) move(tx *store.Tx, v *mobyfs.Volume, to string) (string, error
 // mayArrive is nil if a migration of the volume to the node can succeed as far as control knows, and promises the node's
 // room to it. here is the node that asks, if it is one.
 func (c *Control) mayArrive(tx *store.Tx, v mobyfs.Volume, to, here string) error {
+	if v.KeepsAt(to) {
+		return mobyfs.Errorf(mobyfs.CodeExists, "%s can't go to %s: other bytes of it are kept there since control was restored", title(v), to).
+			WithHint("look at them there, then: mobyctl volume settle %s --drop %s", v.Name, to)
+	}
 	if silent := c.silence(v.Node); silent > 0 {
 		return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s is on %s, which has been silent for %s", title(v), v.Node, silent.Round(time.Second)).
 			WithHint("start %s or its mobyfs.service, then try again", v.Node)

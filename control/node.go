@@ -50,6 +50,15 @@ func (c *Control) Report(ctx context.Context, who pki.Identity, r mobyfs.Report)
 	for _, id := range c.hearOfMoves(who.Name, r.Progress) {
 		c.store.Touch(store.VolumeRef(id))
 	}
+	if r.Backups != nil {
+		if err := c.hearOfBackups(ctx, who.Name, *r.Backups); err != nil {
+			return mobyfs.Session{}, err
+		}
+	}
+	session.Tell, session.Keep = c.wantsInventory(who.Name), c.toKeep(who.Name)
+	if session.Tell != "" || c.store.Restored() != nil {
+		return session, nil // what it uses is part of what it holds
+	}
 	return session, c.hearOfUse(ctx, who.Name, r)
 }
 

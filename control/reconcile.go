@@ -44,6 +44,9 @@ func (c *Control) sweep(ctx context.Context) {
 // reconcile aborts the migrations that wait for them too long, and forgets
 // what was told of things that are gone. What fails is tried again with the next tick.
 func (c *Control) reconcile(ctx context.Context) {
+	if c.store.Restored() != nil {
+		return // nothing is decided yet
+	}
 	now := c.now()
 	var volumes []mobyfs.Volume
 	moving := map[mobyfs.MigrationID]bool{}

@@ -37,6 +37,9 @@ func (c *Control) takeOver(ctx context.Context, id mobyfs.VolumeID, to string, c
 	var v mobyfs.Volume
 	var from string
 	var was *mobyfs.Migration
+	if err := c.observing(); err != nil {
+		return v, err
+	}
 	err := c.store.Update(ctx, func(tx *store.Tx) (err error) {
 		if v, err = tx.Volume(id); err != nil {
 			return err
@@ -93,7 +96,7 @@ func (c *Control) takeAway(v *mobyfs.Volume, to string, lease bool, reason strin
 func (c *Control) mayTakeOver(v mobyfs.Volume, claimed bool) error {
 	class := takeoverOf(v)
 	switch {
-	case v.State != mobyfs.VolumeReady:
+	case v.State != mobyfs.VolumeReady || v.Aside != nil:
 		return notReady(v)
 	case !mobyfs.SharesBytes(v.Spec.WithDefaults().Backend):
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s can't be taken from %s: its bytes are there and nowhere else", title(v), v.Node).

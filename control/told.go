@@ -16,6 +16,9 @@ type told struct {
 	gone     map[string]time.Duration // when this process saw the sessions of silent nodes end, by its own clock
 	used     map[mobyfs.VolumeID]int64
 	progress map[mobyfs.MigrationID]mobyfs.Progress
+
+	converging  sync.Mutex    // one comparison at a time
+	inventories chan struct{} // holds one value when a node has told what it holds
 }
 
 // heard is the newest heartbeat of a node.
@@ -29,6 +32,7 @@ func newTold() *told {
 	return &told{
 		nodes: map[string]heard{}, gone: map[string]time.Duration{},
 		used: map[mobyfs.VolumeID]int64{}, progress: map[mobyfs.MigrationID]mobyfs.Progress{},
+		inventories: make(chan struct{}, 1),
 	}
 }
 

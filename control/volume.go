@@ -38,6 +38,9 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 	if who.Role == pki.RoleNode {
 		here = who.Name
 	}
+	if err := c.observing(); err != nil {
+		return mobyfs.Volume{}, err
+	}
 	mine := &choice{}
 	defer c.placing.done(mine)
 	var v mobyfs.Volume
@@ -208,6 +211,9 @@ func (c *Control) Removed(ctx context.Context, who pki.Identity, id mobyfs.Volum
 	if err := c.allow(who, doRemoved); err != nil {
 		return err
 	}
+	if err := c.observing(); err != nil {
+		return err
+	}
 	var v mobyfs.Volume
 	failpoint.Reach("control.removed.before")
 	err := c.store.Update(store.MakingRoom(ctx), func(tx *store.Tx) (err error) {
@@ -256,6 +262,10 @@ func (c *Control) moving(v mobyfs.Volume) error {
 func notReady(v mobyfs.Volume) error {
 	if v.State == mobyfs.VolumeRemoving {
 		return gone(v)
+	}
+	if v.Aside != nil {
+		return mobyfs.Errorf(mobyfs.CodeCorrupt, "%s is set aside since control was restored: %s", title(v), v.Aside.Reason).
+			WithHint("start the node that has them, or remove the volume: mobyctl volume rm %s", v.Name)
 	}
 	return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s is being made on %s", title(v), v.Node).
 		WithHint("try again in a moment; mobyctl node ls tells whether %s is there", v.Node)

@@ -218,6 +218,14 @@ func (c *Control) Cluster(_ context.Context, who pki.Identity) (api.Cluster, err
 	for _, u := range c.store.Unreadable() {
 		s.Unreadable = append(s.Unreadable, api.Unreadable{Key: u.Key, Cause: u.Cause})
 	}
+	if newest, ok := c.newestBackup(); ok {
+		b := shown(newest)
+		s.Backup = &b
+	}
+	s.BackupDue = c.backupOverdue()
+	if r := c.restoreStatus(); r.Backup != "" {
+		s.Restore = &r
+	}
 	slices.SortFunc(s.Unreadable, func(a, b api.Unreadable) int { return strings.Compare(a.Key, b.Key) })
 	return s, nil
 }

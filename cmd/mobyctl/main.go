@@ -110,7 +110,7 @@ func newRootCommand(a *app) *cobra.Command {
 		c.GroupID = "fleet"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{newVolumeCommand(a), newClassCommand(a), newNodeCommand(a), newOperationCommand(a), newRebalanceCommand(a), newStatusCommand(a), newEventsCommand(a), newAuditCommand(a), newLoginCommand(a), newOperatorCommand(a), newTokenCommand(a), newCACommand(a)} {
+	for _, c := range []*cobra.Command{newVolumeCommand(a), newClassCommand(a), newNodeCommand(a), newOperationCommand(a), newRebalanceCommand(a), newStatusCommand(a), newEventsCommand(a), newAuditCommand(a), newLoginCommand(a), newOperatorCommand(a), newTokenCommand(a), newCACommand(a), newControlCommand(a)} {
 		c.GroupID = "use"
 		root.AddCommand(c)
 	}

@@ -51,6 +51,9 @@ func newStatusCommand(a *app) *cobra.Command {
 			for _, u := range cluster.Unreadable {
 				s.Warnings = append(s.Warnings, fmt.Sprintf("the record %s can't be read: %s", u.Key, u.Cause))
 			}
+			if cluster.BackupDue || cluster.Restore != nil {
+				s.Warnings = append(s.Warnings, controlLines(controlStatus{cluster.Backup, cluster.Restore, cluster.BackupDue}, time.Now())...)
+			}
 			if err := a.print(s, func(w io.Writer) { printStatus(w, s) }); err != nil {
 				return err
 			}

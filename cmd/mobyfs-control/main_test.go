@@ -437,6 +437,18 @@ func check(t *testing.T, ana *api.Client, all []known) {
 	}
 }
 
+func TestBadTimesBetweenBackupsAreRefusedWithTheWayOut(t *testing.T) {
+	for text, good := range map[string]bool{"": true, "1s": true, "24h": true, "10ms": false, "25h": false, "often": false, "-1h": false} {
+		t.Setenv("MOBYFS_BACKUP_EVERY", text)
+		s := settings{cluster: "shop", name: "h1"}
+		s.addStart(pflag.NewFlagSet("start", pflag.ContinueOnError))
+		err := s.checkStart()
+		if good != (err == nil) || !good && !strings.Contains(mobyfs.HintOf(err), "MOBYFS_BACKUP_EVERY") {
+			t.Errorf("%q: got %v, hint %q", text, err, mobyfs.HintOf(err))
+		}
+	}
+}
+
 func TestBadSessionTimesAreRefusedWithTheWayOut(t *testing.T) {
 	for text, good := range map[string]bool{"": true, "4s": true, "1h0m0s": true, "3s": false, "4500ms": false, "61m": false, "soon": false, "-4s": false} {
 		t.Setenv("MOBYFS_SESSION_TTL", text)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
@@ -25,6 +26,7 @@ type settings struct {
 	root    string        // private directory: pki/ and etcd/
 	classes string        // file of the classes of volumes
 	session time.Duration // after which a silent node's session ends
+	backups time.Duration // how often a backup is made
 
 	peerListen string // host:port at which other members of the store are heard; empty: there are none
 	peerURL    string // https://host:port at which they reach this one
@@ -33,6 +35,12 @@ type settings struct {
 	quota string // how much the store may take
 	etcd  foreign
 }
+
+// Bounds of how often backups are made.
+const (
+	minBackupEvery = time.Second
+	maxBackupEvery = 24 * time.Hour
+)
 
 // foreign is an etcd that somebody else runs. Without endpoints there is none.
 type foreign struct {
@@ -61,6 +69,11 @@ func (s *settings) addStart(flags *pflag.FlagSet) {
 		session = 0 // which check refuses
 	}
 	flags.DurationVar(&s.session, "session-ttl", session, "how long a node may be silent before its session ends; the same at all controls (MOBYFS_SESSION_TTL)")
+	backups, err := time.ParseDuration(cmp.Or(os.Getenv("MOBYFS_BACKUP_EVERY"), control.BackupEvery.String()))
+	if err != nil {
+		backups = 0 // which check refuses
+	}
+	flags.DurationVar(&s.backups, "backup-every", backups, "how often a sealed backup is made and kept on two nodes (MOBYFS_BACKUP_EVERY)")
 	text(&s.listen, "listen", "MOBYFS_CONTROL_LISTEN", ":7946", "host:port of the API")
 	text(&s.peerListen, "peer-listen", "MOBYFS_PEER_LISTEN", "", "host:port at which other members of the store are heard; none if empty")
 	text(&s.peerURL, "peer-url", "MOBYFS_PEER_URL", "", "https://host:port at which other members reach this one")
@@ -171,6 +184,10 @@ func (s settings) checkStart() error {
 	if s.session < mobyfs.MinSessionTTL || s.session > mobyfs.MaxSessionTTL || s.session%time.Second != 0 {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "the session of a node can't end after that time").
 			WithHint("set MOBYFS_SESSION_TTL to whole seconds from %v to %v, such as %v", mobyfs.MinSessionTTL, mobyfs.MaxSessionTTL, mobyfs.SessionTTL)
+	}
+	if s.backups < minBackupEvery || s.backups > maxBackupEvery {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "backups can't be made that often, or that rarely").
+			WithHint("set MOBYFS_BACKUP_EVERY to a time from %v to %v, such as %v", minBackupEvery, maxBackupEvery, control.BackupEvery)
 	}
 	return s.check()
 }

@@ -84,7 +84,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	ctl, err := control.Open(ctx, control.Config{
 		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Classes: classes, Log: log,
-		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Quota: quota, Now: failpoint.Now, SessionTTL: s.session,
+		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Quota: quota, Now: failpoint.Now, SessionTTL: s.session, BackupEvery: s.backups,
 	})
 	if err != nil {
 		listener.Close()

@@ -44,7 +44,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newStartCommand(), newHostCommand(), newStubCommand(), newJoinCommand(), newWatchdogCommand(os.Getenv), newVersionCommand())
+	root.AddCommand(newStartCommand(), newHostCommand(), newStubCommand(), newJoinCommand(), newBackupCommand(), newWatchdogCommand(os.Getenv), newVersionCommand())
 	return root
 }
 

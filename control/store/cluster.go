@@ -55,12 +55,28 @@ func (n *clusterNow) get() cluster {
 // Epoch is that of all fences to be given out. Only a restore raises it, and what nodes tell after one.
 func (s *Store) Epoch() uint32 { return s.cluster.get().Epoch }
 
+// EpochBefore is the epoch of the backup that this store began with: a higher one is of decisions since.
+func (s *Store) EpochBefore() uint32 { return s.cluster.get().Before }
+
 // History names the restore that this store began with, "" for none. It never changes.
 func (s *Store) History() string { return s.cluster.get().History }
 
 // Restored tells of the restore that the nodes have yet to complete, nil if there is none. It is known before the store
 // is open; that it is over each process learns in a moment.
 func (s *Store) Restored() *Restored { return s.cluster.get().Restored }
+
+// Comparing lets the transaction change records of volumes although a restore has yet to be completed: it makes them
+// agree with what nodes hold.
+func (tx *Tx) Comparing() { tx.comparing = true }
+
+// mayDecide refuses to change records of volumes, whoever wants it and why, before they agree with what nodes hold.
+func (tx *Tx) mayDecide() error {
+	if tx.comparing || tx.s.Restored() == nil {
+		return nil
+	}
+	return mobyfs.Errorf(mobyfs.CodeUnavailable, "control was restored from a backup and decides nothing yet").
+		WithHint("mobyctl control status tells what it waits for")
+}
 
 // Restored is Store.Restored, as the transaction will make sure.
 func (tx *Tx) Restored() (*Restored, error) {

@@ -29,8 +29,9 @@ type Record struct {
 	Revision int64
 }
 
-// ofProcesses are the tables whose records speak of processes and of this store, and mean nothing in another one.
-var ofProcesses = []table{Sessions, Requests, Copies, Holdings, Inventories, Spaces, Turns, Promises}
+// ofProcesses are the tables whose records speak of processes and of this store, and mean nothing in another one. Tokens
+// are among them: one that was used since would let its finder in.
+var ofProcesses = []table{Sessions, Requests, Tokens, Copies, Holdings, Inventories, Spaces, Turns, Promises, BackupTurns}
 
 // Schema is the version of the records that this program writes. It restores no backup with a higher one.
 const Schema = schema
@@ -158,6 +159,7 @@ func (c *cluster) restored(r Restored, newest int64) error {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "the cluster was restored %d times, as often as there are epochs", c.Epoch).
 			WithHint("make a new cluster")
 	}
+	c.Before = c.Epoch
 	c.Epoch++
 	c.Base = max(newest, r.At.Unix()<<revisionsPerSecond)
 	c.History = r.Backup + "@" + r.At.UTC().Format(time.RFC3339Nano)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
@@ -27,4 +28,27 @@ type Inventory struct {
 	History string    `json:"history"` // since which restore; see Store.History
 	Epoch   uint32    `json:"epoch"`   // the highest that the node knows a fence of
 	At      time.Time `json:"at"`
+	// Compared says that the records agree with what the node told.
+	Compared bool `json:"compared,omitempty"`
+}
+
+// Rename gives a volume another name, which nobody may have.
+func (tx *Tx) Rename(v *mobyfs.Volume, name string) error {
+	old, err := tx.get(nameKey(v.Name))
+	if err != nil {
+		return err
+	}
+	if mobyfs.VolumeID(old.raw) == v.ID {
+		tx.writes[nameKey(v.Name)] = write{}
+	}
+	v.Name = name
+	return errors.Join(tx.PutVolume(v), tx.takeName(v))
+}
+
+// takeName is putName for a record that was there before under another name.
+func (tx *Tx) takeName(v *mobyfs.Volume) error {
+	if v.State == mobyfs.VolumeRemoving {
+		return nil
+	}
+	return tx.putName(*v)
 }

@@ -19,6 +19,8 @@ type cluster struct {
 	Epoch uint32 `json:"epoch,omitempty"`
 	// Base is added to the revisions of the engine; see shifted. It never changes in a store.
 	Base int64 `json:"base,omitempty"`
+	// Before is the epoch of the backup that this store began with. It never changes in a store.
+	Before uint32 `json:"before,omitempty"`
 	// History names the restore that this store began with, "" for none. It never changes in a store.
 	History string `json:"history,omitempty"`
 	// Restored is what a restore has brought and not yet been compared with what the nodes hold; nil if there is none.

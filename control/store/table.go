@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -153,6 +154,22 @@ func (t Table[T]) All(v View) func(yield func(string, T) bool) {
 
 // Count tells how many records this process knows.
 func (t Table[T]) Count(v View) int { return len(v.c.records[t.Kind]) }
+
+// Read reads all records that can be read from the store itself, as they are at one moment, by their IDs.
+func (t Table[T]) Read(ctx context.Context, s *Store) (map[string]T, error) {
+	all := map[string]T{}
+	_, err := s.engine.read(ctx, t.root(), 0, func(key string, e entry) {
+		if id, ok := t.idOf(key); ok {
+			if v, err := t.decode(id, e.raw, e.rev); err == nil {
+				all[id] = v
+			}
+		}
+	})
+	if err != nil {
+		return nil, unavailable("read the records of kind "+string(t.Kind), err)
+	}
+	return all, nil
+}
 
 // Ref names a record.
 func (t Table[T]) Ref(id string) Ref { return Ref{t.Kind, id} }

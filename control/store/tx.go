@@ -27,6 +27,8 @@ type Tx struct {
 	reads  map[string]entry
 	writes map[string]write
 	notes  []func(rev int64) // called after the commit
+
+	comparing bool // records of volumes may be changed in the time after a restore
 }
 
 // Update runs fn and commits what it wrote in one transaction, in which nothing that fn read has changed. If
@@ -152,6 +154,9 @@ func (tx *Tx) VolumeNamed(name string) (mobyfs.Volume, error) {
 // PutVolume writes the record of a volume and sets v.Revision when it is written. The name belongs to the volume
 // until its state is VolumeRemoving. A volume that is new must have been looked for by its name before.
 func (tx *Tx) PutVolume(v *mobyfs.Volume) error {
+	if err := tx.mayDecide(); err != nil {
+		return err
+	}
 	old, err := tx.get(volumeKey(v.ID))
 	if err != nil {
 		return err
@@ -220,6 +225,9 @@ func (tx *Tx) putName(v mobyfs.Volume) error {
 
 // DeleteVolume deletes the record of a volume in VolumeRemoving.
 func (tx *Tx) DeleteVolume(id mobyfs.VolumeID) error {
+	if err := tx.mayDecide(); err != nil {
+		return err
+	}
 	return Volumes.Delete(tx, string(id))
 }
 
