@@ -87,7 +87,7 @@ func TestOnABareHostABackupAndItsKeyAreEnough(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	got, err := c.named(t.Context(), "pgdata")
 	if err != nil || got.ID != v.ID || got.Node != "h1" || got.Revision <= v.Revision {
 		t.Errorf("pgdata is %+v, %v", got, err)

@@ -62,7 +62,7 @@ func (a *app) fetchBackup(ctx context.Context, c *api.Client, id, file string) e
 	if err != nil {
 		return err
 	}
-	defer os.Remove(scratch) // which is gone if all went well
+	defer func() { _ = os.Remove(scratch) }() // which is gone if all went well
 	if err := c.Backup(ctx, id, f); err != nil {
 		_ = f.Close()
 		return err

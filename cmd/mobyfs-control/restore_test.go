@@ -26,7 +26,7 @@ func backupOf(t *testing.T, root string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	key, err := seal.Load(seal.PathIn(root))
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func TestRestoreKilledAtAnyMomentIsRunAgain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer restored.Close()
+			defer func() { _ = restored.Close() }()
 			restored.View(func(v store.View) {
 				if n := v.Count(store.By{}); n != 1 || restored.Epoch() != 1 {
 					t.Errorf("%d volumes, epoch %d", n, restored.Epoch())
