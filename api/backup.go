@@ -57,7 +57,6 @@ type convergeRequest struct {
 	Without []string `json:"without" doc:"nodes that are not waited for"`
 }
 
-
 func (s *Server) serveBackups() {
 	handle(s, makeBackup, func(ctx context.Context, who pki.Identity, _ *none) (*reply[Backup], error) {
 		b, err := s.service.MakeBackup(ctx, who)
