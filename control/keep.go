@@ -155,7 +155,7 @@ func (c *Control) makeBackup(ctx context.Context) (store.Backup, error) {
 		return tx.Record(mobyfs.Event{Text: "backup " + b.ID + " made"})
 	})
 	if err == nil {
-		c.log.Info("backup made", "backup", b.ID, "bytes", b.Bytes, "records", b.Records)
+		c.log.Info("backup made", "backup", b.ID, "bytes", b.Bytes)
 	}
 	return b, err
 }

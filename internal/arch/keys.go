@@ -32,6 +32,7 @@ var logKeys = map[string]string{
 	"member":    "of the store",
 	"cluster":   "its name",
 	"backend":   "that keeps bytes",
+	"backup":    "its ID",
 	"trust":     "which roots hold",
 
 	// how it is
