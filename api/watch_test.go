@@ -13,6 +13,11 @@ func TestStreamsSayThatTheyAreThereOnlyWhileTheySayNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := httptest.NewRecorder()
 		lines := &lineWriter{w: w, rc: http.NewResponseController(w), kind: streamType}
+		said := func() string {
+			lines.mu.Lock()
+			defer lines.mu.Unlock()
+			return w.Body.String()
+		}
 		if err := lines.write([]byte("a")); err != nil {
 			t.Fatal(err)
 		}
@@ -22,16 +27,16 @@ func TestStreamsSayThatTheyAreThereOnlyWhileTheySayNothingElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(keepAlive - time.Second)
-		if got := w.Body.String(); got != "a\nb\n" {
+		if got := said(); got != "a\nb\n" {
 			t.Errorf("it said %q while it had just said something", got)
 		}
 		time.Sleep(2*time.Second + keepAlive)
-		if got := w.Body.String(); got != "a\nb\n\n\n" {
+		if got := said(); got != "a\nb\n\n\n" {
 			t.Errorf("it said %q, want an empty line each %v", got, keepAlive)
 		}
 		lines.end()
 		time.Sleep(3 * keepAlive)
-		if got := w.Body.String(); got != "a\nb\n\n\n" {
+		if got := said(); got != "a\nb\n\n\n" {
 			t.Errorf("it said %q after its end", got)
 		}
 	})
