@@ -141,12 +141,13 @@ type volumes struct{ a *Agent }
 var (
 	descVolumeCapacity = prometheus.NewDesc("mobyfs_volume_capacity_bytes", "Space that a volume was promised.", []string{"volume", "id"}, nil)
 	descVolumeUsed     = prometheus.NewDesc("mobyfs_volume_used_bytes", "Space that a volume takes, as last measured.", []string{"volume", "id"}, nil)
+	descVolumeInodes   = prometheus.NewDesc("mobyfs_volume_inodes_used", "Files and directories of a volume, as last counted.", []string{"volume", "id"}, nil)
 	descVolumeUses     = prometheus.NewDesc("mobyfs_volume_mounts", "Containers that use a volume here, as Docker counts them.", []string{"volume", "id"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s *volumes) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descVolumeCapacity, descVolumeUsed, descVolumeUses} {
+	for _, d := range []*prometheus.Desc{descVolumeCapacity, descVolumeUsed, descVolumeInodes, descVolumeUses} {
 		ch <- d
 	}
 }
@@ -161,8 +162,9 @@ func (s *volumes) Collect(ch chan<- prometheus.Metric) {
 		if v.Spec.SizeBytes > 0 {
 			g.set(descVolumeCapacity, float64(v.Spec.SizeBytes), v.Name, string(v.ID))
 		}
-		if used, known := s.a.reporter.usedBytes(v.ID); known {
-			g.set(descVolumeUsed, float64(used), v.Name, string(v.ID))
+		if m, known := s.a.reporter.measured(v.ID); known {
+			g.set(descVolumeUsed, float64(m.bytes), v.Name, string(v.ID))
+			g.set(descVolumeInodes, float64(m.inodes), v.Name, string(v.ID))
 		}
 		g.set(descVolumeUses, float64(s.a.ledger.standing(v.ID).uses), v.Name, string(v.ID))
 	}

@@ -27,9 +27,10 @@ type reporter struct {
 
 // measurement is the space that a volume takes.
 type measurement struct {
-	bytes int64
-	sent  bool
-	next  time.Time // when it is worth measuring again
+	bytes  int64
+	inodes int64
+	sent   bool
+	next   time.Time // when it is worth measuring again
 }
 
 const reportPause = 500 * time.Millisecond // between two reports
@@ -146,12 +147,12 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	return true
 }
 
-// usedBytes is the space that a volume takes, as last measured.
-func (r *reporter) usedBytes(id mobyfs.VolumeID) (bytes int64, known bool) {
+// measured is what a volume takes, as last measured.
+func (r *reporter) measured(id mobyfs.VolumeID) (m measurement, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m, known := r.used[id]
-	return m.bytes, known
+	m, known = r.used[id]
+	return m, known
 }
 
 // copiesNews names the backups of which copies are here, nil if control knows it.
@@ -218,7 +219,7 @@ func (r *reporter) measure(ctx context.Context, w *worker, record *mobyfs.Volume
 	if start.Before(m.next) {
 		return
 	}
-	bytes, err := w.home(record).UsedBytes(ctx, w.id)
+	used, err := w.home(record).Usage(ctx, w.id)
 	if err != nil {
 		w.log.Debug("measure the volume", "err", err)
 		return
@@ -226,5 +227,5 @@ func (r *reporter) measure(ctx context.Context, w *worker, record *mobyfs.Volume
 	took := time.Since(start)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.used[w.id] = measurement{bytes: bytes, sent: known && m.sent && m.bytes == bytes, next: start.Add(100 * took)}
+	r.used[w.id] = measurement{bytes: used.Bytes, inodes: used.Inodes, sent: known && m.sent && m.bytes == used.Bytes, next: start.Add(100 * took)}
 }

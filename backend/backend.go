@@ -65,8 +65,8 @@ type Backend interface {
 	// List tells what is here, volumes and staged migrations, in no order.
 	List(ctx context.Context) ([]Held, []Staged, error)
 
-	// UsedBytes tells the space that a volume takes on disk.
-	UsedBytes(ctx context.Context, id mobyfs.VolumeID) (int64, error)
+	// Usage tells what a volume takes on disk.
+	Usage(ctx context.Context, id mobyfs.VolumeID) (Usage, error)
 
 	// Capacity tells the space for all volumes.
 	Capacity(ctx context.Context) (mobyfs.Capacity, error)
@@ -81,6 +81,12 @@ type Shared interface {
 	Leave(ctx context.Context, id mobyfs.VolumeID) error
 	// Bytes is where the bytes lie on this node, whether attached or not. All that is mounted of the volume is of there.
 	Bytes(id mobyfs.VolumeID) string
+}
+
+// Usage is what a volume takes on disk. A file of several names counts once.
+type Usage struct {
+	Bytes  int64 // of blocks, so holes take nothing
+	Inodes int64 // files and directories of all kinds, the volume's root among them
 }
 
 // Held is a volume whose bytes are here; whether they are the volume's true bytes only control knows.

@@ -73,7 +73,7 @@ var lifePromises = []promise{
 		s.wantCode("attach", err, mobyfs.CodeNotFound)
 		_, _, err = s.Export(s.ctx, volA, 1)
 		s.wantCode("export", err, mobyfs.CodeNotFound)
-		_, err = s.UsedBytes(s.ctx, volA)
+		_, err = s.Usage(s.ctx, volA)
 		s.wantCode("used bytes", err, mobyfs.CodeNotFound)
 		s.wantHere(nil, nil)
 	}},
@@ -135,20 +135,23 @@ var lifePromises = []promise{
 		s.must(s.Adopt(s.ctx, volB, mig1, 1))
 		s.wantContent(volB, 1, "brought")
 	}},
-	{"UsedBytesFollowTheContent", func(s *subject) {
+	{"UsageFollowsTheContent", func(s *subject) {
 		s.create(volA)
 		path := s.attach(volA, 1)
-		empty, err := s.UsedBytes(s.ctx, volA)
+		empty, err := s.Usage(s.ctx, volA)
 		s.must(err)
 		const size = 4 << 20
 		s.must(os.WriteFile(filepath.Join(path, "big"), make([]byte, size), 0o600))
 		s.must(os.Link(filepath.Join(path, "big"), filepath.Join(path, "same")))
 		s.must(os.WriteFile(filepath.Join(path, "sparse"), nil, 0o600))
 		s.must(os.Truncate(filepath.Join(path, "sparse"), 1<<40))
-		full, err := s.UsedBytes(s.ctx, volA)
+		full, err := s.Usage(s.ctx, volA)
 		s.must(err)
-		if grown := full - empty; grown < size || grown > size+size/2 {
+		if grown := full.Bytes - empty.Bytes; grown < size || grown > size+size/2 {
 			s.Errorf("a file of %d bytes with two names and an empty one of 1 TiB: %d bytes more are used", size, grown)
+		}
+		if empty.Inodes != 1 || full.Inodes != 3 {
+			s.Errorf("a directory has %d inodes, with a file of two names and another %d", empty.Inodes, full.Inodes)
 		}
 	}},
 	{"CapacityIsThatOfADisk", func(s *subject) {
@@ -178,7 +181,7 @@ func checkHostileIDs(s *subject) {
 		s.wantCode("adopt migration "+bad, s.Adopt(s.ctx, volA, m, 1), mobyfs.CodeInvalid)
 		s.wantCode("discard "+bad, s.Discard(s.ctx, m), mobyfs.CodeInvalid)
 		s.wantCode("remove "+bad, s.Remove(s.ctx, id, 1), mobyfs.CodeInvalid)
-		_, err = s.UsedBytes(s.ctx, id)
+		_, err = s.Usage(s.ctx, id)
 		s.wantCode("used bytes of "+bad, err, mobyfs.CodeInvalid)
 	}
 	s.wantHere(nil, nil)

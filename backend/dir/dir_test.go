@@ -220,9 +220,9 @@ func TestDeletionFollowsNoLinks(t *testing.T) {
 	must(t, os.Symlink("../../../..", filepath.Join(data, "up")))
 	must(t, os.Mkdir(filepath.Join(data, "sub"), 0o000))
 	must(t, unix.Mkfifo(filepath.Join(data, "fifo"), 0o600))
-	used, err := b.UsedBytes(t.Context(), vol)
-	if err != nil || used > 1<<20 {
-		t.Errorf("UsedBytes: got %d, %v", used, err)
+	used, err := b.Usage(t.Context(), vol)
+	if err != nil || used.Bytes > 1<<20 || used.Inodes != 5 {
+		t.Errorf("Usage: got %+v, %v", used, err)
 	}
 	must(t, b.Remove(t.Context(), vol, 1))
 	must(t, b.Purge(t.Context(), time.Now().Add(time.Hour)))
@@ -248,7 +248,7 @@ func TestTreeDeeperThanAnyPathIsDeleted(t *testing.T) {
 		fd = next
 	}
 	must(t, unix.Close(fd))
-	if _, err := b.UsedBytes(t.Context(), vol); err != nil {
+	if _, err := b.Usage(t.Context(), vol); err != nil {
 		t.Error(err)
 	}
 	must(t, b.Remove(t.Context(), vol, 1))

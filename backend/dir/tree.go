@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/internal/dirfd"
 )
 
@@ -113,29 +114,29 @@ func entryError(op string, e dirfd.Entry, err error) error {
 	return fmt.Errorf("%s %q: %w", op, e.Name, err)
 }
 
-// UsedBytes adds up the blocks of all files and directories of the volume. A file with several names counts once.
+// Usage adds up the blocks of all files and directories of the volume. A file with several names counts once.
 // Containers may change the tree meanwhile: what vanishes is not counted.
-func (b *Backend) UsedBytes(ctx context.Context, id mobyfs.VolumeID) (int64, error) {
+func (b *Backend) Usage(ctx context.Context, id mobyfs.VolumeID) (backend.Usage, error) {
 	if _, err := b.load(id); err != nil {
-		return 0, err
+		return backend.Usage{}, err
 	}
 	u := usage{ctx: ctx, buf: make([]byte, 32<<10), seen: map[[2]uint64]bool{}}
 	parent, err := dirfd.OpenRoot(filepath.Dir(b.Path(id)))
 	if err != nil {
-		return 0, fault(fmt.Sprintf("measure volume %s", id), err)
+		return backend.Usage{}, fault(fmt.Sprintf("measure volume %s", id), err)
 	}
 	defer dirfd.Close(parent)
 	if err := u.add(parent, "data"); err != nil {
-		return 0, fmt.Errorf("measure volume %s: %w", id, err)
+		return backend.Usage{}, fmt.Errorf("measure volume %s: %w", id, err)
 	}
-	return u.bytes, nil
+	return u.Usage, nil
 }
 
 type usage struct {
-	ctx   context.Context
-	buf   []byte
-	seen  map[[2]uint64]bool // device and inode of files that have several names
-	bytes int64
+	ctx  context.Context
+	buf  []byte
+	seen map[[2]uint64]bool // device and inode of files that have several names
+	backend.Usage
 }
 
 // add counts the entry name of an open directory and all below it.
@@ -155,7 +156,8 @@ func (u *usage) add(at int, name string) error {
 		}
 		u.seen[key] = true
 	}
-	u.bytes += st.Blocks * 512
+	u.Bytes += st.Blocks * 512
+	u.Inodes++
 	if !isDir {
 		return nil
 	}

@@ -317,13 +317,13 @@ func (b *Backend) look(ctx context.Context) (map[mobyfs.VolumeID]mobyfs.Fence, [
 	}
 }
 
-// UsedBytes tells the space that a volume takes in the shared directory.
-func (b *Backend) UsedBytes(ctx context.Context, id mobyfs.VolumeID) (int64, error) {
+// Usage tells what a volume takes in the shared directory.
+func (b *Backend) Usage(ctx context.Context, id mobyfs.VolumeID) (backend.Usage, error) {
 	in, err := b.open()
 	if err != nil {
-		return 0, err
+		return backend.Usage{}, err
 	}
-	return in.UsedBytes(ctx, id)
+	return in.Usage(ctx, id)
 }
 
 // Capacity is that of the shared directory, which all nodes fill together.
