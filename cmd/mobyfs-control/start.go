@@ -82,6 +82,7 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return mobyfs.Errorf(mobyfs.CodeUnavailable, "serve the API: %w", err).
 			WithHint("another mobyfs-control may run here, or set MOBYFS_CONTROL_LISTEN to another port")
 	}
+	go keepHeapSmall(ctx)
 	ctl, err := control.Open(ctx, control.Config{
 		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Classes: classes, Log: log,
 		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Quota: quota, Now: failpoint.Now, SessionTTL: s.session, BackupEvery: s.backups,

@@ -14,6 +14,7 @@ type cache struct {
 	mu         sync.RWMutex
 	records    map[Kind]map[string]known // by ID
 	index      *index                    // of the volumes among them; nil until all are loaded for the first time
+	loading    labelSets                 // what they have in common until then
 	unreadable map[string]string         // key to cause
 	suspect    chan struct{}             // holds one value when unreadable may have changed
 	seen       map[string]int64          // of keys without a record that can be read: the revision; of deleted ones until the watch has told
@@ -29,7 +30,7 @@ type known struct {
 }
 
 func newCache() *cache {
-	c := &cache{records: map[Kind]map[string]known{}, unreadable: map[string]string{}, seen: map[string]int64{}, suspect: make(chan struct{}, 1)}
+	c := &cache{records: map[Kind]map[string]known{}, loading: labelSets{}, unreadable: map[string]string{}, seen: map[string]int64{}, suspect: make(chan struct{}, 1)}
 	for _, t := range tables {
 		c.records[t.kind()] = map[string]known{}
 	}
@@ -137,6 +138,8 @@ func (c *cache) place(f fact) news {
 	if v, ok := f.record.(*mobyfs.Volume); ok {
 		if c.index != nil {
 			c.index.add(v)
+		} else {
+			v.Spec.Labels = c.loading.share(v.Spec.Labels) // a million maps would be in the way until there is an index
 		}
 		n.concerns(v)
 	}
@@ -169,6 +172,7 @@ func (c *cache) ordered() {
 	}
 	slices.SortFunc(all, inOrderOfNames)
 	c.index = newIndex()
+	c.loading = nil
 	for _, v := range all {
 		c.index.add(v)
 	}

@@ -1,7 +1,7 @@
 package store
 
 import (
-	"fmt"
+	"encoding/binary"
 	"iter"
 	"maps"
 	"slices"
@@ -143,11 +143,14 @@ func (s labelSets) drop(labels map[string]string) {
 
 // setName is the same for equal sets alone.
 func setName(labels map[string]string) string {
-	var b strings.Builder
+	var b []byte
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		fmt.Fprintf(&b, "%d %d %s%s", len(key), len(labels[key]), key, labels[key])
+		b = binary.AppendUvarint(b, uint64(len(key)))
+		b = append(b, key...)
+		b = binary.AppendUvarint(b, uint64(len(labels[key])))
+		b = append(b, labels[key]...)
 	}
-	return b.String()
+	return string(b)
 }
 
 // Place is where a volume stands in the order of names: behind those of lesser names, and of lesser IDs among those of
