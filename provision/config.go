@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/provision/cloud"
 	"github.com/mobyfs/mobyfs/provision/host"
@@ -100,6 +102,25 @@ type VolumesConfig struct {
 	Linger  string        `yaml:"linger"` // as Go writes durations
 	Shared  string        `yaml:"shared"` // directory that all nodes see, for volumes of backend shared
 	Classes []ClassConfig `yaml:"classes"`
+	// Placement is how control chooses nodes for them.
+	Placement PlacementConfig `yaml:"placement"`
+}
+
+// PlacementConfig says what is preferred among the nodes that can take a volume, and how much they may be promised.
+type PlacementConfig struct {
+	Strategy   placement.Strategy `yaml:"strategy"`
+	Overcommit float64            `yaml:"overcommit"` // bytes promised per byte that there is
+	Headroom   *float64           `yaml:"headroom"`   // share of each disk that stays free
+}
+
+// policy is what control goes by.
+func (c PlacementConfig) policy() placement.Policy {
+	p := placement.DefaultPolicy()
+	p.Strategy, p.Overcommit = cmp.Or(c.Strategy, p.Strategy), cmp.Or(c.Overcommit, p.Overcommit)
+	if c.Headroom != nil {
+		p.Headroom = *c.Headroom
+	}
+	return p
 }
 
 // Monitoring says what can be seen from outside.
@@ -111,11 +132,18 @@ type Monitoring struct {
 
 // ClassConfig is what volumes of one class get where they ask for nothing else.
 type ClassConfig struct {
-	Name     string            `yaml:"name"`
-	Size     string            `yaml:"size"`
-	Backend  string            `yaml:"backend"`
-	Takeover string            `yaml:"takeover"`
-	Labels   map[string]string `yaml:"labels"`
+	Name     string `yaml:"name"`
+	Size     string `yaml:"size"`
+	Backend  string `yaml:"backend"`
+	Takeover string `yaml:"takeover"`
+
+	// On which nodes its volumes may be; see mobyfs.VolumeSpec.
+	Zone        string            `yaml:"zone"`
+	Apart       string            `yaml:"apart"`
+	NodeLabels  map[string]string `yaml:"nodeLabels"`
+	Tolerations []string          `yaml:"tolerations"`
+
+	Labels map[string]string `yaml:"labels"`
 }
 
 // HostConfig is one host.
@@ -250,6 +278,9 @@ func (c *Config) checkVolumes(d *document) {
 	if s := c.Volumes.Shared; s != "" && (!path.IsAbs(s) || path.Clean(s) != s || strings.ContainsAny(s, " \n\"'")) {
 		d.wrong("$.volumes.shared", "%q is no plain absolute path", s)
 	}
+	if err := c.Volumes.Placement.policy().Check(); err != nil {
+		d.wrong("$.volumes.placement", "%s: %s", err, mobyfs.HintOf(err))
+	}
 	names := map[string]bool{}
 	for i, class := range c.Volumes.Classes {
 		at := fmt.Sprintf("$.volumes.classes[%d]", i)
@@ -273,6 +304,9 @@ func (c *Config) checkVolumes(d *document) {
 		if err := mobyfs.CheckTakeover(mobyfs.Takeover(class.Takeover), class.Backend); err != nil {
 			d.wrong(at+".takeover", "%s: %s", err, mobyfs.HintOf(err))
 		}
+		if err := class.class().Fill(mobyfs.VolumeSpec{}).CheckPlacement(); err != nil {
+			d.wrong(at, "%s: %s", err, mobyfs.HintOf(err))
+		}
 		if class.Backend == mobyfs.SharedBackend && c.Volumes.Shared == "" {
 			d.wrong(at+".backend", "backend %s needs volumes.shared: a directory that all hosts see", mobyfs.SharedBackend)
 		}
@@ -283,10 +317,17 @@ func (c *Config) checkVolumes(d *document) {
 func (c *Config) classes() []mobyfs.VolumeClass {
 	classes := []mobyfs.VolumeClass{}
 	for _, k := range c.Volumes.Classes {
-		size, _ := mobyfs.ParseSize(k.Size) // checked; none is 0
-		classes = append(classes, mobyfs.VolumeClass{Name: k.Name, Backend: k.Backend, Takeover: mobyfs.Takeover(k.Takeover), SizeBytes: size, Labels: k.Labels})
+		classes = append(classes, k.class())
 	}
 	return classes
+}
+
+func (k ClassConfig) class() mobyfs.VolumeClass {
+	size, _ := mobyfs.ParseSize(k.Size) // checked; none is 0
+	return mobyfs.VolumeClass{
+		Name: k.Name, Backend: k.Backend, Takeover: mobyfs.Takeover(k.Takeover), SizeBytes: size, Labels: k.Labels,
+		Zone: k.Zone, Apart: k.Apart, NodeLabels: k.NodeLabels, Tolerations: k.Tolerations,
+	}
 }
 
 func (c *Config) checkDocker(d *document) {

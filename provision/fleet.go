@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/internal/discovery"
 	"github.com/mobyfs/mobyfs/provision/cloud"
 	"github.com/mobyfs/mobyfs/provision/host"
@@ -24,6 +25,7 @@ type Fleet struct {
 	Shared      string             // directory that all nodes see; empty for none
 	Classes     []mobyfs.VolumeClass
 	Monitoring  Monitoring
+	Placement   placement.Policy // how control chooses nodes for volumes
 	// PasswordNeeded tells that cluster.yaml wants a sudo password asked for.
 	PasswordNeeded bool
 }
@@ -38,6 +40,7 @@ func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 		Shared:         c.Volumes.Shared,
 		Classes:        c.classes(),
 		Monitoring:     c.Monitoring,
+		Placement:      c.Volumes.Placement.policy(),
 		PasswordNeeded: c.SSH.Sudo == host.SudoWithPassword,
 	}
 	if len(specs) == 0 {

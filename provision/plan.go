@@ -233,6 +233,7 @@ func (in *Installer) files(d step.Desired, at, endpoint string) ([]step.File, er
 		env, envErr := templates.Control{
 			Cluster: d.Cluster, Host: d.Node, ControlPort: in.Fleet.ControlPort,
 			PeerPort: in.Fleet.PeerPort, PeerAddress: address(at, in.Fleet.PeerPort), Traces: in.Fleet.Monitoring.Traces,
+			Strategy: string(in.Fleet.Placement.Strategy), Overcommit: in.Fleet.Placement.Overcommit, Headroom: in.Fleet.Placement.Headroom,
 		}.Environment()
 		err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs-control.env"), env, envErr))
 		classes, classErr := json.MarshalIndent(in.Fleet.Classes, "", "  ")

@@ -34,6 +34,11 @@ type Control struct {
 	PeerPort    int    // at which other members of the store are heard
 	PeerAddress string // host:port at which they reach this one
 	Traces      string // URL of a collector of OpenTelemetry; empty for none
+
+	// How control chooses nodes for volumes.
+	Strategy   string  // spread or binpack
+	Overcommit float64 // bytes promised per byte that there is
+	Headroom   float64 // share of each disk that stays free
 }
 
 // Cluster fills cluster.yaml.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,19 +15,21 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control"
+	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
 // settings say which cluster's control this is, where it lies, and who keeps the store with it.
 type settings struct {
-	cluster string
-	name    string        // of this one among the cluster's controls: its host's
-	listen  string        // host:port of the API
-	root    string        // private directory: pki/ and etcd/
-	classes string        // file of the classes of volumes
-	session time.Duration // after which a silent node's session ends
-	backups time.Duration // how often a backup is made
+	cluster   string
+	name      string           // of this one among the cluster's controls: its host's
+	listen    string           // host:port of the API
+	root      string           // private directory: pki/ and etcd/
+	classes   string           // file of the classes of volumes
+	session   time.Duration    // after which a silent node's session ends
+	placement placement.Policy // how volumes are placed
+	backups   time.Duration    // how often a backup is made
 
 	peerListen string // host:port at which other members of the store are heard; empty: there are none
 	peerURL    string // https://host:port at which they reach this one
@@ -74,6 +77,7 @@ func (s *settings) addStart(flags *pflag.FlagSet) {
 		backups = 0 // which check refuses
 	}
 	flags.DurationVar(&s.backups, "backup-every", backups, "how often a sealed backup is made and kept on two nodes (MOBYFS_BACKUP_EVERY)")
+	s.addPlacement(flags)
 	text(&s.listen, "listen", "MOBYFS_CONTROL_LISTEN", ":7946", "host:port of the API")
 	text(&s.peerListen, "peer-listen", "MOBYFS_PEER_LISTEN", "", "host:port at which other members of the store are heard; none if empty")
 	text(&s.peerURL, "peer-url", "MOBYFS_PEER_URL", "", "https://host:port at which other members reach this one")
@@ -84,6 +88,25 @@ func (s *settings) addStart(flags *pflag.FlagSet) {
 	text(&s.etcd.ca, "etcd-ca", "MOBYFS_ETCD_CA", "", "file of the authority of that etcd")
 	text(&s.etcd.cert, "etcd-cert", "MOBYFS_ETCD_CERT", "", "file of the certificate that is shown to it")
 	text(&s.etcd.key, "etcd-key", "MOBYFS_ETCD_KEY", "", "file of its key")
+}
+
+// addPlacement defines the flags that say how volumes are placed. All controls must have the same.
+func (s *settings) addPlacement(flags *pflag.FlagSet) {
+	s.placement = placement.DefaultPolicy()
+	number := func(into *float64, name, variable, usage string) {
+		otherwise := *into
+		if text := os.Getenv(variable); text != "" {
+			var err error
+			if otherwise, err = strconv.ParseFloat(text, 64); err != nil {
+				otherwise = -1 // which check refuses
+			}
+		}
+		flags.Float64Var(into, name, otherwise, usage+" ("+variable+")")
+	}
+	flags.StringVar((*string)(&s.placement.Strategy), "placement", cmp.Or(os.Getenv("MOBYFS_PLACEMENT"), string(s.placement.Strategy)),
+		"which of the nodes that can take a volume is preferred: spread, the emptiest, or binpack, the fullest (MOBYFS_PLACEMENT)")
+	number(&s.placement.Overcommit, "overcommit", "MOBYFS_OVERCOMMIT", "how many bytes a node promises to volumes per byte that it has")
+	number(&s.placement.Headroom, "headroom", "MOBYFS_HEADROOM", "the share of each disk that stays free, such as 0.05")
 }
 
 func split(list string) []string {

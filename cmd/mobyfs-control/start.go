@@ -85,7 +85,8 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	go keepHeapSmall(ctx)
 	ctl, err := control.Open(ctx, control.Config{
 		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Classes: classes, Log: log,
-		Self: self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Quota: quota, Now: failpoint.Now, SessionTTL: s.session, BackupEvery: s.backups,
+		Placement: s.placement,
+		Self:      self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Quota: quota, Now: failpoint.Now, SessionTTL: s.session, BackupEvery: s.backups,
 	})
 	if err != nil {
 		listener.Close()
