@@ -75,7 +75,7 @@ func TestAttackIDsThatArePaths(t *testing.T) {
 		_, _, export := b.Export(ctx, id, 9)
 		_, stage := b.Stage(ctx, id, mig)
 		_, stageMigration := b.Stage(ctx, vol, mobyfs.MigrationID(id))
-		_, used := b.UsedBytes(ctx, id)
+		_, used := b.Usage(ctx, id)
 		for what, err := range map[string]error{
 			"create": b.Create(ctx, id, mobyfs.VolumeSpec{}), "attach": attach, "export": export, "stage": stage, "stage for the migration": stageMigration,
 			"used": used, "remove": b.Remove(ctx, id, 9), "detach": b.Detach(ctx, id),
