@@ -75,7 +75,7 @@ type resizeRequest struct {
 }
 
 type upgradeRequest struct {
-	Version string `json:"version" doc:"that the nodes shall have, as mobyfs --version prints it"`
+	Version string `json:"version" doc:"that the nodes shall have, as mobyfs version prints it"`
 }
 
 type rebalanceRequest struct {

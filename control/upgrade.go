@@ -22,7 +22,7 @@ func (c *Control) UpgradeNodes(ctx context.Context, who pki.Identity, version st
 	}
 	if version == "" || len(version) > maxVersion || !printable(version) {
 		return mobyfs.Operation{}, mobyfs.Errorf(mobyfs.CodeInvalid, "%.40q can't be a version", clean(version, maxVersion)).
-			WithHint("give the one that mobyfs --version prints")
+			WithHint("give the one that mobyfs version prints")
 	}
 	under, ok := c.underWay(mobyfs.OperationUpgrade)
 	if ok && under.Version == version {
