@@ -63,6 +63,9 @@ func (c *Control) wakeCarrier() {
 func (c *Control) carry(ctx context.Context) (more bool) {
 	due, more := c.due()
 	c.carrying.Store(more)
+	if c.observing() != nil {
+		return more // nothing is decided about volumes until their nodes have told what they hold
+	}
 	if c.store.Restored() != nil {
 		return more // nothing is decided yet
 	}

@@ -151,6 +151,9 @@ func (c *Control) ForgetNode(ctx context.Context, who pki.Identity, node string,
 	if err := mobyfs.CheckNodeName(node); err != nil {
 		return err
 	}
+	if err := c.observing(); err != nil {
+		return err
+	}
 	for {
 		left, err := c.forgetSome(ctx, node, dataLost)
 		if err != nil || !left {

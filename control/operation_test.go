@@ -578,3 +578,27 @@ func TestRebalanceMovesUntilNothingIsWorthIt(t *testing.T) {
 		}
 	})
 }
+
+func TestDrainOfBeforeARestoreBeginsNothingUntilAllHaveTold(t *testing.T) {
+	f := newInMemory(t)
+	ctx, op := t.Context(), f.operator()
+	f.node("h1")
+	v := f.ready("pgdata", "h1")
+	o := must[mobyfs.Operation](t)(op.DrainNode(ctx, "h1", ""))
+	until(t, op, o.ID, inPhase(mobyfs.OperationWaiting)) // there is no other node
+	f.node("h2")
+	f.advance(3 * mobyfs.SessionTTL) // it is silent when the backup is made
+	f.restore(f.backup())
+	op = f.operator()
+	f.tells("h2")
+	if more := f.control.carry(ctx); !more || len(f.moving()) != 0 {
+		t.Errorf("it is carried on: %v, and %v", more, f.moving())
+	}
+	_, err := op.ResizeVolume(ctx, "pgdata", gib)
+	wantCode(t, err, mobyfs.CodeUnavailable)
+	wantCode(t, op.ForgetNode(ctx, "h1", true), mobyfs.CodeUnavailable)
+	f.tells("h1", mobyfs.Holding{ID: v.ID, Fence: v.Fence})
+	f.untilMoving(1)
+	f.arrive("pgdata")
+	until(t, op, o.ID, inPhase(mobyfs.OperationDone))
+}

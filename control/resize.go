@@ -15,6 +15,9 @@ func (c *Control) ResizeVolume(ctx context.Context, who pki.Identity, name strin
 	if err := c.allow(who, doPatch); err != nil {
 		return mobyfs.Operation{}, err
 	}
+	if err := c.observing(); err != nil {
+		return mobyfs.Operation{}, err
+	}
 	v, err := c.named(ctx, name)
 	if err != nil {
 		return mobyfs.Operation{}, err
