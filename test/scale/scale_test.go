@@ -35,7 +35,8 @@ func TestMain(m *testing.M) {
 // row is one line of the table.
 type row struct {
 	what, figure, goal string
-	met                bool // or there is no goal
+	met                bool   // or there is no goal
+	why                string // it is not met, if it is not
 }
 
 // TestBenchControl measures all and writes docs/benchmarks-control.md.
@@ -64,6 +65,16 @@ func write(t *testing.T, rows []row) {
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r.what, r.figure, r.goal, met)
 	}
+	var missed []string
+	for _, r := range rows {
+		if r.goal != "" && !r.met && r.why != "" {
+			missed = append(missed, fmt.Sprintf("- %s: %s.\n", r.what, r.why))
+		}
+	}
+	if len(missed) > 0 {
+		fmt.Fprintf(&b, "\nWhat is missed, and why:\n\n%s", strings.Join(missed, ""))
+	}
+	b.WriteString("\nHow long nothing is acknowledged after the control that leads was killed is measured by `make bench-leader`.\n")
 	if err := os.WriteFile(*benchInto, []byte(b.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +93,10 @@ func show(t *testing.T, r row) row {
 // machine tells how many cores are shared by all that is measured.
 func machine() string {
 	info, _ := os.ReadFile("/proc/cpuinfo")
-	return fmt.Sprintf("a machine with %d cores, which both processes share", strings.Count(string(info), "processor\t"))
+	cores := strings.Count(string(info), "processor\t")
+	load, _ := os.ReadFile("/proc/loadavg")
+	last, _, _ := strings.Cut(string(load), " ")
+	return fmt.Sprintf("a machine with %d cores, which both processes share (and others: load average %s when it ended)", cores, last)
 }
 
 func mib(bytes int64) string { return fmt.Sprintf("%d MiB", bytes>>20) }
