@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,6 +13,8 @@ type Line struct {
 	m   *Memory
 	mu  sync.Mutex
 	off chan struct{} // closed while the line is cut
+
+	heard atomic.Int64 // the revision up to which its end knows everything, as a member of the store does
 }
 
 var errCut = errors.New("the line to the store is cut")
@@ -54,23 +57,37 @@ func (l *Line) get(ctx context.Context, key string) (entry, error) {
 	if _, err := l.whole(); err != nil {
 		return entry{}, err
 	}
-	return l.m.get(ctx, key)
+	rev := l.m.revision()
+	e, err := l.m.get(ctx, key)
+	l.hear(max(rev, e.rev))
+	return e, err
 }
 
-func (l *Line) peek(key string) (entry, bool) { return l.m.peek(key) }
+func (l *Line) peek(key string) (entry, bool) { return l.m.tell(key, l.heard.Load()), true }
+
+// hear notes that everything up to a revision has come through.
+func (l *Line) hear(rev int64) {
+	for was := l.heard.Load(); rev > was && !l.heard.CompareAndSwap(was, rev); {
+		was = l.heard.Load()
+	}
+}
 
 func (l *Line) read(ctx context.Context, prefix string, since int64, each func(key string, e entry)) (int64, error) {
 	if _, err := l.whole(); err != nil {
 		return 0, err
 	}
-	return l.m.read(ctx, prefix, since, each)
+	rev, err := l.m.read(ctx, prefix, since, each)
+	l.hear(rev)
+	return rev, err
 }
 
 func (l *Line) commit(ctx context.Context, reads map[string]int64, writes map[string]write) (int64, bool, error) {
 	if _, err := l.whole(); err != nil {
 		return 0, false, err
 	}
-	return l.m.commit(ctx, reads, writes)
+	rev, done, err := l.m.commit(ctx, reads, writes)
+	l.hear(rev)
+	return rev, done, err
 }
 
 func (l *Line) watch(ctx context.Context, prefix string, from int64, each func(changes []change)) error {
@@ -87,7 +104,10 @@ func (l *Line) watch(ctx context.Context, prefix string, from int64, each func(c
 		case <-watching.Done():
 		}
 	}()
-	return l.m.watch(watching, prefix, from, each)
+	return l.m.watch(watching, prefix, from, func(changes []change) {
+		l.hear(changes[len(changes)-1].rev)
+		each(changes)
+	})
 }
 
 func (l *Line) grant(ctx context.Context, ttl time.Duration) (Lease, error) {

@@ -47,15 +47,28 @@ func (m *Memory) get(ctx context.Context, key string) (entry, error) {
 // behind is of how many of a key's last changes a member may not have heard that tells of it.
 const behind = 3
 
-// peek tells of a key as a member of the store does that is behind: now and then it does not know the last changes.
-func (m *Memory) peek(key string) (entry, bool) {
+func (m *Memory) peek(key string) (entry, bool) { return m.tell(key, m.revision()), true }
+
+// tell tells of a key as a member of the store does that is behind: now and then it does not know the last changes of
+// others, but all up to the revision that it has heard of.
+func (m *Memory) tell(key string, heard int64) entry {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	at := len(m.last[key]) - 1 - rand.IntN(behind)
-	if at < 0 || m.last[key][at].raw == nil {
-		return entry{}, true
+	all := m.last[key]
+	for missed := rand.IntN(behind); missed > 0 && len(all) > 0 && all[len(all)-1].rev > heard; missed-- {
+		all = all[:len(all)-1]
 	}
-	return entry{m.last[key][at].raw, m.last[key][at].rev}, true
+	if len(all) == 0 || all[len(all)-1].raw == nil {
+		return entry{}
+	}
+	return entry{all[len(all)-1].raw, all[len(all)-1].rev}
+}
+
+// revision is that of the last change.
+func (m *Memory) revision() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rev
 }
 
 func (m *Memory) read(ctx context.Context, prefix string, since int64, each func(key string, e entry)) (int64, error) {

@@ -201,6 +201,11 @@ func copyOf(v *mobyfs.Volume) mobyfs.Volume {
 		m := *v.LastMove
 		c.LastMove = &m
 	}
+	if v.Aside != nil {
+		aside := *v.Aside
+		c.Aside = &aside
+	}
+	c.Kept = slices.Clone(v.Kept)
 	return c
 }
 
