@@ -341,7 +341,8 @@ func keepOthers(v *mobyfs.Volume, holders []holder) (said []string) {
 	return said
 }
 
-// newestOf finds who has the newest bytes, given the fence of the volume on record and whether its home has told all.
+// newestOf finds who has the newest bytes, given the fence of the volume on record and whether its home has told all. A
+// volume without a home on record may be anywhere.
 func newestOf(v mobyfs.Volume, known mobyfs.Fence, holders []holder, told bool) (best holder, found bool) {
 	given := told && nobodyElse(v.Node, known, holders) // to the node to which a migration brought them
 	for _, h := range holders {
@@ -349,7 +350,7 @@ func newestOf(v mobyfs.Volume, known mobyfs.Fence, holders []holder, told bool) 
 		switch {
 		case !h.Bytes && !committed(h) && !(h.Sealed != "" && given):
 			continue
-		case h.node != v.Node && rank(h) <= known && !(moving && given):
+		case v.Node != "" && h.node != v.Node && rank(h) <= known && !(moving && given):
 			continue // left behind by a move that the record knows of
 		}
 		if !found || newer(v.Node, h, best) {
