@@ -118,6 +118,8 @@ type Service interface {
 	RestoreStatus(ctx context.Context, who pki.Identity) (Restore, error)
 	// Converge ends the waiting without some nodes.
 	Converge(ctx context.Context, who pki.Identity, without []string) (Restore, error)
+	// SettleVolume makes the bytes that one node keeps besides the volume's own the volume's, or gives up those of another.
+	SettleVolume(ctx context.Context, who pki.Identity, name, use, drop string) (mobyfs.Volume, error)
 	Inventory(ctx context.Context, who pki.Identity, part mobyfs.Inventory) error
 	// Cluster tells how the cluster is.
 	Cluster(ctx context.Context, who pki.Identity) (Cluster, error)

@@ -22,6 +22,7 @@ var (
 	getBackup   = call{http.MethodGet, "/v1/backups/{id}", "get-backup", "A sealed backup, if this control has it on its disk"}
 	getRestore  = call{http.MethodGet, "/v1/restore", "get-restore", "Whether control was restored from a backup and waits for nodes to tell what they hold"}
 	converge    = call{http.MethodPost, "/v1/restore:converge", "converge", "Decide again without nodes that have not told what they hold"}
+	settle      = call{http.MethodPost, "/v1/volumes/{name}:settle", "settle-volume", "Say which bytes of a volume count, where two nodes have some since a restore"}
 	inventory   = agentCall("inventory", "Tell a part of what this node holds, after control was restored")
 )
 
@@ -57,7 +58,18 @@ type convergeRequest struct {
 	Without []string `json:"without" doc:"nodes that are not waited for"`
 }
 
+type settleRequest struct {
+	Use  string `json:"use,omitempty" doc:"the node whose kept bytes shall be the volume's"`
+	Drop string `json:"drop,omitempty" doc:"the node whose kept bytes are given up"`
+}
+
 func (s *Server) serveBackups() {
+	handle(s, settle, func(ctx context.Context, who pki.Identity, in *struct {
+		Name string `path:"name"`
+		Body settleRequest
+	}) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.SettleVolume(ctx, who, in.Name, in.Body.Use, in.Body.Drop))
+	})
 	handle(s, makeBackup, func(ctx context.Context, who pki.Identity, _ *none) (*reply[Backup], error) {
 		b, err := s.service.MakeBackup(ctx, who)
 		return &reply[Backup]{b}, err
@@ -145,6 +157,12 @@ func (c *Client) RestoreStatus(ctx context.Context) (r Restore, err error) {
 func (c *Client) Converge(ctx context.Context, without []string) (r Restore, err error) {
 	err = c.ask(ctx, converge, "", convergeRequest{without}, &r)
 	return r, err
+}
+
+// SettleVolume says which bytes of a volume count, where two nodes have some since a restore.
+func (c *Client) SettleVolume(ctx context.Context, name, use, drop string) (v mobyfs.Volume, err error) {
+	err = c.ask(ctx, settle, name, settleRequest{use, drop}, &v)
+	return v, err
 }
 
 // Inventory implements mobyfs.Control.

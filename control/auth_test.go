@@ -85,7 +85,11 @@ func calls(v mobyfs.Volume) map[string]func(ctx context.Context, c caller) error
 		"fetch a backup": func(ctx context.Context, c caller) error { return c.Backup(ctx, "other", io.Discard) },
 		"restore":        func(ctx context.Context, c caller) error { _, err := c.RestoreStatus(ctx); return err },
 		"converge":       func(ctx context.Context, c caller) error { _, err := c.Converge(ctx, nil); return err },
-		"inventory":      func(ctx context.Context, c caller) error { return c.Inventory(ctx, mobyfs.Inventory{}) },
+		"settle": func(ctx context.Context, c caller) error {
+			_, err := c.SettleVolume(ctx, "other", "", "h9")
+			return err
+		},
+		"inventory": func(ctx context.Context, c caller) error { return c.Inventory(ctx, mobyfs.Inventory{}) },
 	}
 }
 
@@ -107,7 +111,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	any := []string{"create", "get", "remove", "watch", "healthy", "ready"}
 	reader := []string{"get", "watch", "healthy", "ready", "volumes", "nodes", "cluster", "events", "wait", "page", "node", "explain", "backups", "restore"}
 	auditor := append([]string{"audit", "trail", "segment"}, reader...)
-	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over", "patch node", "cordon", "uncordon", "make a backup", "fetch a backup", "converge"}, auditor...)
+	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over", "patch node", "cordon", "uncordon", "make a backup", "fetch a backup", "converge", "settle"}, auditor...)
 	allowed := map[pki.Identity][]string{
 		{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}:    operator,
 		{Cluster: "shop", Role: pki.RoleAdmin, Name: "ana"}:       operator,

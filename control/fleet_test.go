@@ -80,6 +80,7 @@ type caller interface {
 	PlanRebalance(ctx context.Context, minGain float64) ([]mobyfs.PlannedMove, error)
 	Rebalance(ctx context.Context, minGain float64) (mobyfs.Operation, error)
 	MakeBackup(ctx context.Context) (api.Backup, error)
+	SettleVolume(ctx context.Context, name, use, drop string) (mobyfs.Volume, error)
 	Backups(ctx context.Context) ([]api.Backup, error)
 	RestoreStatus(ctx context.Context) (api.Restore, error)
 	Converge(ctx context.Context, without []string) (api.Restore, error)
@@ -380,6 +381,9 @@ func (l local) Backup(ctx context.Context, id string, w io.Writer) error {
 	defer content.Close()
 	_, err = io.Copy(w, content)
 	return err
+}
+func (l local) SettleVolume(ctx context.Context, name, use, drop string) (mobyfs.Volume, error) {
+	return l.c.SettleVolume(ctx, l.who, name, use, drop)
 }
 func (l local) MakeBackup(ctx context.Context) (api.Backup, error) { return l.c.MakeBackup(ctx, l.who) }
 func (l local) Backups(ctx context.Context) ([]api.Backup, error)  { return l.c.Backups(ctx, l.who) }

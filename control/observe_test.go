@@ -220,6 +220,48 @@ func TestTheRecordFollowsTheNewestBytes(t *testing.T) {
 	}
 }
 
+func TestOfTwoCopiesAnOperatorUsesOneOrGivesItUp(t *testing.T) {
+	f := newInMemory(t)
+	for _, n := range []string{"h1", "h2"} {
+		f.node(n)
+	}
+	left, lost := f.ready("left", "h1"), f.ready("lost", "h1")
+	lost = f.moved("lost", "h2")
+	old := f.backup()
+	leftNow := f.moved("left", "h2")
+	f.restore(old)
+	stale := lost
+	stale.Fence = 1
+	f.tells("h1", holds(left), holds(stale)) // h2 lost its bytes of lost, and h1 has older ones
+	f.tells("h2", holds(leftNow))
+	f.converged()
+	ctx, ana := t.Context(), f.operator()
+	if v, _ := f.volume(lost.ID); v.Aside == nil || !slices.Equal(v.Kept, []string{"h1"}) {
+		t.Fatalf("lost is %+v", v)
+	}
+	if _, err := ana.SettleVolume(ctx, "lost", "", "h1"); mobyfs.CodeOf(err) != mobyfs.CodeInvalid || mobyfs.HintOf(err) == "" {
+		t.Errorf("the only bytes there are were given up: %v", err)
+	}
+	for _, both := range [][2]string{{"", ""}, {"h1", "h1"}, {"h9", ""}} {
+		if _, err := ana.SettleVolume(ctx, "left", both[0], both[1]); mobyfs.CodeOf(err) != mobyfs.CodeInvalid || mobyfs.HintOf(err) == "" {
+			t.Errorf("%v: %v", both, err)
+		}
+	}
+	for range 2 { // again is fine
+		if v, err := ana.SettleVolume(ctx, "lost", "h1", ""); err != nil || v.Node != "h1" || v.Aside != nil || len(v.Kept) > 0 {
+			t.Errorf("lost is %+v, %v", v, err)
+		}
+		if v, err := ana.SettleVolume(ctx, "left", "h1", ""); err != nil || v.Node != "h1" || !slices.Equal(v.Kept, []string{"h2"}) {
+			t.Errorf("left is %+v, %v", v, err)
+		}
+	}
+	for range 2 {
+		if v, err := ana.SettleVolume(ctx, "left", "", "h2"); err != nil || v.Node != "h1" || len(v.Kept) > 0 {
+			t.Errorf("left is %+v, %v", v, err)
+		}
+	}
+}
+
 func TestALeaseThatIsReliedOnStays(t *testing.T) {
 	f := newInMemory(t)
 	h1 := f.node("h1")

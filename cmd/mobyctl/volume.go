@@ -19,7 +19,7 @@ import (
 func newVolumeCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "volume", Short: "Create, list, inspect, change, move and remove volumes"}
 	cmd.AddCommand(newVolumeCreateCommand(a), newVolumeLsCommand(a), newVolumeInspectCommand(a),
-		newVolumeRmCommand(a), newVolumeMoveCommand(a), newVolumeTakeoverCommand(a), newVolumeResizeCommand(a), newVolumeSetCommand(a))
+		newVolumeRmCommand(a), newVolumeMoveCommand(a), newVolumeTakeoverCommand(a), newVolumeSettleCommand(a), newVolumeResizeCommand(a), newVolumeSetCommand(a))
 	return cmd
 }
 
