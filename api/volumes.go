@@ -39,7 +39,7 @@ type VolumeQuery struct {
 	Cursor string   `query:"cursor" maxLength:"512" doc:"where the page before ended, as its Link header says"`
 	Labels []string `query:"label,explode" maxItems:"16" doc:"name=value, or name for any value; may come several times, and all must hold"`
 	Node   string   `query:"node" maxLength:"63" doc:"the home"`
-	State  string   `query:"state" enum:"creating,ready,in use,moving,removing" doc:"the condition"`
+	State  string   `query:"state" enum:"creating,ready,in use,moving,aside,removing" doc:"the condition"`
 	Text   string   `query:"q" maxLength:"128" doc:"part of the name, without regard to case"`
 }
 

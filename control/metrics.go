@@ -80,17 +80,20 @@ var (
 	descSpace   = prometheus.NewDesc("mobyfs_control_capacity_bytes", "Space for volumes on nodes that are heard from.", []string{"kind"}, nil)
 	descLag     = prometheus.NewDesc("mobyfs_control_watch_lag_revisions",
 		"How many revisions the watch of the store is behind the newest change that this process heard of.", nil, nil)
-	descBad = prometheus.NewDesc("mobyfs_control_unreadable_records", "Records in the store that this version can't read.", nil, nil)
-	descDue = prometheus.NewDesc("mobyfs_control_certificate_expiry_seconds", "Seconds until control's own certificate ends.", nil, nil)
-	descBox = prometheus.NewDesc("mobyfs_control_watchers", "Streams of changes that this process serves.", nil, nil)
-	descOps = prometheus.NewDesc("mobyfs_control_operations", "Operations that have not ended, by what they do and how they stand.", []string{"kind", "phase"}, nil)
-	descSum = prometheus.NewDesc("mobyfs_control_watch_coalesced_total",
+	descBad     = prometheus.NewDesc("mobyfs_control_unreadable_records", "Records in the store that this version can't read.", nil, nil)
+	descDue     = prometheus.NewDesc("mobyfs_control_certificate_expiry_seconds", "Seconds until control's own certificate ends.", nil, nil)
+	descAge     = prometheus.NewDesc("mobyfs_control_backup_age_seconds", "Seconds since the newest backup was made; since control began if there is none.", nil, nil)
+	descHeld    = prometheus.NewDesc("mobyfs_control_backup_copies", "Nodes that keep a copy of the newest backup.", nil, nil)
+	descAwaited = prometheus.NewDesc("mobyfs_control_restore_awaited_nodes", "Nodes that control waits for after it was restored from a backup.", nil, nil)
+	descBox     = prometheus.NewDesc("mobyfs_control_watchers", "Streams of changes that this process serves.", nil, nil)
+	descOps     = prometheus.NewDesc("mobyfs_control_operations", "Operations that have not ended, by what they do and how they stand.", []string{"kind", "phase"}, nil)
+	descSum     = prometheus.NewDesc("mobyfs_control_watch_coalesced_total",
 		"Changes that watchers did not have to be told, for a newer one of the same record came first.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s *census) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descVolumes, descNodes, descSpace, descLag, descBad, descDue, descBox, descSum, descOps} {
+	for _, d := range []*prometheus.Desc{descVolumes, descNodes, descSpace, descLag, descBad, descDue, descAge, descHeld, descAwaited, descBox, descSum, descOps} {
 		ch <- d
 	}
 }
@@ -135,6 +138,13 @@ func (s *census) Collect(ch chan<- prometheus.Metric) {
 	gauge(descBad, float64(stats.Unreadable))
 	gauge(descBox, float64(stats.Watchers))
 	ch <- prometheus.MustNewConstMetric(descSum, prometheus.CounterValue, float64(stats.Coalesced))
+	newest, ok := c.newestBackup()
+	if !ok {
+		newest.MadeAt = c.opened
+	}
+	gauge(descAge, c.now().Sub(newest.MadeAt).Round(time.Second).Seconds())
+	gauge(descHeld, float64(len(newest.Held)))
+	gauge(descAwaited, float64(len(c.restoreStatus().Awaited)))
 	if _, until, err := c.cfg.Identity.Identity(); err == nil {
 		gauge(descDue, until.Sub(c.now()).Round(time.Second).Seconds())
 	}

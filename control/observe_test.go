@@ -226,7 +226,7 @@ func TestOfTwoCopiesAnOperatorUsesOneOrGivesItUp(t *testing.T) {
 		f.node(n)
 	}
 	left, lost := f.ready("left", "h1"), f.ready("lost", "h1")
-	lost = f.moved("lost", "h2")
+	f.moved("lost", "h2")
 	old := f.backup()
 	leftNow := f.moved("left", "h2")
 	f.restore(old)
