@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -112,7 +113,7 @@ func (e etcdEngine) transact(ctx context.Context, unchanged []clientv3.Cmp, ops 
 	case e.own == nil:
 		return e.client.Txn(ctx).If(unchanged...).Then(ops...).Commit()
 	case len(ops) > 0:
-		return e.own.kv.Txn(ctx).If(unchanged...).Then(ops...).Commit()
+		return e.write(ctx, unchanged, ops)
 	}
 	err = patiently(ctx, func() error {
 		return e.own.read(ctx, func(ctx context.Context) error {
@@ -122,6 +123,25 @@ func (e etcdEngine) transact(ctx context.Context, unchanged []clientv3.Cmp, ops 
 	})
 	return resp, err
 }
+
+// write makes a transaction that writes. It is made again only if it is known to be in nobody's log: a leader takes nothing
+// while it lets another one lead.
+func (e etcdEngine) write(ctx context.Context, unchanged []clientv3.Cmp, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
+	for n := 1; ; n++ {
+		resp, err := e.own.kv.Txn(ctx).If(unchanged...).Then(ops...).Commit()
+		if err == nil || n == patience || !strings.HasSuffix(err.Error(), proposalDropped) {
+			return resp, err
+		}
+		select {
+		case <-time.After(againAfter):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// proposalDropped is raft.ErrProposalDropped, as it is left of it when it comes through etcd.
+const proposalDropped = "raft proposal dropped"
 
 func (e etcdEngine) watch(ctx context.Context, prefix string, from int64, each func(changes []change)) error {
 	watching, stop := context.WithCancel(ctx)
