@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -95,25 +94,33 @@ func (e etcdEngine) commit(ctx context.Context, reads map[string]int64, writes m
 			ops = append(ops, clientv3.OpPut(key, string(w.raw)))
 		}
 	}
+	if e.own != nil && len(ops) > 0 {
+		return e.own.write(ctx, unchanged, ops)
+	}
 	resp, err := e.transact(ctx, unchanged, ops)
-	switch {
-	case errors.Is(err, rpctypes.ErrLeaseNotFound):
-		return 0, false, ErrNoLease
-	case errors.Is(err, rpctypes.ErrNoSpace):
-		return 0, false, errFull
-	case err != nil:
-		return 0, false, err
+	if err != nil {
+		return 0, false, refusedWrite(err)
 	}
 	return resp.Header.Revision, resp.Succeeded, nil
 }
 
-// transact makes a transaction. One that writes nothing may be tried again, and looks into the files.
-func (e etcdEngine) transact(ctx context.Context, unchanged []clientv3.Cmp, ops []clientv3.Op) (resp *clientv3.TxnResponse, err error) {
+// refusedWrite is an error of a transaction as engines tell it.
+func refusedWrite(err error) error {
 	switch {
-	case e.own == nil:
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		return ErrNoLease
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return errFull
+	default:
+		return err
+	}
+}
+
+// transact makes a transaction, in this process only one that writes nothing: that may be tried again, and looks into the
+// files.
+func (e etcdEngine) transact(ctx context.Context, unchanged []clientv3.Cmp, ops []clientv3.Op) (resp *clientv3.TxnResponse, err error) {
+	if e.own == nil {
 		return e.client.Txn(ctx).If(unchanged...).Then(ops...).Commit()
-	case len(ops) > 0:
-		return e.write(ctx, unchanged, ops)
 	}
 	err = patiently(ctx, func() error {
 		return e.own.read(ctx, func(ctx context.Context) error {
@@ -123,25 +130,6 @@ func (e etcdEngine) transact(ctx context.Context, unchanged []clientv3.Cmp, ops 
 	})
 	return resp, err
 }
-
-// write makes a transaction that writes. It is made again only if it is known to be in nobody's log: a leader takes nothing
-// while it lets another one lead.
-func (e etcdEngine) write(ctx context.Context, unchanged []clientv3.Cmp, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
-	for n := 1; ; n++ {
-		resp, err := e.own.kv.Txn(ctx).If(unchanged...).Then(ops...).Commit()
-		if err == nil || n == patience || !strings.HasSuffix(err.Error(), proposalDropped) {
-			return resp, err
-		}
-		select {
-		case <-time.After(againAfter):
-		case <-ctx.Done():
-			return nil, err
-		}
-	}
-}
-
-// proposalDropped is raft.ErrProposalDropped, as it is left of it when it comes through etcd.
-const proposalDropped = "raft proposal dropped"
 
 func (e etcdEngine) watch(ctx context.Context, prefix string, from int64, each func(changes []change)) error {
 	watching, stop := context.WithCancel(ctx)

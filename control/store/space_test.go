@@ -220,7 +220,10 @@ func TestMembersCompressInTurn(t *testing.T) {
 	for i := range 100 { // most of it goes again
 		put(t, seats["h1"].store, large(i, 64))
 	}
-	w := seats["h1"].write()
+	writers := map[string]*writer{}
+	for name, s := range seats {
+		writers[name] = s.write()
+	}
 	for i := range 90 {
 		v := large(i, 1)
 		v.State = mobyfs.VolumeRemoving
@@ -250,10 +253,13 @@ func TestMembersCompressInTurn(t *testing.T) {
 	eventually(t, "all have compressed their files", func() bool {
 		return !slices.ContainsFunc(slices.Collect(maps.Values(seats)), func(s *seat) bool { return s.store.Stats().Compressions == 0 })
 	})
-	w.end()
-	t.Logf("turns %v, led by %s at first, in %v; %d writes, the longest took %v", turns, led, took.Round(time.Millisecond), w.writes, w.longest.Round(time.Millisecond))
-	if len(w.failed) > 0 {
-		t.Errorf("%d of %d writes failed, such as: %v", len(w.failed), w.writes, w.failed[0])
+	t.Logf("turns %v, led by %s at first, in %v", turns, led, took.Round(time.Millisecond))
+	for name, w := range writers {
+		w.end()
+		t.Logf("%s: %d writes, the longest took %v", name, w.writes, w.longest.Round(time.Millisecond))
+		if len(w.failed) > 0 {
+			t.Errorf("%s: %d of %d writes failed, such as: %v", name, len(w.failed), w.writes, w.failed[0])
+		}
 	}
 	if len(turns) != 3 || turns[2] != led {
 		t.Errorf("the turns were %v, want all three, %s at the end", turns, led)
