@@ -26,14 +26,17 @@ func (v *victim) transport(role, name string) *http.Transport {
 	return transport
 }
 
-// othersAreServed fails the test unless somebody else gets an answer.
+// othersAreServed fails the test unless somebody else gets an answer, within a time that a machine needs which does much
+// else at once.
 func (v *victim) othersAreServed() {
 	v.t.Helper()
-	ctx, cancel := context.WithTimeout(v.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(v.t.Context(), 20*time.Second)
 	defer cancel()
+	began := time.Now()
 	if _, err := v.client("operator", "bob").Volume(ctx, "pgdata"); err != nil {
 		v.t.Errorf("meanwhile somebody else gets %v", err)
 	}
+	v.t.Logf("somebody else is answered within %v", time.Since(began).Round(time.Millisecond))
 }
 
 // A client that opens streams without end is refused those above its share, and nobody else notices.
