@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -27,10 +28,14 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/boottime"
+	"github.com/mobyfs/mobyfs/internal/caller"
 	"github.com/mobyfs/mobyfs/internal/durable"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/mountns"
 )
+
+// maxMessage caps what is read of one message, in bytes. A volume takes some 40 of them.
+const maxMessage = 16 << 20
 
 // look is how often it compares the deadline with the clock, and looks for new mounts after it.
 const look = 250 * time.Millisecond
@@ -80,6 +85,11 @@ func (w *Watchdog) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for the agent: %w", err)
 	}
+	if err := os.Chmod(w.Socket, 0o600); err != nil {
+		_ = l.Close()
+		return err
+	}
+	l = caller.RootOnly(l, w.Log, nil) // whoever may speak here may let writers go on
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
@@ -206,7 +216,7 @@ func (w *Watchdog) serve(ctx context.Context, l net.Listener) {
 		_ = conn.SetDeadline(time.Now().Add(patience))
 		var m Message
 		var a Answer
-		if err = json.NewDecoder(conn).Decode(&m); err == nil {
+		if err = json.NewDecoder(io.LimitReader(conn, maxMessage)).Decode(&m); err == nil {
 			a, err = w.hear(m)
 		}
 		if err != nil {
