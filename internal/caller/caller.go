@@ -91,6 +91,6 @@ func (g *rootOnly) tell(caller *unix.Ucred, why, unanswered error) {
 	if caller != nil {
 		log = log.With("uid", caller.Uid, "pid", caller.Pid)
 	}
-	log.Warn("turned a stranger away at a socket", "socket", g.Addr().String(), "err", why, "unanswered", unanswered)
+	log.Warn("turned a stranger away at a socket", "address", g.Addr().String(), "err", why, "unanswered", unanswered)
 	g.told, g.left = time.Now(), 0
 }
