@@ -173,7 +173,7 @@ func (s *Server) Handler() http.Handler {
 			writeProblem(w, refused)
 			return
 		}
-		if !splitVerb(r) || r.RequestURI == "*" || path.Clean(r.URL.Path) != r.URL.Path {
+		if !splitVerb(r) || path.Clean(r.URL.Path) != r.URL.Path {
 			writeProblem(w, newProblem(http.StatusBadRequest, mobyfs.CodeInvalid,
 				fmt.Sprintf("the path %q holds . or .. or empty parts", r.URL.Path), seeSpec))
 			return
@@ -341,6 +341,9 @@ func (v verbs) Handle(op *huma.Operation, handler func(huma.Context)) {
 func splitVerb(r *http.Request) bool {
 	escaped := r.URL.EscapedPath()
 	colon := strings.LastIndexByte(escaped, ':')
+	if !strings.HasPrefix(escaped, "/") { // OPTIONS *, and whatever else HTTP lets through
+		return false
+	}
 	if r.Method != http.MethodPost && r.Method != http.MethodGet || colon < strings.LastIndexByte(escaped, '/') {
 		return true
 	}
