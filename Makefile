@@ -123,7 +123,7 @@ schedules: ## 10,000 random schedules of containers, nodes and failures, against
 	go test -race -count=1 -timeout 150m -run RandomSchedules ./agent -seeds 10000 -rounds 1
 
 .PHONY: fuzz
-fuzz: ## ten minutes of fuzzing, recorded in docs/fuzzing.md
+fuzz: ## a quarter of an hour of fuzzing, recorded in docs/fuzzing.md
 	tools/fuzz.sh docs/fuzzing.md
 
 .PHONY: help

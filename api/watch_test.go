@@ -27,15 +27,18 @@ func TestStreamsSayThatTheyAreThereOnlyWhileTheySayNothingElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(keepAlive - time.Second)
+		synctest.Wait()
 		if got := said(); got != "a\nb\n" {
 			t.Errorf("it said %q while it had just said something", got)
 		}
 		time.Sleep(2*time.Second + keepAlive)
+		synctest.Wait()
 		if got := said(); got != "a\nb\n\n\n" {
 			t.Errorf("it said %q, want an empty line each %v", got, keepAlive)
 		}
 		lines.end()
 		time.Sleep(3 * keepAlive)
+		synctest.Wait()
 		if got := said(); got != "a\nb\n\n\n" {
 			t.Errorf("it said %q after its end", got)
 		}

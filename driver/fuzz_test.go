@@ -88,7 +88,8 @@ func FuzzArguments(f *testing.F) {
 				t.Fatalf("%s: a call with a body was cut", method)
 			}
 			checkArguments(t, method, m, w.Body.String(), name, id, key, value)
-			if secret := len(value) > 12 && !strings.Contains(name+id+key, value); secret && strings.Contains(logged.String()+w.Body.String(), value) {
+			told := strings.Contains(name+id+key, strings.Trim(value, `"`)) // the log puts names into quotes
+			if secret := len(value) > 12 && !told; secret && strings.Contains(logged.String()+w.Body.String(), value) {
 				t.Fatalf("%s tells the option's value: %s %s", method, w.Body, &logged)
 			}
 		}
