@@ -191,6 +191,7 @@ func (c *Control) decideIn(ctx context.Context, id mobyfs.VolumeID, rule func(tx
 	ctx, span := tracing.Continue(ctx, "decide")
 	defer func() {
 		c.metrics.refused(err)
+		c.metrics.unplaceable(err)
 		tracing.End(span, err)
 	}()
 	var was *mobyfs.Migration

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,7 @@ type outcomes struct {
 	moved     *prometheus.HistogramVec // migrations, by result
 	takeovers *prometheus.CounterVec   // by cause
 	waited    prometheus.Counter
+	unfit     *prometheus.CounterVec // placements that came to nothing, by filter
 	lost      prometheus.Counter
 	fenced    prometheus.Counter
 }
@@ -35,8 +37,10 @@ func newOutcomes() *outcomes {
 		}, []string{"result"}),
 		takeovers: prometheus.NewCounterVec(counter("takeovers_total", "Volumes that were given to another node because theirs was silent, by cause."), []string{"cause"}),
 		waited:    prometheus.NewCounter(counter("lock_delay_waits_total", "Takeovers that were put off because the silent node may not have stopped yet.")),
-		lost:      prometheus.NewCounter(counter("sessions_lost_total", "Sessions of nodes that ended because no heartbeat came.")),
-		fenced:    prometheus.NewCounter(counter("fence_rejections_total", "Calls that were refused because a newer decision was made since.")),
+		unfit: prometheus.NewCounterVec(counter("placement_refusals_total",
+			"Placements that came to nothing, by the filters that refused nodes: each counts once, however many nodes it refused."), []string{"filter"}),
+		lost:   prometheus.NewCounter(counter("sessions_lost_total", "Sessions of nodes that ended because no heartbeat came.")),
+		fenced: prometheus.NewCounter(counter("fence_rejections_total", "Calls that were refused because a newer decision was made since.")),
 	}
 	for _, result := range []mobyfs.MigrationState{mobyfs.MigrationCommitted, mobyfs.MigrationAborted} {
 		o.moved.WithLabelValues(string(result)) // 0 from the beginning, for an alert to see the first
@@ -48,7 +52,7 @@ func newOutcomes() *outcomes {
 }
 
 func (o *outcomes) register(r *prometheus.Registry) {
-	r.MustRegister(o.moved, o.takeovers, o.waited, o.lost, o.fenced)
+	r.MustRegister(o.moved, o.takeovers, o.waited, o.unfit, o.lost, o.fenced)
 }
 
 // ended counts the migration that was under way, if it is not any more.
@@ -68,6 +72,29 @@ func (o *outcomes) takenOver(claimed bool, was *mobyfs.Migration, v mobyfs.Volum
 	o.ended(was, v)
 }
 
+// unfit is an error that says that no node was found, with what was found of the nodes.
+type unfit struct {
+	error
+	verdicts []mobyfs.Verdict
+}
+
+func (u unfit) Unwrap() error { return u.error }
+
+// unplaceable counts why no node was found, if err says that none was.
+func (o *outcomes) unplaceable(err error) {
+	var u unfit
+	if !errors.As(err, &u) {
+		return
+	}
+	counted := map[string]bool{}
+	for _, v := range u.verdicts {
+		if !v.Fits && !counted[v.Filter] {
+			counted[v.Filter] = true
+			o.unfit.WithLabelValues(v.Filter).Inc()
+		}
+	}
+}
+
 // refused counts err if it says that a newer decision was made.
 func (o *outcomes) refused(err error) {
 	if mobyfs.CodeOf(err) == mobyfs.CodeStaleFence {
@@ -82,13 +109,14 @@ var (
 	descVoters = prometheus.NewDesc("mobyfs_control_voters", "Voters of the store, by whether this process reaches them.", []string{"reachable"}, nil)
 	descMargin = prometheus.NewDesc("mobyfs_control_quorum_margin",
 		"How many voters of the store may yet be lost before nothing can be decided; below 0 nothing can be.", nil, nil)
-	descChain = prometheus.NewDesc("mobyfs_control_intermediate_expiry_seconds", "Seconds until the intermediate ends that signed control's own certificate.", nil, nil)
-	descBuild = prometheus.NewDesc("mobyfs_build_info", "1; the labels tell which program this is.", []string{"program", "version"}, nil)
+	descChain  = prometheus.NewDesc("mobyfs_control_intermediate_expiry_seconds", "Seconds until the intermediate ends that signed control's own certificate.", nil, nil)
+	descBehind = prometheus.NewDesc("mobyfs_control_backup_overdue", "1 while the newest backup is too old, or too few nodes have it.", nil, nil)
+	descBuild  = prometheus.NewDesc("mobyfs_build_info", "1; the labels tell which program this is.", []string{"program", "version"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s *standing) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descVoters, descMargin, descChain, descBuild} {
+	for _, d := range []*prometheus.Desc{descVoters, descMargin, descChain, descBehind, descBuild} {
 		ch <- d
 	}
 }
@@ -106,5 +134,10 @@ func (s *standing) Collect(ch chan<- prometheus.Metric) {
 	if chain, err := s.c.cfg.Identity.Chain(); err == nil && len(chain) > 1 {
 		gauge(descChain, chain[1].NotAfter.Sub(s.c.now()).Round(time.Second).Seconds())
 	}
+	overdue := 0.0
+	if s.c.backupOverdue() {
+		overdue = 1
+	}
+	gauge(descBehind, overdue)
 	gauge(descBuild, 1, "mobyfs-control", s.c.cfg.Version)
 }

@@ -157,3 +157,31 @@ func TestNoSeriesIsOfASingleVolumeOrNode(t *testing.T) {
 		}
 	}
 }
+
+func TestWhyNoNodeWasFoundIsCountedByFilter(t *testing.T) {
+	f := newFleet(t, false)
+	ctx, op := t.Context(), f.operator()
+	f.node("h1")
+	f.node("h2")
+	_, err := op.CreateVolume(ctx, "huge", mobyfs.VolumeSpec{SizeBytes: 1000 * gib}, "")
+	wantCode(t, err, mobyfs.CodeNoSpace)
+	_, err = op.CreateVolume(ctx, "far", mobyfs.VolumeSpec{Zone: "mars"}, "h1")
+	wantCode(t, err, mobyfs.CodeNoSpace)
+	f.wantCounted(map[string]float64{
+		`mobyfs_control_placement_refusals_total{filter="room"}`: 1, // though two nodes had none
+		`mobyfs_control_placement_refusals_total{filter="zone"}`: 1,
+	})
+}
+
+func TestAgeOfTheNewestBackupIsTold(t *testing.T) {
+	f := newFleet(t, false)
+	f.node("h1")
+	if _, err := f.control.MakeBackup(t.Context(), pki.Identity{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}); err != nil {
+		t.Fatal(err)
+	}
+	f.advance(7 * time.Hour)
+	if age, there := f.counted("mobyfs_control_backup_age_seconds"); !there || age < 7*3600 || age > 8*3600 {
+		t.Errorf("the newest backup is said to be %v s old (%v), want 7 hours", age, there)
+	}
+	f.wantCounted(map[string]float64{"mobyfs_control_backup_overdue": 1, "mobyfs_control_backup_copies": 0})
+}

@@ -35,7 +35,7 @@ func (c *Control) place(tx *store.Tx, mine *choice, name string, spec mobyfs.Vol
 	if err != nil || node != "" {
 		return node, err
 	}
-	return "", noPlace(what, verdicts)
+	return "", unfit{noPlace(what, verdicts), verdicts}
 }
 
 // chooseFor chooses where a volume goes that has to leave its home, as place does for a new one. If no node can take it,
@@ -69,7 +69,7 @@ func (c *Control) takes(tx *store.Tx, node, what string, q placement.Question) e
 			return "", notJoined(node, f, q.Here == node)
 		}
 		if verdict, _ := placement.Judge(f, q, node); !verdict.Fits {
-			return "", refused(what, candidate.Node, verdict)
+			return "", unfit{refused(what, candidate.Node, verdict), []mobyfs.Verdict{verdict}}
 		}
 		return node, nil
 	})

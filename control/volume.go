@@ -69,6 +69,7 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 	failpoint.Reach("control.create.after")
 	if unplaced {
 		c.metrics.unplaced.WithLabelValues(string(mobyfs.CodeOf(err))).Inc()
+		c.metrics.unplaceable(err)
 	}
 	if err != nil {
 		return mobyfs.Volume{}, err
