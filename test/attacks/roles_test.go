@@ -23,17 +23,17 @@ var (
 	ofCallsFor = map[*[]string]string{
 		&everybody: "get-health get-ready get-bundle enroll renew",
 		&readers: "get-metrics get-cluster follow-events list-nodes get-node list-operations get-operation wait-operation explain-placement " +
-			"list-volumes plan-rebalance get-authority",
+			"list-volumes plan-rebalance get-authority get-restore list-backups",
 		&auditors: "follow-audit list-audit-segments get-audit-segment list-people",
-		&nodes:    "abort accept claim commit created release removed report",
+		&nodes:    "abort accept claim commit created release removed report inventory",
 		&people: "patch-node cordon-node uncordon-node drain-node evict-node forget-node cancel-operation pause-operation resume-operation retry-operation " +
 			"rotate-authority evict list-tokens create-token remove-token rebalance upgrade-nodes patch-volume cancel-move move-volume resize-volume " +
-			"take-over-volume",
+			"take-over-volume settle-volume converge make-backup",
 	}
 	// Calls that the rights of more than one of these groups reach.
 	mixed = map[string][]string{
 		"get-volume": append(readers, pki.RoleNode), "wait-volume": append(readers, pki.RoleNode), "watch": append(readers, pki.RoleNode),
-		"records": append(readers, pki.RoleNode), "create-volume": append(people, pki.RoleNode), "remove-volume": append(people, pki.RoleNode),
+		"get-backup": append(people, pki.RoleNode), "records": append(readers, pki.RoleNode), "create-volume": append(people, pki.RoleNode), "remove-volume": append(people, pki.RoleNode),
 	}
 	// What a call needs to be understood before it is refused.
 	bodies = map[string]string{
@@ -44,7 +44,8 @@ var (
 		"patch-node": `{"zone":"west"}`, "drain-node": `{"reason":"x"}`, "evict-node": `{"reason":"x"}`, "forget-node": `{}`, "rebalance": `{}`,
 		"upgrade-nodes": `{"version":"v2"}`, "rotate-authority": `{}`, "evict": `{"role":"node","name":"h1"}`, "create-token": `{"role":"admin"}`,
 		"explain-placement": `{}`, "create-volume": `{"name":"evil"}`, "patch-volume": `{"labels":{"a":"b"}}`, "move-volume": `{"to":"h2"}`,
-		"resize-volume": `{"size_bytes":1}`, "take-over-volume": `{"to":"h2","reason":"x"}`,
+		"resize-volume": `{"size_bytes":1}`, "inventory": `{"history":"x","epoch":0,"last":true,"holdings":[]}`, "converge": `{"without":[]}`, "settle-volume": `{"drop":"h2"}`,
+		"take-over-volume": `{"to":"h2","reason":"x"}`,
 	}
 )
 
