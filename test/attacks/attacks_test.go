@@ -30,6 +30,7 @@ type victim struct {
 	t         *testing.T
 	authority *pki.Authority
 	address   string
+	dir       string // control's root
 	pgdata    mobyfs.Volume
 	moving    mobyfs.Volume
 	files     map[string]pki.Files
@@ -42,7 +43,7 @@ func newVictim(t *testing.T) *victim {
 	dir, err := os.MkdirTemp("", "mobyfs") // t.TempDir is too long for a socket
 	ok(t, err)
 	t.Cleanup(func() { ok(t, os.RemoveAll(dir)) })
-	v := &victim{t: t, files: map[string]pki.Files{}}
+	v := &victim{t: t, dir: dir, files: map[string]pki.Files{}}
 	v.authority, err = pki.NewAuthority(filepath.Join(dir, "pki"), "shop")
 	ok(t, err)
 	quiet := slog.New(slog.DiscardHandler)
