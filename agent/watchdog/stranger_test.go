@@ -51,7 +51,7 @@ func TestAttackWatchdogsSocketByAnybodyButRoot(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() { cancel(); must(t, <-done) })
 	c := Client{w.Socket}
 	bytes := t.TempDir()
 	for {

@@ -131,7 +131,7 @@ func ParseFacts(out []byte) (Facts, error) {
 			continue
 		}
 		if err := p.line(line); err != nil {
-			return f, fmt.Errorf("read the facts line %.200q: %w", line, err)
+			return f, fmt.Errorf("read the facts line %.200q: %.200v", line, err) // the host says how long both are
 		}
 	}
 	if !p.ended {
