@@ -122,7 +122,11 @@ func TestRestoredStoreHoldsWhatTheBackupHeldWithHigherFencesAndRevisions(t *test
 		}
 	})
 	v := volume(0)
+	if err := is.Update(t.Context(), func(tx *store.Tx) error { return tx.PutVolume(&v) }); mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
+		t.Errorf("a record is changed before it was compared: %v", err)
+	}
 	if err := is.Update(t.Context(), func(tx *store.Tx) error {
+		tx.Comparing()
 		_, err := tx.VolumeNamed("VOL-0")
 		return errors.Join(err, tx.PutVolume(&v))
 	}); err != nil || v.Revision <= newest {
