@@ -69,7 +69,7 @@ func forge(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	err = db.Update(func(tx *bbolt.Tx) error {
 		records := tx.Bucket([]byte("key"))
 		at, raw := records.Cursor().First()
