@@ -123,7 +123,8 @@ func controlFaults() []fault {
 		{"loss", 2, func(_ context.Context, l *lane) (func(), error) {
 			return l.ways(l.control().host, network.Way{Loss: 0.02 + 0.2*l.rng.Float64()})
 		}},
-		{"full disk of a control", 2, func(_ context.Context, l *lane) (func(), error) { return fill(&l.control().machine) }},
+		{"full disk of a control", 2, func(_ context.Context, l *lane) (func(), error) { return fill(&l.control().machine, "filler") }},
+		{"full disk of a control, its ballast gone", 1, fillTwice},
 		{"slow disk of a control", 2, func(_ context.Context, l *lane) (func(), error) {
 			return throttle(&l.control().machine, 5+l.rng.IntN(60))
 		}},
@@ -152,7 +153,7 @@ func agentFaults() []fault {
 		{"rate limit of an agent", 2, func(_ context.Context, l *lane) (func(), error) {
 			return l.ways(l.agent().host, network.Way{Rate: 20_000 + l.rng.IntN(200_000)})
 		}},
-		{"full disk of an agent", 2, func(_ context.Context, l *lane) (func(), error) { return fill(&l.agent().machine) }},
+		{"full disk of an agent", 2, func(_ context.Context, l *lane) (func(), error) { return fill(&l.agent().machine, "filler") }},
 		{"slow disk of an agent", 2, func(_ context.Context, l *lane) (func(), error) {
 			return arm(&l.agent().machine, fmt.Sprintf("%s stall %v always", []string{"dir.*", "agent.mounts.*"}[l.rng.IntN(2)], l.between(20, 500)))
 		}},
@@ -201,9 +202,26 @@ func oneWay(_ context.Context, l *lane) (func(), error) {
 	return func() { l.c.net.Set(from, to, network.Way{}) }, nil
 }
 
+// fillTwice takes what control keeps back for that time, too, so that it has to end until there is room.
+func fillTwice(ctx context.Context, l *lane) (func(), error) {
+	m := &l.control().machine
+	undo, err := fill(m, "filler")
+	if err != nil {
+		return undo, err
+	}
+	pause(ctx, 2*time.Second) // it gives its ballast up within a second
+	again, err := fill(m, "filler-again")
+	return func() {
+		if again != nil {
+			again()
+		}
+		undo()
+	}, err
+}
+
 // fill leaves no room on a host's disk.
-func fill(m *machine) (func(), error) {
-	path := filepath.Join(filepath.Dir(m.root), "filler")
+func fill(m *machine, name string) (func(), error) {
+	path := filepath.Join(filepath.Dir(m.root), name)
 	f, err := os.Create(path)
 	if err != nil {
 		return nil, err
