@@ -52,22 +52,20 @@ func (w *workload) open(client *api.Client, node string) {
 func awaitOperations(ctx context.Context, operator *api.Client, patience time.Duration) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
+	var left []string
+	for heard := false; ; pause(ctx, 500*time.Millisecond) {
 		page, err := operator.Operations(ctx, api.OperationQuery{Active: true})
-		if err == nil && len(page.Operations) == 0 {
-			return nil, nil
+		if err == nil {
+			left, heard = nil, true
+			for _, o := range page.Operations {
+				left = append(left, fmt.Sprintf("stuck: %s %s of volume %q on %s is %s: %s", o.Kind, o.ID, o.Name, o.Node, o.Phase, o.Cause))
+			}
 		}
-		if ctx.Err() == nil {
-			pause(ctx, 500*time.Millisecond)
-			continue
-		}
-		if err != nil && len(page.Operations) == 0 {
+		switch {
+		case heard && (len(left) == 0 || ctx.Err() != nil):
+			return left, nil
+		case ctx.Err() != nil:
 			return nil, fmt.Errorf("list the operations: %w", err)
 		}
-		var left []string
-		for _, o := range page.Operations {
-			left = append(left, fmt.Sprintf("stuck: %s %s of volume %q on %s is %s: %s", o.Kind, o.ID, o.Name, o.Node, o.Phase, o.Cause))
-		}
-		return left, nil
 	}
 }

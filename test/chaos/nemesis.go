@@ -78,19 +78,27 @@ type lane struct {
 	on  string // whom it chose last
 }
 
+// lane is one of those of a run.
+func (n *nemesis) lane(seed uint64, number int) *lane {
+	return &lane{n: n, c: n.c, rng: rand.New(rand.NewPCG(seed, uint64(100+number)))}
+}
+
 // run lets faults happen until ctx ends. Each is made good again before it returns.
 func (n *nemesis) run(ctx context.Context, seed uint64) {
 	var wg sync.WaitGroup
 	short := [2]int{300, 3500} // ms
-	for i, faults := range [][]fault{controlFaults(), agentFaults(), agentFaults(), momentFaults(), momentFaults(), longFaults(), longFaults()} {
-		l := &lane{n: n, c: n.c, rng: rand.New(rand.NewPCG(seed, uint64(100+i)))}
-		lasts := short
-		if i >= 5 {
-			lasts = [2]int{int(overdue.Milliseconds()) + 1000, int(overdue.Milliseconds()) + 5000}
-		}
+	long := [2]int{int(overdue.Milliseconds()) + 1000, int(overdue.Milliseconds()) + 5000}
+	for i, lane := range []struct {
+		faults []fault
+		lasts  [2]int
+	}{
+		{controlFaults(), short}, {agentFaults(), short}, {agentFaults(), short}, {agentFaults(), short},
+		{momentFaults(), short}, {momentFaults(), short}, {momentFaults(), short}, {longFaults(), long}, {longFaults(), long},
+	} {
+		l := n.lane(seed, i)
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				l.one(ctx, faults, lasts)
+				l.one(ctx, lane.faults, lane.lasts)
 				pause(ctx, l.between(100, 1000))
 			}
 		})

@@ -345,10 +345,16 @@ func (w *workload) bare(ctx context.Context) ([]func(context.Context), error) {
 	if err != nil {
 		return nil, err
 	}
+	for i := range bareNodes { // which could make no bytes
+		taints := []mobyfs.Taint{{Key: "bare", Effect: mobyfs.TaintNoPlace}}
+		if _, err := operator.PatchNode(ctx, fmt.Sprintf("r%d", i+1), api.NodePatch{Taints: &taints}); err != nil {
+			return nil, err
+		}
+	}
 	var names []string
 	for k := range bareVolumes {
 		name := fmt.Sprintf("bare-%d", k)
-		v, err := clients[k%bareNodes].CreateVolume(ctx, name, mobyfs.VolumeSpec{}, fmt.Sprintf("r%d", k%bareNodes+1))
+		v, err := clients[k%bareNodes].CreateVolume(ctx, name, mobyfs.VolumeSpec{Tolerations: []string{"bare"}}, fmt.Sprintf("r%d", k%bareNodes+1))
 		if err != nil {
 			return nil, err
 		}
