@@ -460,3 +460,15 @@ func TestBadSessionTimesAreRefusedWithTheWayOut(t *testing.T) {
 		}
 	}
 }
+
+func TestBadQuotasAreRefusedWithTheWayOut(t *testing.T) {
+	for text, good := range map[string]bool{"": true, "8GiB": true, "16MiB": true, "32G": true, "15M": false, "33G": false, "much": false, "-1G": false, "0": false} {
+		t.Setenv("MOBYFS_CONTROL_QUOTA", text)
+		s := settings{cluster: "shop", name: "h1"}
+		s.addStart(pflag.NewFlagSet("start", pflag.ContinueOnError))
+		_, err := s.storeQuota()
+		if good != (err == nil) || !good && !strings.Contains(mobyfs.HintOf(err), "MOBYFS_CONTROL_QUOTA") {
+			t.Errorf("%q: got %v, hint %q", text, err, mobyfs.HintOf(err))
+		}
+	}
+}
