@@ -102,6 +102,11 @@ func checkValue(d *json.Decoder, depth int) error {
 	if err != nil {
 		return err
 	}
+	if n, is := token.(json.Number); is {
+		if _, err := n.Float64(); err != nil { // infinite to one reader, an error to another
+			return refuse(http.StatusBadRequest, "the body holds the number %.40s, which is out of all range", n)
+		}
+	}
 	open, nested := token.(json.Delim)
 	if !nested {
 		return nil
