@@ -241,7 +241,7 @@ func TestClusterCounts(t *testing.T) {
 		if got.Revision == 0 {
 			t.Error("it tells no revision")
 		}
-		got.Revision = 0
+		got.Revision, got.Rooms = 0, nil // the store may not have looked at its room yet
 		if want := (api.Cluster{Cluster: "shop", Version: "v1.2.3", Nodes: 2, ReadyNodes: 1, Volumes: 3, InUse: 1, Moving: 1}); !cmp.Equal(got, want) {
 			t.Error(cmp.Diff(want, got))
 		}
