@@ -186,10 +186,13 @@ const NodeSilence = SessionTTL
 // Heartbeat is how often an agent tells control that it is there, unless sessions are short: see Session.Heartbeat.
 const Heartbeat = 10 * time.Second
 
-// Capacity is the space for volumes on a node, in bytes, as its file system tells.
+// Capacity is the space for volumes on a node, in bytes and inodes, as its file system tells.
 type Capacity struct {
 	TotalBytes int64 `json:"total_bytes"`
 	FreeBytes  int64 `json:"free_bytes"`
+
+	TotalInodes int64 `json:"total_inodes,omitempty"` // 0 where the file system makes them as they are needed
+	FreeInodes  int64 `json:"free_inodes,omitempty"`
 }
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

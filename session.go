@@ -65,9 +65,6 @@ func CheckTakeover(t Takeover, backend string) error {
 		WithHint("choose %s, %s or %s", TakeoverNever, TakeoverManual, TakeoverAuto)
 }
 
-// SharedBackend keeps volumes in a directory that all nodes see, such as a mount of NFS.
-const SharedBackend = "shared"
-
 // SharesBytes reports whether all nodes see the bytes of volumes of a backend. Such a volume moves without being copied,
 // and is not lost with its node.
 func SharesBytes(backend string) bool { return backend == SharedBackend }

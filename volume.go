@@ -49,9 +49,15 @@ func (v Volume) KeepsAt(node string) bool { return slices.Contains(v.Kept, node)
 type VolumeSpec struct {
 	Class     string            `json:"class,omitempty"`      // the VolumeClass that filled what the user left open
 	Backend   string            `json:"backend,omitempty"`    // "dir" if empty
-	SizeBytes int64             `json:"size_bytes,omitempty"` // space to count on for placement; 0 = no promise
+	SizeBytes int64             `json:"size_bytes,omitempty"` // space to count on, and where the backend bounds it the most; 0 = no promise
 	Takeover  Takeover          `json:"takeover,omitempty"`   // TakeoverNever if empty
 	Labels    map[string]string `json:"labels,omitempty"`
+
+	// What the volume is made with. It is read once: whose the root directory is later, containers say.
+	Filesystem string `json:"fs,omitempty"`   // of a volume that has its own: ext4, or xfs; ext4 if empty
+	Mode       string `json:"mode,omitempty"` // of the root directory, in octal; 0755 if empty
+	UID        int    `json:"uid,omitempty"`  // of the root directory
+	GID        int    `json:"gid,omitempty"`
 
 	Zone        string            `json:"zone,omitempty"`        // only nodes of this zone
 	NodeLabels  map[string]string `json:"node_labels,omitempty"` // only nodes with all of these
@@ -65,6 +71,10 @@ func (s VolumeSpec) Meets(asked VolumeSpec) bool {
 	if asked.Class != "" && asked.Class != s.Class || asked.Backend != "" && asked.Backend != s.Backend ||
 		asked.SizeBytes != 0 && asked.SizeBytes != s.SizeBytes ||
 		asked.Takeover != "" && asked.Takeover != cmp.Or(s.Takeover, TakeoverNever) {
+		return false
+	}
+	if asked.Filesystem != "" && asked.Filesystem != cmp.Or(s.Filesystem, "ext4") || asked.Mode != "" && asked.Mode != s.Mode ||
+		asked.UID != 0 && asked.UID != s.UID || asked.GID != 0 && asked.GID != s.GID {
 		return false
 	}
 	if asked.Zone != "" && asked.Zone != s.Zone || asked.Apart != "" && asked.Apart != s.Apart {
@@ -88,13 +98,13 @@ func holds(labels, some map[string]string) bool {
 	return true
 }
 
-// DefaultBackend keeps a volume where its spec names none.
-const DefaultBackend = "dir"
-
 // WithDefaults fills what the user left open.
 func (s VolumeSpec) WithDefaults() VolumeSpec {
 	if s.Backend == "" {
 		s.Backend = DefaultBackend
+	}
+	if s.Backend == LoopBackend && s.SizeBytes == 0 {
+		s.SizeBytes = DefaultLoopSize
 	}
 	return s
 }

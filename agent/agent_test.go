@@ -1001,11 +1001,11 @@ func (f *faulty) Adopt(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migrati
 	return f.Backend.Adopt(ctx, id, m, fence)
 }
 
-func (f *faulty) Stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID) (string, error) {
+func (f *faulty) Stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, spec mobyfs.VolumeSpec) (string, error) {
 	if err := f.fail("Stage"); err != nil {
 		return "", err
 	}
-	return f.Backend.Stage(ctx, id, m)
+	return f.Backend.Stage(ctx, id, m, spec)
 }
 
 func TestCreateThatCantMakeTheBytesSaysWhy(t *testing.T) {

@@ -128,7 +128,7 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 			return mobyfs.Receipt{}, mobyfs.Errorf(mobyfs.CodeInternal, "control accepted migration %s and did not say where the bytes are", m)
 		}
 	}
-	dir, err := b.Stage(ctx, w.id, m)
+	dir, err := b.Stage(ctx, w.id, m, v.record.Spec)
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}

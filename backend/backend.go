@@ -29,21 +29,27 @@ type Backend interface {
 	// Path is where Attach shows the volume: absolute, and the same before, during and after. It asks no disk.
 	Path(id mobyfs.VolumeID) string
 
-	// Create makes an empty volume. One that is here already keeps its bytes.
+	// Create makes an empty volume, of the size, owner and mode that spec says. One that is here already keeps its bytes.
 	Create(ctx context.Context, id mobyfs.VolumeID, spec mobyfs.VolumeSpec) error
 
 	// Attach makes the volume usable at Path, which it returns.
 	Attach(ctx context.Context, id mobyfs.VolumeID, fence mobyfs.Fence) (string, error)
 
-	// Detach takes the volume from Path where the backend put it there. Nothing attached is fine.
+	// Detach takes the volume from Path where the backend put it there. Nothing attached is fine. CodeInUse while
+	// something on this host has a file of it open.
 	Detach(ctx context.Context, id mobyfs.VolumeID) error
+
+	// Grow makes the volume as large as that, also while containers write to it. CodeInvalid if it is larger already,
+	// CodeNoSpace if there is no room: then it stays as it is.
+	Grow(ctx context.Context, id mobyfs.VolumeID, bytes int64) error
 
 	// Export opens the volume for reading by a migration. From then on only a higher fence attaches it again, so
 	// nothing changes what is read. The directory stays readable until release is called, once.
 	Export(ctx context.Context, id mobyfs.VolumeID, fence mobyfs.Fence) (dir string, release func(), err error)
 
-	// Stage makes an empty directory for what a migration brings, in place of whatever an earlier try left there.
-	Stage(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID) (dir string, err error)
+	// Stage makes an empty directory for what a migration brings, in place of whatever an earlier try left there. The
+	// spec says how much room is set aside for it and how it is kept; whose it is and its mode the migration brings.
+	Stage(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID, spec mobyfs.VolumeSpec) (dir string, err error)
 
 	// Seal notes durably that the staged bytes are complete and are what receipt says.
 	Seal(ctx context.Context, migration mobyfs.MigrationID, receipt mobyfs.Receipt) error
@@ -65,10 +71,10 @@ type Backend interface {
 	// List tells what is here, volumes and staged migrations, in no order.
 	List(ctx context.Context) ([]Held, []Staged, error)
 
-	// Usage tells what a volume takes on disk.
+	// Usage tells what a volume takes on disk. Room that is set aside for it counts.
 	Usage(ctx context.Context, id mobyfs.VolumeID) (Usage, error)
 
-	// Capacity tells the space for all volumes.
+	// Capacity tells the space and the inodes for all volumes.
 	Capacity(ctx context.Context) (mobyfs.Capacity, error)
 }
 
@@ -93,6 +99,8 @@ type Usage struct {
 type Held struct {
 	ID    mobyfs.VolumeID
 	Fence mobyfs.Fence // the highest seen, 0 if none
+	// SizeBytes is what Create, Stage or Grow last gave it; 0 if it was given none.
+	SizeBytes int64
 }
 
 // Staged is what a migration brought here.

@@ -22,15 +22,70 @@ import (
 type Opener func(t *testing.T, root string) backend.Backend
 
 // Run runs the whole suite.
-func Run(t *testing.T, open Opener) {
-	for _, p := range promises {
+func Run(t *testing.T, open Opener) { RunWith(t, mobyfs.VolumeSpec{}, open) }
+
+// RunWith runs the whole suite with volumes of a spec. A backend that bounds its volumes must be given a size. None may
+// leave a mount or a loop device behind.
+func RunWith(t *testing.T, spec mobyfs.VolumeSpec, open Opener) {
+	all := promises
+	if spec.SizeBytes > 0 {
+		all = slices.Concat(promises, sizePromises)
+	}
+	for _, p := range all {
 		t.Run(p.name, func(t *testing.T) {
 			root := t.TempDir()
-			s := &subject{T: t, Backend: open(t, root), ctx: t.Context()}
+			leftBefore := leftovers(t)
+			s := &subject{T: t, Backend: open(t, root), ctx: t.Context(), spec: spec}
+			s.spec.Backend = s.Name()
 			s.reopen = func() { s.Backend = open(t, root) }
+			defer func() {
+				s.clear()
+				if d := cmp.Diff(leftBefore, leftovers(t)); d != "" {
+					t.Errorf("mounts and loop devices (-before +after):\n%s", d)
+				}
+			}()
 			p.check(s)
 		})
 	}
+}
+
+// clear removes all that a test has made.
+func (s *subject) clear() {
+	s.reopen()
+	held, staged, err := s.List(s.ctx)
+	s.must(err)
+	for _, h := range held {
+		s.must(s.Remove(s.ctx, h.ID, 1<<40))
+	}
+	for _, st := range staged {
+		s.must(s.Discard(s.ctx, st.Migration))
+	}
+	s.must(s.Purge(s.ctx, later()))
+}
+
+// leftovers are the mounts and loop devices of this host that are of the tests' own directories.
+func leftovers(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, os.TempDir()+"/Test") {
+			all = append(all, "mount "+at)
+		}
+	}
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if of, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(of), os.TempDir()+"/Test") {
+			all = append(all, "loop device of "+strings.TrimSpace(string(of)))
+		}
+	}
+	return all
 }
 
 type promise struct {
@@ -45,7 +100,8 @@ type subject struct {
 	*testing.T
 	backend.Backend
 	ctx    context.Context
-	reopen func() // a new instance over the same root takes the place of Backend
+	spec   mobyfs.VolumeSpec // of the volumes that the tests make
+	reopen func()            // a new instance over the same root takes the place of Backend
 }
 
 // IDs as control gives them out.
@@ -74,7 +130,7 @@ func (s *subject) wantCode(what string, err error, want mobyfs.Code) {
 
 func (s *subject) create(id mobyfs.VolumeID) {
 	s.Helper()
-	s.must(s.Create(s.ctx, id, mobyfs.VolumeSpec{Backend: s.Name()}))
+	s.must(s.Create(s.ctx, id, s.spec))
 }
 
 func (s *subject) attach(id mobyfs.VolumeID, fence mobyfs.Fence) string {
@@ -94,7 +150,7 @@ func (s *subject) volume(id mobyfs.VolumeID, fence mobyfs.Fence, content string)
 // stage stages a migration that brought one file with the content, sealed or not.
 func (s *subject) stage(id mobyfs.VolumeID, m mobyfs.MigrationID, content string, seal bool) string {
 	s.Helper()
-	dir, err := s.Stage(s.ctx, id, m)
+	dir, err := s.Stage(s.ctx, id, m, s.spec)
 	s.must(err)
 	s.write(dir, content)
 	if seal {
@@ -130,6 +186,9 @@ func (s *subject) wantHere(held []backend.Held, staged []backend.Staged) {
 	s.Helper()
 	gotHeld, gotStaged, err := s.List(s.ctx)
 	s.must(err)
+	for i := range gotHeld {
+		gotHeld[i].SizeBytes = 0 // sizePromises are about it
+	}
 	slices.SortFunc(gotHeld, func(a, b backend.Held) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	slices.SortFunc(gotStaged, func(a, b backend.Staged) int {
 		return strings.Compare(string(a.Migration), string(b.Migration))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
@@ -26,6 +27,21 @@ var lifePromises = []promise{
 		if info.Mode() != os.ModeDir|0o755 {
 			s.Errorf("got mode %v, want drwxr-xr-x", info.Mode())
 		}
+	}},
+	{"RootDirectoryIsWhoseTheSpecSays", func(s *subject) {
+		spec := s.spec
+		spec.Mode, spec.UID, spec.GID = "2770", 70, 999
+		s.must(s.Create(s.ctx, volA, spec))
+		s.reopen()
+		info, err := os.Stat(s.attach(volA, 1))
+		s.must(err)
+		st := info.Sys().(*syscall.Stat_t)
+		if want := os.ModeDir | os.ModeSetgid | 0o770; info.Mode() != want || st.Uid != 70 || st.Gid != 999 {
+			s.Errorf("got %v of %d:%d, want %v of 70:999", info.Mode(), st.Uid, st.Gid, want)
+		}
+		spec.Mode = "9"
+		s.wantCode("a mode that is none", s.Create(s.ctx, volB, spec), mobyfs.CodeInvalid)
+		s.wantHere([]backend.Held{{ID: volA, Fence: 1}}, nil)
 	}},
 	{"CreateKeepsTheBytesThatAreHere", func(s *subject) {
 		s.volume(volA, 3, "kept")
@@ -147,6 +163,12 @@ var lifePromises = []promise{
 		s.must(os.Truncate(filepath.Join(path, "sparse"), 1<<40))
 		full, err := s.Usage(s.ctx, volA)
 		s.must(err)
+		if empty.Bytes >= s.spec.SizeBytes && empty.Bytes > 1<<20 { // all of it is set aside
+			if full.Bytes != empty.Bytes {
+				s.Errorf("%d bytes are set aside, and %d once some are written", empty.Bytes, full.Bytes)
+			}
+			return
+		}
 		if grown := full.Bytes - empty.Bytes; grown < size || grown > size+size/2 {
 			s.Errorf("a file of %d bytes with two names and an empty one of 1 TiB: %d bytes more are used", size, grown)
 		}
@@ -160,6 +182,9 @@ var lifePromises = []promise{
 		if c.TotalBytes <= 0 || c.FreeBytes < 0 || c.FreeBytes > c.TotalBytes {
 			s.Errorf("got %+v, want 0 <= free <= total", c)
 		}
+		if c.TotalInodes < 0 || c.FreeInodes < 0 || c.FreeInodes > c.TotalInodes {
+			s.Errorf("got %+v, want 0 <= free <= total inodes", c)
+		}
 	}},
 }
 
@@ -172,9 +197,9 @@ func checkHostileIDs(s *subject) {
 		s.wantCode("detach "+bad, s.Detach(s.ctx, id), mobyfs.CodeInvalid)
 		_, _, err = s.Export(s.ctx, id, 1)
 		s.wantCode("export "+bad, err, mobyfs.CodeInvalid)
-		_, err = s.Stage(s.ctx, id, mig1)
+		_, err = s.Stage(s.ctx, id, mig1, s.spec)
 		s.wantCode("stage of volume "+bad, err, mobyfs.CodeInvalid)
-		_, err = s.Stage(s.ctx, volA, m)
+		_, err = s.Stage(s.ctx, volA, m, s.spec)
 		s.wantCode("stage of migration "+bad, err, mobyfs.CodeInvalid)
 		s.wantCode("seal "+bad, s.Seal(s.ctx, m, receipt), mobyfs.CodeInvalid)
 		s.wantCode("adopt volume "+bad, s.Adopt(s.ctx, id, mig1, 1), mobyfs.CodeInvalid)

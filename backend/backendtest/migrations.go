@@ -17,14 +17,14 @@ var migrationPromises = []promise{
 			s.Errorf("%q is not absolute", dir)
 		}
 		s.must(os.MkdirAll(filepath.Join(dir, "deep", "er"), 0o000))
-		again, err := s.Stage(s.ctx, volA, mig1)
+		again, err := s.Stage(s.ctx, volA, mig1, s.spec)
 		s.must(err)
 		s.wantEmptyDir(again)
 		s.wantHere(nil, []backend.Staged{{Migration: mig1, Volume: volA}})
 	}},
 	{"StageUnsealsAnEarlierTry", func(s *subject) {
 		s.stage(volA, mig1, "sealed", true)
-		dir, err := s.Stage(s.ctx, volA, mig1)
+		dir, err := s.Stage(s.ctx, volA, mig1, s.spec)
 		s.must(err)
 		s.wantEmptyDir(dir)
 		s.wantHere(nil, []backend.Staged{{Migration: mig1, Volume: volA}})

@@ -22,13 +22,14 @@ func life(ctx context.Context, b *Backend, check func(step string, err error)) {
 	} else {
 		check("write", os.WriteFile(filepath.Join(path, "file"), []byte("old"), 0o600))
 	}
+	check("grow", b.Grow(ctx, vol, 1<<30))
 	if _, release, err := b.Export(ctx, vol, 2); err != nil {
 		check("export", err)
 	} else {
 		release()
 	}
 	for _, seal := range []bool{false, true, true} { // Stage empties an unsealed try and a sealed one
-		dir, err := b.Stage(ctx, vol, mig)
+		dir, err := b.Stage(ctx, vol, mig, mobyfs.VolumeSpec{})
 		check("stage", err)
 		check("write", os.WriteFile(filepath.Join(dir, "file"), []byte("new"), 0o600))
 		if seal {

@@ -1,9 +1,10 @@
-// Package dir is the backend that keeps each volume in a plain directory. It works on any file system.
+// Package dir is the backend that keeps each volume in a plain directory. It works on any file system. Other backends
+// that keep one thing a volume on a disk of this node are a Medium in the place of plain directories.
 //
 // What lies where, below the root:
 //
 //	volumes/<id>/data/                the volume's bytes; what containers see
-//	volumes/<id>/volume.json          the highest fence seen
+//	volumes/<id>/volume.json          the highest fence seen, and the size
 //	incoming/<migration>/data/        what a migration brings
 //	incoming/<migration>/staged.json  of which volume, and the receipt once it is sealed
 //	trash/<id>.<unix ns>/             volumes that were removed, until Purge
@@ -34,22 +35,33 @@ import (
 
 // Backend keeps volumes below one root directory. It needs to be root to keep what containers write.
 type Backend struct {
-	root string
+	root   string
+	medium Medium
 
-	mu      sync.Mutex
-	readers map[mobyfs.VolumeID]int // exports that were not released yet
+	mu   sync.Mutex
+	uses map[mobyfs.VolumeID]*use
+}
+
+// use is what goes on with one volume in this life.
+type use struct {
+	mu       sync.Mutex // held while the volume is opened and closed
+	readers  int        // exports that were not released yet
+	attached bool
 }
 
 var _ backend.Backend = (*Backend)(nil)
 
 // Open makes the root and what belongs in it where they are missing, and clears away what a crash left half-made.
-func Open(root string) (*Backend, error) {
-	b, err := OpenBeside(root)
+func Open(root string) (*Backend, error) { return OpenOn(root, plain{}) }
+
+// OpenOn is Open with volumes on a medium.
+func OpenOn(root string, m Medium) (*Backend, error) {
+	b, err := openBeside(root, m)
 	if err != nil {
 		return nil, err
 	}
 	for _, sub := range []string{b.volumes(), b.incoming()} {
-		if err := clearHalfMade(sub); err != nil {
+		if err := b.clearHalfMade(sub); err != nil {
 			return nil, err
 		}
 	}
@@ -57,12 +69,14 @@ func Open(root string) (*Backend, error) {
 }
 
 // OpenBeside is Open of a root that other processes have open too: what is half-made stays, for one of them may be at it.
-func OpenBeside(root string) (*Backend, error) {
+func OpenBeside(root string) (*Backend, error) { return openBeside(root, plain{}) }
+
+func openBeside(root string, m Medium) (*Backend, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{root: root, readers: map[mobyfs.VolumeID]int{}}
+	b := &Backend{root: root, medium: m, uses: map[mobyfs.VolumeID]*use{}}
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fault("make the backend's root", err)
 	}
@@ -75,9 +89,9 @@ func OpenBeside(root string) (*Backend, error) {
 }
 
 // Name is the word for this backend in VolumeSpec.Backend.
-func (b *Backend) Name() string { return "dir" }
+func (b *Backend) Name() string { return b.medium.Name() }
 
-// Path is where the volume's bytes lie, whether attached or not.
+// Path is where the volume's bytes lie. Those of a plain directory lie there whether attached or not.
 func (b *Backend) Path(id mobyfs.VolumeID) string { return PathBelow(b.root, id) }
 
 // PathBelow is Path of the backend that has the root, without opening it.
@@ -95,6 +109,9 @@ func (b *Backend) Capacity(context.Context) (mobyfs.Capacity, error) {
 	return mobyfs.Capacity{
 		TotalBytes: int64(st.Blocks) * st.Frsize,
 		FreeBytes:  int64(st.Bavail) * st.Frsize,
+
+		TotalInodes: int64(st.Files),
+		FreeInodes:  int64(st.Ffree),
 	}, nil
 }
 
@@ -130,42 +147,64 @@ func half(path string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
 }
 
-// newHalf makes the directory half(path) with an empty data directory of the given mode in it. What an earlier
-// try left there goes; that never held any bytes of a volume.
-func newHalf(path string, mode os.FileMode) (string, error) {
+// newHalf makes the directory half(path) with an empty data directory in it, as spec says. What an earlier try left
+// there goes; that never held any bytes of a volume. Nor does a try that fails keep any room.
+func (b *Backend) newHalf(ctx context.Context, path string, spec mobyfs.VolumeSpec) (at string, size int64, err error) {
 	h := half(path)
-	if err := removeHalf(h); err != nil {
-		return "", err
+	if err := b.removeHalf(h); err != nil {
+		return "", 0, err
+	}
+	if err := os.Mkdir(h, 0o700); err != nil {
+		return "", 0, err
+	}
+	if size, err = b.fillHalf(ctx, h, spec); err != nil {
+		return "", 0, errors.Join(err, b.removeHalf(h))
+	}
+	return h, size, nil
+}
+
+func (b *Backend) fillHalf(ctx context.Context, h string, spec mobyfs.VolumeSpec) (int64, error) {
+	mode, err := spec.RootMode()
+	if err != nil {
+		return 0, err
+	}
+	size, err := b.medium.Make(ctx, h, spec)
+	if err != nil {
+		return 0, err
+	}
+	if err := b.medium.Open(h); err != nil {
+		return 0, err
 	}
 	data := filepath.Join(h, "data")
-	if err := os.Mkdir(h, 0o700); err != nil {
-		return "", err
-	}
-	if err := os.Mkdir(data, mode); err != nil {
-		return "", err
-	}
-	if err := os.Chmod(data, mode); err != nil { // whatever the umask is
-		return "", err
-	}
-	return h, durable.SyncDir(data)
+	err = errors.Join(os.Chown(data, spec.UID, spec.GID), os.Chmod(data, mode), durable.SyncDir(data)) // whatever the umask is
+	return size, errors.Join(err, b.medium.Close(h))
 }
 
 // removeHalf removes a half-made directory. It refuses one whose data is not empty, which can't happen.
-func removeHalf(path string) error {
+func (b *Backend) removeHalf(path string) error {
+	if _, err := os.Lstat(path); isNone(err) {
+		return nil
+	}
+	if err := b.medium.Close(path); err != nil {
+		return err
+	}
 	if err := os.Remove(filepath.Join(path, "data")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := b.medium.Drop(path); err != nil {
 		return err
 	}
 	return os.RemoveAll(path)
 }
 
-func clearHalfMade(parent string) error {
+func (b *Backend) clearHalfMade(parent string) error {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") {
-			if err := removeHalf(filepath.Join(parent, e.Name())); err != nil {
+			if err := b.removeHalf(filepath.Join(parent, e.Name())); err != nil {
 				return fmt.Errorf("clear away the half-made %s: %w", e.Name(), err)
 			}
 			continue

@@ -70,7 +70,7 @@ func TestOpenClearsAwayWhatIsHalfMade(t *testing.T) {
 	root := t.TempDir()
 	b := open(t, root)
 	must(t, b.Create(t.Context(), vol, mobyfs.VolumeSpec{}))
-	_, err := b.Stage(t.Context(), vol, mig)
+	_, err := b.Stage(t.Context(), vol, mig, mobyfs.VolumeSpec{})
 	must(t, err)
 	half1, half2 := half(b.volume("01jcx0000000000000000000vb")), half(b.staged("01jcx0000000000000000000m2"))
 	must(t, os.MkdirAll(filepath.Join(half1, "data"), 0o700))
@@ -124,7 +124,7 @@ func TestNothingOfAVolumeVanishesBeforePurge(t *testing.T) {
 	must(t, b.Create(ctx, vol, mobyfs.VolumeSpec{}))
 	must(t, os.WriteFile(filepath.Join(b.Path(vol), "file"), []byte("first"), 0o600))
 	for _, content := range []string{"never adopted", "second"} { // staging a sealed migration anew keeps its bytes
-		dir, err := b.Stage(ctx, vol, mig)
+		dir, err := b.Stage(ctx, vol, mig, mobyfs.VolumeSpec{})
 		must(t, err)
 		must(t, os.WriteFile(filepath.Join(dir, "file"), []byte(content), 0o600))
 		must(t, b.Seal(ctx, mig, mobyfs.Receipt{Digest: content}))
@@ -193,7 +193,7 @@ func TestNoSpaceIsSaidSo(t *testing.T) {
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("the file system took 1 MiB: %v", err)
 	}
-	_, err = b.Stage(t.Context(), vol, mig)
+	_, err = b.Stage(t.Context(), vol, mig, mobyfs.VolumeSpec{})
 	if mobyfs.CodeOf(err) != mobyfs.CodeNoSpace || mobyfs.HintOf(err) == "" {
 		t.Errorf("stage: got %v, want CodeNoSpace and a hint", err)
 	}
@@ -202,7 +202,7 @@ func TestNoSpaceIsSaidSo(t *testing.T) {
 		t.Errorf("attach: got %v, want CodeNoSpace", err)
 	}
 	must(t, os.Remove(filepath.Join(b.Path(vol), "fill")))
-	if _, err := b.Stage(t.Context(), vol, mig); err != nil {
+	if _, err := b.Stage(t.Context(), vol, mig, mobyfs.VolumeSpec{}); err != nil {
 		t.Errorf("stage after room was made: %v", err)
 	}
 	if held, _, err := b.List(t.Context()); err != nil || len(held) != 1 || held[0].Fence != 0 {
@@ -273,7 +273,7 @@ func (c *endsAfter) Err() error {
 
 func TestDeletionStopsInTheMiddle(t *testing.T) {
 	b := open(t, t.TempDir())
-	dir, err := b.Stage(t.Context(), vol, mig)
+	dir, err := b.Stage(t.Context(), vol, mig, mobyfs.VolumeSpec{})
 	must(t, err)
 	for i := range 100 {
 		must(t, os.WriteFile(filepath.Join(dir, strings.Repeat("f", i+1)), nil, 0o600))

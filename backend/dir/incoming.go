@@ -14,13 +14,19 @@ import (
 type staging struct {
 	Migration mobyfs.MigrationID `json:"migration"`
 	Volume    mobyfs.VolumeID    `json:"volume"`
+	Size      int64              `json:"size,omitempty"`    // that the volume will have, in bytes
 	Receipt   *mobyfs.Receipt    `json:"receipt,omitempty"` // set once the bytes are complete
 }
 
 // Stage makes an empty directory for what the migration brings. Of an earlier try, sealed bytes go to the trash
 // and others are deleted.
-func (b *Backend) Stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID) (string, error) {
+func (b *Backend) Stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, spec mobyfs.VolumeSpec) (string, error) {
 	if err := CheckVolume(id); err != nil {
+		return "", err
+	}
+	spec = spec.WithDefaults()
+	spec.UID, spec.GID, spec.Mode = 0, 0, "0700" // what the migration brings says whose it is
+	if err := b.medium.Check(spec); err != nil {
 		return "", err
 	}
 	doing := fmt.Sprintf("stage migration %s", m)
@@ -29,25 +35,30 @@ func (b *Backend) Stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migrat
 	case mobyfs.CodeOf(err) == mobyfs.CodeInvalid:
 		return "", err
 	case err == nil && old.Receipt != nil:
-		err = durable.Rename("dir.stage.trash", b.staged(m), b.trashName(string(old.Volume)))
+		if err = b.medium.Close(b.staged(m)); err == nil {
+			err = durable.Rename("dir.stage.trash", b.staged(m), b.trashName(string(old.Volume)))
+		}
 	default:
 		err = b.Discard(ctx, m)
 	}
 	if err != nil {
 		return "", fault(doing, err)
 	}
-	if err := b.stage(id, m); err != nil {
+	if err := b.stage(ctx, id, m, spec); err != nil {
+		return "", fault(doing, err)
+	}
+	if err := b.medium.Open(b.staged(m)); err != nil {
 		return "", fault(doing, err)
 	}
 	return filepath.Join(b.staged(m), "data"), nil
 }
 
-func (b *Backend) stage(id mobyfs.VolumeID, m mobyfs.MigrationID) error {
-	h, err := newHalf(b.staged(m), 0o700)
+func (b *Backend) stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, spec mobyfs.VolumeSpec) error {
+	h, size, err := b.newHalf(ctx, b.staged(m), spec)
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteJSON("dir.stage.record", stagingIn(h), staging{Migration: m, Volume: id}, 0o600); err != nil {
+	if err := durable.WriteJSON("dir.stage.record", stagingIn(h), staging{Migration: m, Volume: id, Size: size}, 0o600); err != nil {
 		return err
 	}
 	return durable.Rename("dir.stage", h, b.staged(m))
@@ -85,37 +96,41 @@ func (b *Backend) Adopt(_ context.Context, id mobyfs.VolumeID, m mobyfs.Migratio
 	case !older && mobyfs.CodeOf(err) != mobyfs.CodeNotFound:
 		return err
 	}
-	if err := b.checkAdoptable(id, m, fence); err != nil {
-		return err
-	}
-	if older {
-		if err := b.checkUnread(id, "adopt"); err != nil {
-			return err
-		}
-	}
-	return fault(fmt.Sprintf("adopt volume %s", id), b.adopt(id, m, fence, older))
-}
-
-// checkAdoptable checks that what is staged is sealed, is of the volume, and that nothing newer was removed.
-func (b *Backend) checkAdoptable(id mobyfs.VolumeID, m mobyfs.MigrationID, fence mobyfs.Fence) error {
-	s, err := b.loadStaged(m)
-	switch {
-	case err != nil:
-		return err
-	case s.Volume != id:
-		return mobyfs.Errorf(mobyfs.CodeInvalid, "adopt volume %s: migration %s brought volume %s", id, m, s.Volume)
-	case s.Receipt == nil:
-		return mobyfs.Errorf(mobyfs.CodeNotFound, "adopt volume %s: what migration %s brought is not complete", id, m)
-	}
-	removed, err := b.seenInTrash(id)
+	s, err := b.adoptable(id, m, fence)
 	if err != nil {
 		return err
 	}
-	return checkFence(id, removed, fence, "adopt")
+	if older {
+		done, err := b.shut(id, "adopt")
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
+	return fault(fmt.Sprintf("adopt volume %s", id), b.adopt(id, s, fence, older))
 }
 
-func (b *Backend) adopt(id mobyfs.VolumeID, m mobyfs.MigrationID, fence mobyfs.Fence, older bool) error {
-	next := record{ID: id, Fence: fence}
+// adoptable is what is staged, if it is sealed, is of the volume, and nothing newer was removed.
+func (b *Backend) adoptable(id mobyfs.VolumeID, m mobyfs.MigrationID, fence mobyfs.Fence) (staging, error) {
+	s, err := b.loadStaged(m)
+	switch {
+	case err != nil:
+		return s, err
+	case s.Volume != id:
+		return s, mobyfs.Errorf(mobyfs.CodeInvalid, "adopt volume %s: migration %s brought volume %s", id, m, s.Volume)
+	case s.Receipt == nil:
+		return s, mobyfs.Errorf(mobyfs.CodeNotFound, "adopt volume %s: what migration %s brought is not complete", id, m)
+	}
+	removed, err := b.seenInTrash(id)
+	if err != nil {
+		return s, err
+	}
+	return s, checkFence(id, removed, fence, "adopt")
+}
+
+func (b *Backend) adopt(id mobyfs.VolumeID, s staging, fence mobyfs.Fence, older bool) error {
+	m := s.Migration
+	next := record{ID: id, Fence: fence, Size: s.Size}
 	if err := durable.WriteJSON("dir.adopt.record", recordIn(b.staged(m)), next, 0o600); err != nil {
 		return err
 	}
@@ -151,6 +166,9 @@ func (b *Backend) Discard(ctx context.Context, m mobyfs.MigrationID) error {
 		return fault(doing, err)
 	}
 	if here {
+		if err := b.medium.Close(b.staged(m)); err != nil {
+			return fault(doing, err)
+		}
 		if err := durable.Rename("dir.discard", b.staged(m), b.trashName("."+string(m))); err != nil {
 			return fault(doing, err)
 		}

@@ -21,9 +21,9 @@ func (b *Backend) List(ctx context.Context) ([]backend.Held, []backend.Staged, e
 		} else if err != nil && code != mobyfs.CodeCorrupt {
 			return err
 		} else if err != nil {
-			r.Fence = 0
+			r.Fence, r.Size = 0, 0
 		}
-		held = append(held, backend.Held{ID: mobyfs.VolumeID(name), Fence: r.Fence})
+		held = append(held, backend.Held{ID: mobyfs.VolumeID(name), Fence: r.Fence, SizeBytes: r.Size})
 		return nil
 	})
 	if err != nil {

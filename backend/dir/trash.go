@@ -78,9 +78,20 @@ func (b *Backend) deleteTrash(ctx context.Context, doomed func(trashed) bool) er
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := deleteTree(ctx, e.path); err != nil {
+		if err := b.deleteEntry(ctx, e.path); err != nil {
 			errs = append(errs, fmt.Errorf("delete %s: %w", e.path, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// deleteEntry deletes an entry of the trash, closed first: nothing that is mounted in it is emptied.
+func (b *Backend) deleteEntry(ctx context.Context, path string) error {
+	if err := b.medium.Close(path); err != nil {
+		return err
+	}
+	if err := b.medium.Drop(path); err != nil {
+		return err
+	}
+	return deleteTree(ctx, path)
 }

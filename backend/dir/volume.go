@@ -17,36 +17,40 @@ import (
 type record struct {
 	ID       mobyfs.VolumeID `json:"id"`
 	Fence    mobyfs.Fence    `json:"fence"`
+	Size     int64           `json:"size,omitempty"`     // in bytes, 0 if none was asked for
 	Exported bool            `json:"exported,omitempty"` // at this fence: only a higher one attaches again
 }
 
-// Create makes an empty volume whose data is 0755 and root's, as Docker's copy of an image's content into a fresh
-// volume needs it. Killed on the way it leaves nothing that counts as a volume.
-func (b *Backend) Create(_ context.Context, id mobyfs.VolumeID, spec mobyfs.VolumeSpec) error {
+// Create makes an empty volume whose data is 0755 and root's unless spec says otherwise, as Docker's copy of an image's
+// content into a fresh volume needs it. Killed on the way it leaves nothing that counts as a volume.
+func (b *Backend) Create(ctx context.Context, id mobyfs.VolumeID, spec mobyfs.VolumeSpec) error {
 	if err := CheckVolume(id); err != nil {
 		return err
 	}
 	if spec = spec.WithDefaults(); spec.Backend != b.Name() {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "volume %s wants backend %q; this is %q", id, spec.Backend, b.Name())
 	}
+	if err := b.medium.Check(spec); err != nil {
+		return err
+	}
 	if _, err := b.load(id); mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
 		return err
 	}
-	return fault(fmt.Sprintf("create volume %s", id), b.create(id))
+	return fault(fmt.Sprintf("create volume %s", id), b.create(ctx, id, spec))
 }
 
-func (b *Backend) create(id mobyfs.VolumeID) error {
-	h, err := newHalf(b.volume(id), 0o755)
+func (b *Backend) create(ctx context.Context, id mobyfs.VolumeID, spec mobyfs.VolumeSpec) error {
+	h, size, err := b.newHalf(ctx, b.volume(id), spec)
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteJSON("dir.create.record", recordIn(h), record{ID: id}, 0o600); err != nil {
+	if err := durable.WriteJSON("dir.create.record", recordIn(h), record{ID: id, Size: size}, 0o600); err != nil {
 		return err
 	}
 	return durable.Rename("dir.create", h, b.volume(id))
 }
 
-// Attach checks and raises the fence; a plain directory is always in its place.
+// Attach checks and raises the fence, and then opens the volume; a plain directory is always in its place.
 func (b *Backend) Attach(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fence) (string, error) {
 	r, err := b.pass(id, fence, "attach")
 	if err != nil {
@@ -57,7 +61,15 @@ func (b *Backend) Attach(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fen
 			"attach volume %s: it was given to a migration at fence %v; only a newer decision attaches it again", id, fence)
 	}
 	if r.Exported || fence > r.Fence {
-		err = durable.WriteJSON("dir.attach", recordIn(b.volume(id)), record{ID: id, Fence: fence}, 0o600)
+		next := record{ID: id, Fence: fence, Size: r.Size}
+		err = durable.WriteJSON("dir.attach", recordIn(b.volume(id)), next, 0o600)
+	}
+	if err == nil {
+		u := b.use(id)
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		err = b.medium.Open(b.volume(id))
+		u.attached = err == nil
 	}
 	if err != nil {
 		return "", fault(fmt.Sprintf("attach volume %s", id), err)
@@ -65,8 +77,24 @@ func (b *Backend) Attach(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fen
 	return b.Path(id), nil
 }
 
-// Detach does nothing, for Attach put nothing anywhere.
-func (b *Backend) Detach(_ context.Context, id mobyfs.VolumeID) error { return CheckVolume(id) }
+// Detach closes the volume, unless a migration reads it: then the end of that does. CodeInUse while something on this
+// host has a file of it open.
+func (b *Backend) Detach(_ context.Context, id mobyfs.VolumeID) error {
+	if err := CheckVolume(id); err != nil {
+		return err
+	}
+	if here, err := exists(b.volume(id)); err != nil || !here {
+		return err
+	}
+	u := b.use(id)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.attached = false
+	if u.readers > 0 {
+		return nil
+	}
+	return fault(fmt.Sprintf("detach volume %s", id), b.medium.Close(b.volume(id)))
+}
 
 // Export notes durably that the volume is given away at the fence. While it is being read it can't be removed.
 func (b *Backend) Export(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fence) (string, func(), error) {
@@ -75,13 +103,62 @@ func (b *Backend) Export(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fen
 		return "", nil, err
 	}
 	if !r.Exported || fence > r.Fence {
-		next := record{ID: id, Fence: fence, Exported: true}
+		next := record{ID: id, Fence: fence, Size: r.Size, Exported: true}
 		if err := durable.WriteJSON("dir.export", recordIn(b.volume(id)), next, 0o600); err != nil {
 			return "", nil, fault(fmt.Sprintf("export volume %s", id), err)
 		}
 	}
-	b.read(id, 1)
-	return b.Path(id), sync.OnceFunc(func() { b.read(id, -1) }), nil
+	u := b.use(id)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := b.medium.Open(b.volume(id)); err != nil {
+		return "", nil, fault(fmt.Sprintf("export volume %s", id), err)
+	}
+	u.readers++
+	return b.Path(id), sync.OnceFunc(func() { b.release(id, u) }), nil
+}
+
+// release ends an export. What nobody has attached is closed with the last one; if that can't be, the next Detach or
+// Remove says why.
+func (b *Backend) release(id mobyfs.VolumeID, u *use) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.readers--; u.readers == 0 && !u.attached {
+		_ = b.medium.Close(b.volume(id))
+	}
+}
+
+// Grow makes the volume as large as that: first its bytes, then the record, so that one that was cut off is repeated.
+func (b *Backend) Grow(ctx context.Context, id mobyfs.VolumeID, bytes int64) error {
+	r, err := b.load(id)
+	if err != nil {
+		return err
+	}
+	switch {
+	case bytes == r.Size:
+		return nil
+	case bytes < r.Size:
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "grow volume %s: it has %s, which is more than %s", id,
+			mobyfs.FormatSize(r.Size), mobyfs.FormatSize(bytes)).WithHint("a volume never shrinks; make a smaller one and copy the files")
+	}
+	doing := fmt.Sprintf("grow volume %s to %s", id, mobyfs.FormatSize(bytes))
+	u := b.use(id)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := b.medium.Open(b.volume(id)); err != nil {
+		return fault(doing, err)
+	}
+	if err := b.medium.Grow(ctx, b.volume(id), bytes); err != nil {
+		return fault(doing, err)
+	}
+	r.Size = bytes
+	if err := durable.WriteJSON("dir.grow", recordIn(b.volume(id)), r, 0o600); err != nil {
+		return fault(doing, err)
+	}
+	if !u.attached && u.readers == 0 {
+		return fault(doing, b.medium.Close(b.volume(id)))
+	}
+	return nil
 }
 
 // Remove moves the volume into the trash under the fence it was removed with. CodeInUse while an export of it is
@@ -94,9 +171,11 @@ func (b *Backend) Remove(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fen
 	if err != nil {
 		return err
 	}
-	if err := b.checkUnread(id, "remove"); err != nil {
+	done, err := b.shut(id, "remove")
+	if err != nil {
 		return err
 	}
+	defer done()
 	if fence > r.Fence {
 		r.Fence = fence
 		if err := durable.WriteJSON("dir.remove.record", recordIn(b.volume(id)), r, 0o600); err != nil {
@@ -156,23 +235,32 @@ func (b *Backend) load(id mobyfs.VolumeID) (record, error) {
 
 func recordIn(dir string) string { return filepath.Join(dir, "volume.json") }
 
-// read counts a reader of the volume in or out.
-func (b *Backend) read(id mobyfs.VolumeID, by int) {
+// use is what goes on with a volume in this life.
+func (b *Backend) use(id mobyfs.VolumeID) *use {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.readers[id] += by; b.readers[id] == 0 {
-		delete(b.readers, id)
+	if b.uses[id] == nil {
+		b.uses[id] = &use{}
 	}
+	return b.uses[id]
 }
 
-func (b *Backend) checkUnread(id mobyfs.VolumeID, doing string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.readers[id] == 0 {
-		return nil
+// shut closes a volume that is about to go and keeps it closed until done is called. CodeInUse while an export of it is
+// not released, or something on this host has a file of it open.
+func (b *Backend) shut(id mobyfs.VolumeID, doing string) (done func(), err error) {
+	u := b.use(id)
+	u.mu.Lock()
+	if u.readers > 0 {
+		u.mu.Unlock()
+		return nil, mobyfs.Errorf(mobyfs.CodeInUse, "%s volume %s: a migration is reading it", doing, id).
+			WithHint("try again once it has ended")
 	}
-	return mobyfs.Errorf(mobyfs.CodeInUse, "%s volume %s: a migration is reading it", doing, id).
-		WithHint("try again once it has ended")
+	if err := b.medium.Close(b.volume(id)); err != nil {
+		u.mu.Unlock()
+		return nil, fault(fmt.Sprintf("%s volume %s", doing, id), err)
+	}
+	u.attached = false
+	return u.mu.Unlock, nil
 }
 
 // seenInTrash is the highest fence of the volumes with the ID in the trash, 0 if there is none. What has been

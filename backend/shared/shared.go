@@ -168,6 +168,15 @@ func (b *Backend) Attach(ctx context.Context, id mobyfs.VolumeID, fence mobyfs.F
 	return b.Path(id), nil
 }
 
+// Grow notes the size. It is a promise that placement keeps: nothing bounds a volume in a shared directory.
+func (b *Backend) Grow(ctx context.Context, id mobyfs.VolumeID, bytes int64) error {
+	in, err := b.open()
+	if err != nil {
+		return err
+	}
+	return in.Grow(ctx, id, bytes)
+}
+
 // Detach takes the volume from Path. What containers have mounted stays with them.
 func (b *Backend) Detach(_ context.Context, id mobyfs.VolumeID) error {
 	if err := dir.CheckVolume(id); err != nil {
@@ -194,12 +203,12 @@ func (b *Backend) Export(ctx context.Context, id mobyfs.VolumeID, fence mobyfs.F
 }
 
 // Stage makes an empty directory for what a migration from another backend brings.
-func (b *Backend) Stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID) (string, error) {
+func (b *Backend) Stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, spec mobyfs.VolumeSpec) (string, error) {
 	in, err := b.open()
 	if err != nil {
 		return "", err
 	}
-	return in.Stage(ctx, id, m)
+	return in.Stage(ctx, id, m, spec)
 }
 
 // Seal notes that what was staged is complete.
