@@ -10,12 +10,22 @@ import (
 const (
 	DefaultBackend = "dir"    // a plain directory: its size is a promise, and nothing bounds it
 	LoopBackend    = "loop"   // a file system of its own in an image, all of whose size is set aside
-	BtrfsBackend   = "btrfs"  // a subvolume of btrfs, whose size is a limit
 	SharedBackend  = "shared" // a directory that all nodes see, such as a mount of NFS
 )
 
 // Backends lists them.
-func Backends() []string { return []string{DefaultBackend, LoopBackend, BtrfsBackend, SharedBackend} }
+func Backends() []string { return []string{DefaultBackend, LoopBackend, SharedBackend} }
+
+// BoundsSize reports whether a volume of a backend holds no more than its size. Such a volume never shrinks.
+func BoundsSize(backend string) bool { return backend == LoopBackend }
+
+// BackendRoot is where a backend keeps its volumes below the root of all on a node.
+func BackendRoot(root, backend string) string {
+	if BoundsSize(backend) {
+		return root + "/" + backend
+	}
+	return root
+}
 
 // DefaultLoopSize is the size of a loop volume for which none is asked.
 const DefaultLoopSize = 1 << 30
@@ -26,10 +36,10 @@ const (
 	minXFS  = 300 << 20
 )
 
-// CheckLayout tells what is wrong with how a volume is to be made, or nil.
+// CheckLayout tells what is wrong with how a volume is to be made, or nil. It is for a spec WithDefaults.
 func (s VolumeSpec) CheckLayout() error {
 	if !slices.Contains(Backends(), s.Backend) {
-		return Errorf(CodeInvalid, "there is no backend %.40q", s.Backend).WithHint("leave it out, or use dir, loop, btrfs or shared")
+		return Errorf(CodeInvalid, "there is no backend %.40q", s.Backend).WithHint("leave it out, or use dir, loop or shared")
 	}
 	if s.Filesystem != "" && s.Backend != LoopBackend {
 		return Errorf(CodeInvalid, "a volume of backend %s has no file system of its own", s.Backend).

@@ -189,7 +189,7 @@ func (a *Agent) look() error {
 		}
 		for _, h := range held {
 			w := a.worker(h.ID)
-			w.backend, w.bytes, w.seen = b, true, h.Fence
+			w.backend, w.bytes, w.seen, w.size = b, true, h.Fence, h.SizeBytes
 		}
 		for _, s := range staged {
 			if s.Volume == "" {

@@ -16,6 +16,7 @@ type view struct {
 	unknown bool           // control was not heard of the volume, which may exist
 
 	bytes    bool               // the volume is on disk here
+	room     int64              // that these bytes have, 0 if that was never said
 	staged   []backend.Staged   // of this volume
 	attached bool               // uses can be counted without further work
 	over     mobyfs.MigrationID // a migration that is known to have ended, whatever the record says
@@ -50,6 +51,7 @@ const (
 	claim   task = "claim"     // the lease, for those who wait
 	attach  task = "attach"    // the volume, under the lease
 	goAlone task = "use alone" // the volume, whose only bytes are here, while control is away
+	grow    task = "grow"      // the volume, to the size that it shall have
 	missing task = "missing"   // say that the bytes are not where control and we believed them to be
 )
 
@@ -104,8 +106,17 @@ func decide(v view) step {
 		return step{task: release, fence: r.Lease.Fence, why: "control believes the volume in use here and it is not"}
 	case v.lost():
 		return step{task: missing, why: "its home is here and its bytes are not"}
+	case v.outgrown():
+		return step{task: grow, why: "it was given more room"}
 	}
 	return step{}
+}
+
+// outgrown reports whether the bytes here have less room than control promises.
+func (v view) outgrown() bool {
+	r := v.record
+	return v.told && r.Node == v.me && r.State == mobyfs.VolumeReady && r.Migration == nil && v.bytes && !v.shared && v.exports == 0 &&
+		v.size() > v.room
 }
 
 // lingers reports whether a lease that nobody here uses is kept for the next container. It is not when somebody else

@@ -32,6 +32,7 @@ func TestDecide(t *testing.T) {
 			v.Migration = &mobyfs.Migration{ID: "m1", From: v.Node, To: to, State: mobyfs.MigrationCopying}
 		}
 	}
+	roomy := func(v *mobyfs.Volume) { v.Spec.SizeBytes = 2 }
 	arrived := func(v *mobyfs.Volume) { v.Arrived = "m1" }
 	sealed := []backend.Staged{{Migration: "m1", Volume: "v1", Receipt: &mobyfs.Receipt{}}}
 	half := []backend.Staged{{Migration: "m1", Volume: "v1"}}
@@ -100,6 +101,12 @@ func TestDecide(t *testing.T) {
 		"moved away under containers":                 {view{record: away(nil), told: true, bytes: true, uses: 1}, rest},
 		"moved away, somebody wants it here":          {view{record: away(nil), told: true, bytes: true, waiting: 1}, vacate},
 		"elsewhere, wanted here":                      {view{record: away(nil), told: true, waiting: 1}, claim},
+		"given more room":                             {view{record: here(roomy), told: true, bytes: true, room: 1}, grow},
+		"given more room, in use":                     {view{record: here(func(v *mobyfs.Volume) { roomy(v); lease("me", 5)(v) }), told: true, bytes: true, room: 1, uses: 1, lease: 5, attached: true}, grow},
+		"given more room, somebody waits":             {view{record: here(roomy), told: true, bytes: true, room: 1, waiting: 1}, claim},
+		"given more room, says an old catalogue":      {view{record: here(roomy), bytes: true, room: 1}, rest},
+		"given more room, read by another node":       {view{record: here(roomy), told: true, bytes: true, room: 1, exports: 1}, rest},
+		"promised less room":                          {view{record: here(roomy), told: true, bytes: true, room: 3}, rest},
 		"bytes missing":                               {view{record: here(nil), told: true}, missing},
 		"bytes missing, wanted":                       {view{record: here(nil), told: true, waiting: 1}, missing},
 		"bytes missing, control believes it in use":   {view{record: here(lease("me", 5)), told: true}, release},

@@ -132,7 +132,7 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
-	w.setStaged(b, backend.Staged{Migration: m, Volume: w.id})
+	w.setStaged(b, backend.Staged{Migration: m, Volume: w.id, SizeBytes: v.size()})
 	w.mu.Lock()
 	first := len(w.move.fails) == 0
 	w.mu.Unlock()
@@ -153,7 +153,7 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
-	w.setStaged(b, backend.Staged{Migration: m, Volume: w.id, Receipt: &receipt})
+	w.setStaged(b, backend.Staged{Migration: m, Volume: w.id, Receipt: &receipt, SizeBytes: v.size()})
 	return receipt, nil
 }
 
@@ -203,7 +203,7 @@ func (w *worker) doAdopt(ctx context.Context, s step, v view) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.backend, w.bytes, w.problem, w.seen = b, true, "", s.fence
+	w.backend, w.bytes, w.problem, w.seen, w.size = b, true, "", s.fence, w.brought(s.migration, v)
 	w.unstage(s.migration)
 	return nil
 }
@@ -309,6 +309,19 @@ func (w *worker) setStaged(b backend.Backend, s backend.Staged) {
 	}
 	w.unstage(s.Migration)
 	w.staged = append(w.staged, s)
+}
+
+// size is what control promises the volume.
+func (v view) size() int64 { return v.record.Spec.WithDefaults().SizeBytes }
+
+// brought is the size of what a migration brought, under mu.
+func (w *worker) brought(m mobyfs.MigrationID, v view) int64 {
+	for _, s := range w.staged {
+		if s.Migration == m {
+			return s.SizeBytes
+		}
+	}
+	return v.size()
 }
 
 // unstage takes a migration off the list of what is staged, under mu. The list is replaced, for views share it.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mobyfs/mobyfs"
@@ -12,7 +13,7 @@ import (
 )
 
 // optionNames are the options that docker volume create -o may give.
-var optionNames = []string{"apart", "backend", "class", "node-label", "size", "takeover", "toleration", "zone"}
+var optionNames = []string{"apart", "backend", "class", "fs", "gid", "mode", "node-label", "size", "takeover", "toleration", "uid", "zone"}
 
 // parseOptions makes a spec of Docker's options. An error names the option and never shows the value of one that is
 // not known: it may be a secret.
@@ -27,6 +28,23 @@ func parseOptions(opts map[string]string, backends []string) (mobyfs.VolumeSpec,
 				return spec, err
 			}
 			spec.SizeBytes = size
+		case "fs": // whether the backend has file systems, and which, control knows
+			spec.Filesystem = value
+		case "mode":
+			spec.Mode = value
+			if _, err := spec.RootMode(); err != nil || value == "" {
+				return spec, cmp.Or(err, error(mobyfs.Errorf(mobyfs.CodeInvalid, "mode= says nothing").WithHint("leave it out, or write it in octal, such as 0750")))
+			}
+		case "uid", "gid":
+			n, err := strconv.ParseInt(value, 10, 32)
+			if err != nil || n < 0 {
+				return spec, mobyfs.Errorf(mobyfs.CodeInvalid, "%s=%.40q is no number of an owner", key, value).WithHint("give the number, such as %s=999; names are not known here", key)
+			}
+			if key == "uid" {
+				spec.UID = int(n)
+			} else {
+				spec.GID = int(n)
+			}
 		case "backend":
 			if !slices.Contains(backends, value) {
 				return spec, mobyfs.Errorf(mobyfs.CodeInvalid, "there is no backend %.40q", value).
@@ -79,6 +97,12 @@ func difference(has, asked mobyfs.VolumeSpec) string {
 	}
 	if has, asked := cmp.Or(has.Takeover, mobyfs.TakeoverNever), asked.Takeover; asked != "" && has != asked {
 		parts = append(parts, fmt.Sprintf("it has takeover=%s, asked for was takeover=%s", has, asked))
+	}
+	if has, asked := cmp.Or(has.Filesystem, "ext4"), asked.Filesystem; asked != "" && has != asked {
+		parts = append(parts, fmt.Sprintf("it has fs=%s, asked for was fs=%s", has, asked))
+	}
+	if asked.Mode != "" && has.Mode != asked.Mode || asked.UID != 0 && has.UID != asked.UID || asked.GID != 0 && has.GID != asked.GID {
+		parts = append(parts, "it was made with another mode, uid or gid")
 	}
 	if asked.Class != "" && has.Class != asked.Class {
 		parts = append(parts, fmt.Sprintf("it has %s, asked for was class=%s", shownClass(has.Class), asked.Class))

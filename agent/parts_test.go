@@ -21,7 +21,7 @@ import (
 
 func TestOptionsOfUnknownNamesShowNoValue(t *testing.T) {
 	_, err := parseOptions(map[string]string{"token": "hunter2"}, []string{"dir"})
-	wantCode(t, err, mobyfs.CodeInvalid, `"token"`, "known: apart, backend, class, node-label, size")
+	wantCode(t, err, mobyfs.CodeInvalid, `"token"`, "known: apart, backend, class, fs, gid, mode, node-label, size")
 	if strings.Contains(err.Error()+mobyfs.HintOf(err), "hunter2") {
 		t.Errorf("the secret is in %v", err)
 	}
@@ -210,5 +210,22 @@ func TestBackoffGrowsToItsMostAndJitters(t *testing.T) {
 	b.reset()
 	if wait := b.fail(now); wait > 200*time.Millisecond {
 		t.Errorf("after a success: %v", wait)
+	}
+}
+
+func TestOptionsOfTheLayoutAreReadAndCompared(t *testing.T) {
+	spec, err := parseOptions(map[string]string{"backend": "loop", "size": "1G", "fs": "xfs", "mode": "0750", "uid": "999", "gid": "70"}, []string{"dir", "loop"})
+	want := mobyfs.VolumeSpec{Backend: "loop", SizeBytes: 1 << 30, Filesystem: "xfs", Mode: "0750", UID: 999, GID: 70}
+	if err != nil || difference(want, spec) != "" || spec.UID != 999 || spec.GID != 70 || spec.Mode != "0750" {
+		t.Errorf("got %+v, %v", spec, err)
+	}
+	for key, bad := range map[string]string{"mode": "rwx", "uid": "postgres", "gid": "-1"} {
+		_, err := parseOptions(map[string]string{key: bad}, nil)
+		wantCode(t, err, mobyfs.CodeInvalid, key)
+	}
+	for _, other := range []mobyfs.VolumeSpec{{Filesystem: "ext4"}, {Mode: "0700"}, {UID: 1}, {GID: 1}} {
+		if difference(want, other) == "" {
+			t.Errorf("%+v is no difference to %+v", other, want)
+		}
 	}
 }

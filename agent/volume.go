@@ -33,6 +33,7 @@ type worker struct {
 
 	backend  backend.Backend // where the bytes are or belong; nil: not known yet
 	bytes    bool
+	size     int64 // what the bytes have room for, 0 if that was never said
 	staged   []backend.Staged
 	attached string             // the path, "" if not attached
 	granted  mobyfs.Fence       // a lease that control gave and the ledger may not have yet
@@ -117,7 +118,7 @@ func (w *worker) view() view {
 	s := w.agent.ledger.standing(w.id)
 	return view{
 		me: w.agent.Node, record: record, told: told, fresh: w.agent.catalogue.isFresh(), unknown: w.agent.catalogue.isUnknown(w.id),
-		bytes: w.bytes, staged: w.staged, attached: w.attached != "", over: w.over,
+		bytes: w.bytes, room: w.size, staged: w.staged, attached: w.attached != "", over: w.over,
 		lease: max(s.lease, w.granted), settling: s.releasing, released: w.released,
 		uses: s.uses, waiting: len(w.waiters), exports: w.exports, linger: time.Until(w.lingers),
 		shared: record != nil && mobyfs.SharesBytes(record.Spec.WithDefaults().Backend), seen: w.seen, away: w.away, alone: s.alone && w.granted == 0, fenced: w.fenced,

@@ -40,6 +40,8 @@ func (w *worker) do(ctx context.Context, s step, v view) error {
 		return w.doRemove(ctx, s, v)
 	case vacate:
 		return w.doVacate(ctx, s, v)
+	case grow:
+		return w.doGrow(ctx, v)
 	case adopt:
 		return w.doAdopt(ctx, s, v)
 	case discard:
@@ -299,7 +301,7 @@ func (w *worker) doCreate(ctx context.Context, v view) error {
 		return w.trouble(err)
 	}
 	w.mu.Lock()
-	w.backend, w.bytes, w.problem = b, true, ""
+	w.backend, w.bytes, w.problem, w.size = b, true, "", v.size()
 	w.mu.Unlock()
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -314,6 +316,19 @@ func (w *worker) doCreate(ctx context.Context, v view) error {
 		return nil
 	}
 	return err
+}
+
+// doGrow gives the volume the room that control promises; containers go on meanwhile.
+func (w *worker) doGrow(ctx context.Context, v view) error {
+	size := v.size()
+	if err := w.home(v.record).Grow(ctx, w.id, size); err != nil {
+		return w.trouble(err)
+	}
+	w.mu.Lock()
+	w.size, w.problem = size, ""
+	w.mu.Unlock()
+	w.log.Info("grown", "name", v.record.Name, "bytes", size)
+	return nil
 }
 
 // trouble shows an error to whoever inspects the volume, and passes it on.

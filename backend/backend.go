@@ -108,4 +108,5 @@ type Staged struct {
 	Migration mobyfs.MigrationID
 	Volume    mobyfs.VolumeID
 	Receipt   *mobyfs.Receipt // nil until sealed
+	SizeBytes int64           // what Stage gave it
 }

@@ -99,6 +99,10 @@ func mayResize(v, after mobyfs.Volume, l limits) error {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s can't be %s large: it uses %s", title(v), humanize.IBytes(uint64(size)), humanize.IBytes(uint64(l.used))).
 			WithHint("make room in it first, or give it %d bytes at least", l.used)
 	}
+	if size := after.Spec.SizeBytes; size < v.Spec.SizeBytes && mobyfs.BoundsSize(v.Spec.Backend) {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s can't shrink: of backend %s a volume only grows", title(v), v.Spec.Backend).
+			WithHint("make a smaller volume and copy the files")
+	}
 	more := map[string]int64{}
 	placement.Owes(after, func(node string, l placement.Load) { more[node] += l.PromisedBytes })
 	placement.Owes(v, func(node string, l placement.Load) { more[node] -= l.PromisedBytes })

@@ -100,13 +100,11 @@ func checkSpec(name string, s mobyfs.VolumeSpec) error {
 			WithHint("leave it out, or give less")
 	}
 	switch {
-	case s.Backend != mobyfs.DefaultBackend && s.Backend != mobyfs.SharedBackend:
-		return mobyfs.Errorf(mobyfs.CodeInvalid, "create volume %s: there is no backend %q", name, clean(s.Backend, maxLabelKey)).
-			WithHint("leave it out, or use %s or %s", mobyfs.DefaultBackend, mobyfs.SharedBackend)
-	case s.SizeBytes < 0:
-		return bad("its size is negative")
 	case len(s.Labels) > maxLabels:
 		return bad("it has %d labels, %d are the most", len(s.Labels), maxLabels)
+	}
+	if err := s.CheckLayout(); err != nil {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "create volume %s: %w", name, err).WithHint("%s", mobyfs.HintOf(err))
 	}
 	if err := cmp.Or(mobyfs.CheckTakeover(s.Takeover, s.Backend), s.CheckPlacement()); err != nil {
 		return err

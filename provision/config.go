@@ -299,7 +299,7 @@ func (c *Config) checkVolumes(d *document) {
 			}
 		}
 		if class.Backend != "" {
-			choose(d, at+".backend", class.Backend, mobyfs.DefaultBackend, mobyfs.SharedBackend)
+			choose(d, at+".backend", class.Backend, mobyfs.Backends()...)
 		}
 		if err := mobyfs.CheckTakeover(mobyfs.Takeover(class.Takeover), class.Backend); err != nil {
 			d.wrong(at+".takeover", "%s: %s", err, mobyfs.HintOf(err))

@@ -110,7 +110,7 @@ func (s *Stub) describe(v mobyfs.Volume, why error) mobyfs.DockerVolume {
 	if why != nil {
 		status["problem"] = notWorking + why.Error()
 	}
-	return mobyfs.DockerVolume{Name: v.Name, Mountpoint: dir.PathBelow(s.root, v.ID), CreatedAt: v.CreatedAt, Status: status}
+	return mobyfs.DockerVolume{Name: v.Name, Mountpoint: dir.PathBelow(mobyfs.BackendRoot(s.root, v.Spec.Backend), v.ID), CreatedAt: v.CreatedAt, Status: status}
 }
 
 // Create refuses.

@@ -38,7 +38,7 @@ func (b *Backend) List(ctx context.Context) ([]backend.Held, []backend.Staged, e
 		} else if err != nil {
 			s = staging{}
 		}
-		staged = append(staged, backend.Staged{Migration: mobyfs.MigrationID(name), Volume: s.Volume, Receipt: s.Receipt})
+		staged = append(staged, backend.Staged{Migration: mobyfs.MigrationID(name), Volume: s.Volume, Receipt: s.Receipt, SizeBytes: s.Size})
 		return nil
 	})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/backend"
 )
 
 // Medium makes the directories named data in which volumes lie. This package keeps what is around them: fences, the
@@ -25,8 +26,8 @@ type Medium interface {
 	Close(entry string) error
 	// Grow makes an open volume as large as that, which is no less than it is.
 	Grow(ctx context.Context, entry string, bytes int64) error
-	// Used is the space that the volume takes on disk; known is false where its files have to be added up.
-	Used(entry string) (bytes int64, known bool, err error)
+	// Used is what the volume takes on disk; known is false where its files have to be added up.
+	Used(entry string) (u backend.Usage, known bool, err error)
 	// Drop deletes what Make made, as far as it is no plain file or directory. Afterwards entry is deleted like any other.
 	Drop(entry string) error
 }
@@ -49,6 +50,6 @@ func (plain) Close(string) error { return nil }
 // Grow does nothing: the size of a plain directory is a promise that placement keeps.
 func (plain) Grow(context.Context, string, int64) error { return nil }
 
-func (plain) Used(string) (int64, bool, error) { return 0, false, nil }
+func (plain) Used(string) (backend.Usage, bool, error) { return backend.Usage{}, false, nil }
 
 func (plain) Drop(string) error { return nil }

@@ -73,8 +73,8 @@ func TestAttackIDsThatArePaths(t *testing.T) {
 		ctx := t.Context()
 		_, attach := b.Attach(ctx, id, 9)
 		_, _, export := b.Export(ctx, id, 9)
-		_, stage := b.Stage(ctx, id, mig)
-		_, stageMigration := b.Stage(ctx, vol, mobyfs.MigrationID(id))
+		_, stage := b.Stage(ctx, id, mig, mobyfs.VolumeSpec{})
+		_, stageMigration := b.Stage(ctx, vol, mobyfs.MigrationID(id), mobyfs.VolumeSpec{})
 		_, used := b.Usage(ctx, id)
 		for what, err := range map[string]error{
 			"create": b.Create(ctx, id, mobyfs.VolumeSpec{}), "attach": attach, "export": export, "stage": stage, "stage for the migration": stageMigration,

@@ -120,8 +120,8 @@ func (b *Backend) Usage(ctx context.Context, id mobyfs.VolumeID) (backend.Usage,
 	if _, err := b.load(id); err != nil {
 		return backend.Usage{}, err
 	}
-	if bytes, known, err := b.medium.Used(b.volume(id)); known || err != nil {
-		return bytes, fault(fmt.Sprintf("measure volume %s", id), err)
+	if used, known, err := b.medium.Used(b.volume(id)); known || err != nil {
+		return used, fault(fmt.Sprintf("measure volume %s", id), err)
 	}
 	u := usage{ctx: ctx, buf: make([]byte, 32<<10), seen: map[[2]uint64]bool{}}
 	parent, err := dirfd.OpenRoot(filepath.Dir(b.Path(id)))

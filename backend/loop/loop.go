@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/backend/dir"
 )
 
@@ -179,13 +180,13 @@ func mayResize() bool {
 	return unix.Capget(&header, &sets[0]) == nil && sets[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
 }
 
-// Used is what the image takes on the host's disk: all that is set aside.
-func (*medium) Used(entry string) (int64, bool, error) {
+// Used is what the image and its mount point take on the host's disk: all that is set aside.
+func (*medium) Used(entry string) (backend.Usage, bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(imageIn(entry), &st); err != nil {
-		return 0, false, fmt.Errorf("look at %s: %w", imageIn(entry), err)
+		return backend.Usage{}, false, fmt.Errorf("look at %s: %w", imageIn(entry), err)
 	}
-	return st.Blocks * 512, true, nil
+	return backend.Usage{Bytes: st.Blocks * 512, Inodes: 2}, true, nil
 }
 
 // Drop has nothing to do: an image is a file.

@@ -62,10 +62,14 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&node, "node", "", "the node to create it on (default: the ready one with most room)")
-	cmd.Flags().StringVar(&spec.Backend, "backend", "", "dir, on one node, or shared, in a directory that all nodes see (default: the class's, or dir)")
+	cmd.Flags().StringVar(&spec.Backend, "backend", "", "dir, a directory on one node; loop, a file system of its own; shared, in a directory that all nodes see (default: the class's, or dir)")
 	cmd.Flags().StringVar(&takeover, "takeover", "", "who may take it from a node that is silent: never, manual or auto (default: the class's, or never)")
 	cmd.Flags().StringVar(&spec.Class, "class", "", "what it has in common with others: one of those that mobyctl class ls lists")
-	cmd.Flags().StringVar(&size, "size", "", "space to count on: 10G or 10GiB (powers of 1024), 10GB (powers of 1000), or bytes")
+	cmd.Flags().StringVar(&size, "size", "", "space to count on, and of backend loop the most that fits: 10G or 10GiB (powers of 1024), 10GB (powers of 1000), or bytes")
+	cmd.Flags().StringVar(&spec.Filesystem, "fs", "", "of backend loop: ext4 or xfs (default ext4)")
+	cmd.Flags().StringVar(&spec.Mode, "mode", "", "of its root directory when it is made, in octal (default 0755)")
+	cmd.Flags().IntVar(&spec.UID, "uid", 0, "who owns its root directory when it is made")
+	cmd.Flags().IntVar(&spec.GID, "gid", 0, "the group of its root directory when it is made")
 	cmd.Flags().StringToStringVar(&spec.Labels, "label", nil, "labels, key=value")
 	addPlacement(cmd, &spec)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "create nothing; tell where it would go, and why")

@@ -20,6 +20,7 @@ import (
 	"github.com/mobyfs/mobyfs/agent/watchdog"
 	"github.com/mobyfs/mobyfs/backend"
 	"github.com/mobyfs/mobyfs/backend/dir"
+	"github.com/mobyfs/mobyfs/backend/loop"
 	"github.com/mobyfs/mobyfs/backend/shared"
 	"github.com/mobyfs/mobyfs/driver"
 	"github.com/mobyfs/mobyfs/internal/tracing"
@@ -114,6 +115,14 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, tracer trace.
 		return nil, err
 	}
 	backends := []backend.Backend{dirs}
+	switch images, err := loop.Open(mobyfs.BackendRoot(s.root, mobyfs.LoopBackend)); {
+	case mobyfs.CodeOf(err) == mobyfs.CodeUnavailable:
+		log.Info("volumes of backend loop are not offered here", "err", err, "hint", mobyfs.HintOf(err))
+	case err != nil:
+		return nil, err
+	default:
+		backends = append(backends, images)
+	}
 	if s.shared != "" {
 		all, err := shared.Open(s.shared, filepath.Join(s.root, "shared"))
 		if err != nil {

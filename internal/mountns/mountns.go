@@ -30,10 +30,18 @@ type User struct {
 func (u User) String() string { return fmt.Sprintf("process %d (%s) at %s", u.PID, u.Command, u.Path) }
 
 // Users lists the mount namespaces, other than our own, in which dir or something below it is mounted: one User
-// for each mount. A dir that does not exist is fs.ErrNotExist.
+// for each mount. A namespace that was made as a copy of ours has all our mounts: if one of them is at dir, its copy at
+// the same place is no use. A dir that does not exist is fs.ErrNotExist.
 func Users(dir string) ([]User, error) {
 	where, err := Locate(dir)
 	if err != nil {
+		return nil, err
+	}
+	at, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	if at, err = filepath.Abs(at); err != nil {
 		return nil, err
 	}
 	own, err := os.Readlink("/proc/self/ns/mnt")
@@ -53,7 +61,9 @@ func Users(dir string) ([]User, error) {
 		}
 		seen[ns] = true
 		for _, m := range mounts {
-			users = append(users, User{pid, command(pid), m.Mountpoint})
+			if m.Mountpoint != at {
+				users = append(users, User{pid, command(pid), m.Mountpoint})
+			}
 		}
 		return nil
 	})

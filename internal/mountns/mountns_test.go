@@ -144,3 +144,21 @@ func BenchmarkUsers(b *testing.B) {
 		}
 	}
 }
+
+// TestUsersLeavesOutCopiesOfOurOwnMount has a mount at dir itself, which each service with a private namespace has, too.
+func TestUsersLeavesOutCopiesOfOurOwnMount(t *testing.T) {
+	root, dir := volume(t)
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }()
+	live(t, `true`)
+	if users, err := Users(dir); err != nil || len(users) != 0 {
+		t.Errorf("a namespace that is a copy of ours: got %v, %v", users, err)
+	}
+	pid, end := live(t, `mount --bind "$1" "$2"`, dir, filepath.Join(root, "mnt"))
+	defer end()
+	if users, err := Users(dir); err != nil || len(users) != 1 || users[0].PID != pid {
+		t.Errorf("a bind in one: got %v, %v, want process %d", users, err, pid)
+	}
+}
