@@ -29,7 +29,8 @@ const (
 	clusterName = "chaos"
 	apiPort     = "7946"
 	peerPort    = "7947"
-	diskBytes   = 512 << 20 // of each host: etcd alone sets 128 MiB aside
+	diskBytes   = 512 << 20 // of each node
+	storeBytes  = 2 << 30   // of each control: below 512 MiB free it brings events to its disk and out of the store
 	sessionTTL  = 4 * time.Second
 	// overdue is when what a silent node has may be given to another: its session has ended, and as much time again.
 	overdue = 2 * sessionTTL
@@ -152,7 +153,7 @@ func (c *Cluster) machine(name, logs string, ext4 bool) (machine, error) {
 		return machine{}, err
 	}
 	if ext4 {
-		err = mountExt4(disk+".img", disk, diskBytes)
+		err = mountExt4(disk+".img", disk, storeBytes)
 	} else {
 		err = unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", diskBytes))
 	}
