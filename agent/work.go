@@ -327,7 +327,7 @@ func (w *worker) doGrow(ctx context.Context, v view) error {
 	w.mu.Lock()
 	w.size, w.problem = size, ""
 	w.mu.Unlock()
-	w.log.Info("grown", "name", v.record.Name, "bytes", size)
+	w.log.Info("grown", "volume", v.record.Name, "bytes", size)
 	return nil
 }
 
