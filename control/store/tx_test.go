@@ -147,7 +147,7 @@ func filled(v reflect.Value, each func(path string, at unsafe.Pointer), path str
 		v.SetString("x")
 	case reflect.Bool:
 		v.SetBool(true)
-	case reflect.Int64:
+	case reflect.Int, reflect.Int64:
 		v.SetInt(7)
 	case reflect.Uint64:
 		v.SetUint(7)
