@@ -154,6 +154,7 @@ func (c *Control) makeBackup(ctx context.Context) (store.Backup, error) {
 		}
 		return tx.Record(mobyfs.Event{Text: "backup " + b.ID + " made"})
 	})
+	failpoint.Reach("control.backup-record.after")
 	if err == nil {
 		c.log.Info("backup made", "backup", b.ID, "bytes", b.Bytes)
 	}

@@ -1,15 +1,20 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/internal/audit"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -159,7 +164,7 @@ func settle(ctx context.Context, w *workload, c *Cluster) ([]mobyfs.Event, error
 	if err := w.lookAtAll(ctx, operator); err != nil {
 		return nil, err
 	}
-	return readLog(ctx, operator)
+	return readLog(ctx, c, operator)
 }
 
 // lookAtAll mounts every volume at its home once more and compares its data with all that was acknowledged. One that
@@ -227,22 +232,64 @@ func (w *workload) lookOnce(ctx context.Context, at *agent, v mobyfs.Volume) {
 
 var errComplete = errors.New("complete")
 
-// readLog reads all events, in their order.
-func readLog(ctx context.Context, operator *api.Client) ([]mobyfs.Event, error) {
+// readLog reads all events, in their order: those that the store has, and those that control has taken out of it for want of
+// room, from the audit trail that lies on the disks of the controls.
+func readLog(ctx context.Context, c *Cluster, operator *api.Client) ([]mobyfs.Event, error) {
+	known := map[string]mobyfs.Event{}
 	for {
-		var events []mobyfs.Event
 		err := operator.Events(ctx, 0, func(e mobyfs.Event) error {
-			events = append(events, e)
+			known[e.ID] = e
 			return nil
 		}, func(api.Complete) error { return errComplete })
 		if errors.Is(err, errComplete) {
-			return events, nil
+			break
 		}
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("read the log of events: %w", errors.Join(err, ctx.Err()))
 		}
 		pause(ctx, time.Second)
 	}
+	config, err := c.operatorTLS("trail")
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range c.controls { // one that was replaced has only what came since
+		if err := readTrail(ctx, api.NewClient([]string{x.address()}, config), known); err != nil {
+			return nil, fmt.Errorf("read the audit trail of %s: %w", x.name, err)
+		}
+	}
+	return slices.SortedFunc(maps.Values(known), func(a, b mobyfs.Event) int {
+		return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.ID, b.ID))
+	}), nil
+}
+
+// readTrail adds the events that a control has on its disk.
+func readTrail(ctx context.Context, client *api.Client, known map[string]mobyfs.Event) error {
+	defer client.Close()
+	trail, err := client.AuditTrail(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range trail.Segments {
+		text, err := client.AuditSegment(ctx, n)
+		if err != nil {
+			return err
+		}
+		_, entries, err := audit.Read(text)
+		if err != nil {
+			return err
+		}
+		for _, entry := range entries {
+			var e mobyfs.Event
+			if err := json.Unmarshal(entry.Event, &e); err != nil {
+				return fmt.Errorf("decode an event of segment %d: %w", n, err)
+			}
+			if e.Revision = entry.Revision; e.Denied == "" { // refusals are not of this log
+				known[e.ID] = e
+			}
+		}
+	}
+	return nil
 }
 
 // judge checks what happened.
