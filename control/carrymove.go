@@ -75,24 +75,26 @@ func (c *Control) beginMove(tx *store.Tx, o *mobyfs.Operation, v mobyfs.Volume) 
 		c.wait(o, c.inUse(v, "it goes on by itself"))
 		return c.want(tx, v, howNamed(*o))
 	}
-	o.From = v.Node
-	if free, err := c.takePlace(tx, *o); err != nil || !free {
-		return err
-	}
 	to, err := c.destination(tx, *o, v)
 	if err != nil {
 		c.wait(o, err)
-		return c.givePlace(tx, *o)
+		return nil
 	}
-	o.To = to
-	if mobyfs.SharesBytes(v.Spec.Backend) {
+	if mobyfs.SharesBytes(v.Spec.Backend) { // at once, so no budget is needed
+		o.From, o.To = v.Node, to
 		v.Node, v.Arrived = to, ""
 		c.raise(&v)
 		if err := put(tx, "volume moved", &v); err != nil {
 			return err
 		}
-		return c.finishMove(tx, o, mobyfs.OperationDone, "")
+		c.finish(o, mobyfs.OperationDone, "")
+		return nil
 	}
+	o.From = v.Node
+	if free, err := c.takePlace(tx, *o); err != nil || !free {
+		return err
+	}
+	o.To = to
 	c.begin(&v, to, false)
 	v.Migration.Operation, v.Migration.Traceparent = o.ID, o.Traceparent
 	c.adopt(o, *v.Migration)

@@ -602,3 +602,20 @@ func TestDrainOfBeforeARestoreBeginsNothingUntilAllHaveTold(t *testing.T) {
 	f.arrive("pgdata")
 	until(t, op, o.ID, inPhase(mobyfs.OperationDone))
 }
+
+func TestDrainOfManySharedVolumesTakesNoPlaces(t *testing.T) {
+	f := newFleet(t, false)
+	ctx, op, h1 := t.Context(), f.operator(), f.node("h1")
+	f.node("h2")
+	for i := range 3 * movesOfCluster {
+		g := f.shared(fmt.Sprintf("data-%d", i), mobyfs.TakeoverNever, "h1")
+		if err := h1.Release(ctx, g.Volume.ID, g.Fence); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := must[mobyfs.Operation](t)(op.DrainNode(ctx, "h1", ""))
+	until(t, op, o.ID, inPhase(mobyfs.OperationDone))
+	if b := f.budgets(); len(b) != 0 {
+		t.Errorf("places are taken still: %v", b)
+	}
+}

@@ -13,7 +13,8 @@ type Budget struct {
 }
 
 // TakePlace takes a place under each of the budgets for an operation, of which each may have so many, and reports false,
-// having written nothing, if one is full. An operation that has a place keeps it.
+// having written nothing, if one is full. An operation that has a place keeps it. A place can't be given back in the
+// transaction that takes it.
 func TakePlace(tx *Tx, id mobyfs.OperationID, most map[string]int) (bool, error) {
 	taken := map[string]Budget{}
 	for name, n := range most {
