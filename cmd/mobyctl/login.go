@@ -18,11 +18,8 @@ import (
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
-const (
-	maxToken = 4 << 10 // bytes
-	// clockNote is from which difference of the clocks on a login tells it.
-	clockNote = 2 * time.Second
-)
+// clockNote is from which difference of the clocks on a login tells it.
+const clockNote = 2 * time.Second
 
 // login is who somebody is from now on.
 type login struct {
@@ -77,26 +74,13 @@ func checkEndpoints(control []string) error {
 
 // readToken reads the token from a file or stdin; at a terminal it asks, and shows nothing of what is typed.
 func (a *app) readToken(file string) (string, error) {
-	in := a.stdin
 	if terminal, ok := a.stdin.(*os.File); file == "-" && ok && a.interactive() {
 		fmt.Fprint(a.stderr, "token: ")
 		text, err := term.ReadPassword(int(terminal.Fd()))
 		fmt.Fprintln(a.stderr)
 		return string(text), err
 	}
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return "", fmt.Errorf("read the token: %w", err)
-		}
-		defer f.Close()
-		in = f
-	}
-	text, err := io.ReadAll(io.LimitReader(in, maxToken))
-	if err != nil {
-		return "", fmt.Errorf("read the token: %w", err)
-	}
-	return string(text), nil
+	return pki.ReadInvitation(file, a.stdin)
 }
 
 // login joins the cluster of a token and writes a context for it. It joins in a directory of the token, so that a join

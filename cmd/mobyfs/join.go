@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -11,13 +10,11 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
-const (
-	maxToken = 4 << 10 // bytes
-	// clockNote is from which difference of the clocks on a join tells it.
-	clockNote = 2 * time.Second
-)
+// clockNote is from which difference of the clocks on a join tells it.
+const clockNote = 2 * time.Second
 
 func newJoinCommand() *cobra.Command {
 	var s settings
@@ -37,7 +34,7 @@ killed, it ends the same. Then start mobyfs.service.`,
 				return mobyfs.Errorf(mobyfs.CodeInvalid, "this node's name or the address of the control plane is missing").
 					WithHint("set MOBYFS_NODE and MOBYFS_CONTROL, or give --node and --control")
 			}
-			token, err := readToken(file, cmd.InOrStdin())
+			token, err := pki.ReadInvitation(file, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
@@ -63,21 +60,4 @@ killed, it ends the same. Then start mobyfs.service.`,
 	s.bind(cmd.Flags(), os.Getenv)
 	cmd.Flags().StringVar(&file, "token-file", "", "file with the token, - for stdin")
 	return cmd
-}
-
-func readToken(file string, stdin io.Reader) (string, error) {
-	in := stdin
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return "", fmt.Errorf("read the token: %w", err)
-		}
-		defer f.Close()
-		in = f
-	}
-	text, err := io.ReadAll(io.LimitReader(in, maxToken))
-	if err != nil {
-		return "", fmt.Errorf("read the token: %w", err)
-	}
-	return string(text), nil
 }

@@ -10,6 +10,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 )
 
@@ -43,6 +45,27 @@ func NewInvitation(role, id string, rootPEM []byte) (Invitation, error) {
 
 func (i Invitation) String() string {
 	return strings.Join([]string{inviteVersion, i.Role, i.ID, i.Secret, i.Pin}, ".")
+}
+
+// maxInvitation is how many bytes of a file or of stdin are read for the text of one.
+const maxInvitation = 4 << 10
+
+// ReadInvitation reads the text of one, which need not be right, from a file, or from stdin if the file is "-".
+func ReadInvitation(file string, stdin io.Reader) (string, error) {
+	in := stdin
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return "", fmt.Errorf("read the token: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxInvitation))
+	if err != nil {
+		return "", fmt.Errorf("read the token: %w", err)
+	}
+	return string(text), nil
 }
 
 // ParseInvitation reads the text of one, with space around it. Errors do not tell what it holds.
