@@ -23,14 +23,55 @@ type Migration struct {
 	// a part, on whichever host and in whichever life of a program. Empty if nobody records one.
 	Traceparent string      `json:"traceparent,omitempty"`
 	Operation   OperationID `json:"operation,omitempty"` // of which it is a try; empty if a container asked
+
+	Live    bool          `json:"live,omitempty"`    // containers on From may use the volume until From freezes it; the lease stays there
+	Options MoveOptions   `json:"options,omitzero"`  // as asked
+	Freezes int           `json:"freezes,omitempty"` // how often From froze the volume: a commit names the last one
+	Pause   time.Duration `json:"pause,omitempty"`   // measured, from the freeze until the volume could be used on To, or its containers ran there
 }
+
+// MoveOptions say how a live move is to go.
+type MoveOptions struct {
+	WithContainers bool          `json:"with_containers,omitempty"`  // that use the volume: made anew on the destination with the same configuration and name, and removed from the source
+	MaxPause       time.Duration `json:"max_pause,omitempty"`        // rounds go on until the predicted pause is not longer; 0 is DefaultMaxPause
+	MaxRounds      int           `json:"max_rounds,omitempty"`       // after so many OnBusy decides; 0 is DefaultMaxRounds
+	OnBusy         OnBusy        `json:"on_busy,omitempty"`          // when containers write faster than rounds can follow
+	BytesPerSecond int64         `json:"bytes_per_second,omitempty"` // the most that the stream takes; 0 is no limit
+	Consistency    Consistency   `json:"consistency,omitempty"`
+}
+
+// What MoveOptions are where nothing is said.
+const (
+	DefaultMaxPause  = 500 * time.Millisecond
+	DefaultMaxRounds = 8
+)
+
+// OnBusy says what becomes of a live move whose predicted pause does not get short enough.
+type OnBusy string
+
+const (
+	BusyAsk      OnBusy = ""         // wait for an operator, who is told the prediction
+	BusyThrottle OnBusy = "throttle" // slow the containers' writing down until it fits
+	BusyFreeze   OnBusy = "freeze"   // freeze whatever the pause will be
+)
+
+// Consistency says in which state containers are when the last of their bytes are taken.
+type Consistency string
+
+const (
+	ConsistencyCrash Consistency = ""      // frozen in the middle of what they do, as a crash would leave them
+	ConsistencyClean Consistency = "clean" // stopped with their own signal and in their own time
+)
 
 // MigrationState says how a migration stands.
 type MigrationState string
 
 const (
-	// MigrationCopying: the source is the home; the destination pulls. Nobody may use the volume.
+	// MigrationCopying: the source is the home; the destination pulls. Nobody may use the volume, but of a live one From.
 	MigrationCopying MigrationState = "copying"
+	// MigrationFreezing: of a live one: the source stops or has stopped what uses the volume, and lets it go on only once it
+	// knows that no commit can come any more: it thawed the migration, or read that it was aborted.
+	MigrationFreezing MigrationState = "freezing"
 	// MigrationCommitted: the destination is the home.
 	MigrationCommitted MigrationState = "committed"
 	// MigrationAborted: the source is the home still; what the destination has is worth nothing.
@@ -39,7 +80,13 @@ const (
 
 // Leads reports whether state s may be followed by next. Both ends are final.
 func (s MigrationState) Leads(next MigrationState) bool {
-	return s == MigrationCopying && (next == MigrationCommitted || next == MigrationAborted)
+	switch s {
+	case MigrationCopying:
+		return next == MigrationFreezing || next == MigrationCommitted || next == MigrationAborted
+	case MigrationFreezing:
+		return next == MigrationCopying || next == MigrationCommitted || next == MigrationAborted
+	}
+	return false
 }
 
 // Progress tells how far a pull has come.
@@ -47,12 +94,20 @@ type Progress struct {
 	Files      int64 `json:"files"`       // received
 	Bytes      int64 `json:"bytes"`       // of content received, holes not counted
 	TotalBytes int64 `json:"total_bytes"` // an estimate made before the pull; 0 if unknown
+
+	// Of a live migration:
+	Round          int           `json:"round,omitempty"`           // that goes on; the first one, 0, brings the whole tree
+	Rate           int64         `json:"rate,omitempty"`            // bytes that come in a second
+	DirtyRate      int64         `json:"dirty_rate,omitempty"`      // bytes that containers change in a second
+	PredictedPause time.Duration `json:"predicted_pause,omitempty"` // if it were frozen now
+	Feed           string        `json:"feed,omitempty"`            // what tells the source of changes, and why that
 }
 
 // Receipt says what a pull brought: both ends computed the same digest, the destination from what it reads back.
 type Receipt struct {
 	Progress Progress `json:"progress"`
-	Digest   string   `json:"digest"` // of names, content and metadata of the whole tree
+	Digest   string   `json:"digest"`           // of names, content and metadata of the whole tree
+	Freeze   int      `json:"freeze,omitempty"` // which freeze of a live migration this is the state of; 0: nobody used the volume
 }
 
 // Ticket is what control signs to let one node pull one volume from another, once decided. It is of no use to any
@@ -64,6 +119,7 @@ type Ticket struct {
 	To        string      `json:"to"`
 	Fence     Fence       `json:"fence"`
 	Expires   time.Time   `json:"expires"` // checked when the pull begins
+	Live      bool        `json:"live,omitempty"`
 
 	Traceparent string `json:"traceparent,omitempty"` // of the migration
 }

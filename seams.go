@@ -141,3 +141,48 @@ type Peer interface {
 	// can't be reached or the stream broke.
 	Pull(ctx context.Context, from From, into string, progress func(Progress)) (Receipt, error)
 }
+
+// LivePeer brings the bytes of a volume that is in use meanwhile.
+type LivePeer interface {
+	Peer
+	// Follow opens a session with the source and returns once it is known what will come. into is empty, or what an
+	// earlier Follow of the same migration left there, if Journal is that one's. Errors are those of Pull.
+	Follow(ctx context.Context, from From, into string, o FollowOptions) (Follower, error)
+}
+
+// FollowOptions say how to follow.
+type FollowOptions struct {
+	BytesPerSecond int64          // the most that the stream takes; 0 is no limit
+	Journal        string         // file in which is noted what is durably there, so that it need not come again; "" is none
+	Progress       func(Progress) // called at most a few times a second; may be nil
+}
+
+// Follower is a session that keeps a directory on this node up with one on another that changes. Limit, Predict and Luggage may be
+// called at any time, the others one after the other. After an error only Close may be called.
+type Follower interface {
+	// Round brings the tree up to what it was at the source at some moments during the round. The first round brings it whole.
+	Round(ctx context.Context) (Round, error)
+	// Freeze has the source stop all writing, brings what is still missing, proves that both trees are equal and makes
+	// this one durable. The source stays frozen then, whatever becomes of the session, until the migration has ended.
+	Freeze(ctx context.Context) (Receipt, error)
+	// Predict is how long the pause would be if Freeze were called now.
+	Predict() time.Duration
+	// Limit sets the most bytes that the stream takes in a second; 0 is no limit.
+	Limit(bytesPerSecond int64)
+	// Luggage is what the source's agent tells the destination's, such as how containers were made: 1 MiB at most. It
+	// may hold secrets, so it goes from node to node and never to control.
+	Luggage() []byte
+	// Close ends the session. What has come stays.
+	Close() error
+}
+
+// Round is what one round brought.
+type Round struct {
+	Number    int // the first one is 0
+	Files     int64
+	Bytes     int64 // of content that came over the network
+	Took      time.Duration
+	Rate      int64  // bytes that came in a second
+	DirtyRate int64  // bytes that were changed in a second since the round before
+	Feed      string // what told the source of the changes, and why that
+}
