@@ -5,10 +5,14 @@
 //
 //	MOMENT                  the process ends itself with SIGKILL
 //	MOMENT stall 3s         whoever reached the moment waits there
+//	MOMENT hold             whoever reached the moment waits there until it is let go, see below
 //	MOMENT error            what was about to be done fails, as if the disk or the other side had refused it
 //
 // The file is removed first, so it happens once. With a last word "always" it stays and happens each time. MOMENT may
 // end in *, for all that begin so. Names are "package.moment", so that a test can list them with grep.
+//
+// For a hold the file is not removed but renamed, with .held behind its name: that tells the test that the moment was
+// reached. Whoever reached it goes on once the test has removed that file. A hold takes no "always".
 //
 // Now is the time by a clock that a test can set wrong.
 //

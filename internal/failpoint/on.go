@@ -25,6 +25,10 @@ func Fail(moment string) error {
 	if !ok || !asked(moment) {
 		return nil
 	}
+	if what.kind == "hold" {
+		hold(path)
+		return nil
+	}
 	if !what.always && os.Remove(path) != nil {
 		return nil // somebody else was first
 	}
@@ -37,6 +41,20 @@ func Fail(moment string) error {
 	default:
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // SIGKILL is on its way; nothing after the moment may happen
+	}
+}
+
+// hold says that the moment was reached and returns once it is let go.
+func hold(path string) {
+	held := path + ".held"
+	if os.Rename(path, held) != nil {
+		return // somebody else was first
+	}
+	for {
+		if _, err := os.Stat(held); err != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
@@ -67,7 +85,7 @@ func file() string {
 }
 
 type event struct {
-	kind   string // kill, stall, error
+	kind   string // kill, stall, hold, error
 	stall  time.Duration
 	always bool
 }
@@ -94,7 +112,7 @@ func parse(line string) (asked func(moment string) bool, what event, ok bool) {
 		d, err := time.ParseDuration(rest[1])
 		what.stall = d
 		return asked, what, err == nil
-	case what.kind == "error" && len(rest) == 1:
+	case what.kind == "error" && len(rest) == 1, what.kind == "hold" && len(rest) == 1 && !what.always:
 		return asked, what, true
 	}
 	return nil, event{}, false

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -41,11 +42,38 @@ func TestFailDoesWhatTheFileAsksFor(t *testing.T) {
 	if err := Fail("a.b"); err != nil || time.Since(begin) < 20*time.Millisecond || there() {
 		t.Errorf("a stall: %v after %v", err, time.Since(begin))
 	}
-	for _, nonsense := range []string{"", "a.b stall", "a.b stall soon", "a.b explode"} {
+	for _, nonsense := range []string{"", "a.b stall", "a.b stall soon", "a.b explode", "a.b hold 3s", "a.b hold always"} {
 		ask(nonsense)
 		if err := Fail("a.b"); err != nil || !there() {
 			t.Errorf("%q: %v", nonsense, err)
 		}
+	}
+}
+
+func TestHoldTellsThatItWasReachedAndWaitsUntilLetGo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "at")
+	t.Setenv("MOBYFS_KILL_AT", path)
+	if err := os.WriteFile(path, []byte("a.b hold"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	passed := make(chan error, 1)
+	go func() { passed <- Fail("a.b") }()
+	for os.Remove(path+".held") != nil { // until it is held; then it is let go
+		select {
+		case err := <-passed:
+			t.Fatalf("it was not held: %v", err)
+		default:
+			runtime.Gosched()
+		}
+	}
+	if err := <-passed; err != nil {
+		t.Errorf("it was let go: %v", err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("it is still asked for")
+	}
+	if err := Fail("a.b"); err != nil {
+		t.Errorf("the second time: %v", err)
 	}
 }
 

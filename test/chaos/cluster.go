@@ -447,3 +447,14 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-time.After(d):
 	}
 }
+
+// until returns true once it is so, or false when ctx ends before.
+func until(ctx context.Context, so func() bool) bool {
+	for !so() {
+		if ctx.Err() != nil {
+			return false
+		}
+		pause(ctx, 20*time.Millisecond)
+	}
+	return true
+}

@@ -252,6 +252,23 @@ func arm(m *machine, line string) (func(), error) {
 	return func() { _ = os.Remove(m.at) }, err
 }
 
+// holdAt holds a program at a moment. reached returns once somebody is held there, or with an error when ctx ends; release
+// lets go whoever is held, and may be called twice.
+func holdAt(m *machine, moment string) (reached func(ctx context.Context) error, release func(), err error) {
+	undo, err := arm(m, moment+" hold")
+	if err != nil {
+		return nil, nil, err
+	}
+	held := m.at + ".held"
+	reached = func(ctx context.Context) error {
+		if until(ctx, func() bool { _, err := os.Stat(held); return err == nil }) {
+			return nil
+		}
+		return fmt.Errorf("%s was not held at %s: %w", m.name, moment, ctx.Err())
+	}
+	return reached, func() { undo(); _ = os.Remove(held) }, nil
+}
+
 // jump sets the clock of a control to another time.
 func jump(_ context.Context, l *lane) (func(), error) {
 	by := []time.Duration{-24 * time.Hour, -time.Minute, time.Minute, 24 * time.Hour}[l.rng.IntN(4)]

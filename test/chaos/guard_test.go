@@ -13,9 +13,9 @@ import (
 	"github.com/mobyfs/mobyfs/test/chaos/journal"
 )
 
-// TestWithTheFenceOffStaleWritesAreFound proves the checks. Two nodes get the lease of a volume that all nodes see, stall
-// before they attach it, and are cut off until a third has taken the volume over and written. Then they go on. The one
-// that keeps to the fence is refused; in the other the fence is switched off, so its container writes, and the checks
+// TestWithTheFenceOffStaleWritesAreFound proves the checks. Two nodes get the lease of a volume that all nodes see, are
+// held before they attach it, and are cut off until a third has taken the volume over and written. Then they go on. The
+// one that keeps to the fence is refused; in the other the fence is switched off, so its container writes, and the checks
 // must find that.
 func TestWithTheFenceOffStaleWritesAreFound(t *testing.T) {
 	t.Parallel()
@@ -97,11 +97,16 @@ func stoppedAgent(ctx context.Context, w *workload, at, taker *agent, v *verdict
 	}
 	writing, enough := context.WithCancel(ctx)
 	defer enough()
-	ended := make(chan bool, 1)
+	first := "first-" + at.node
+	ended := make(chan struct{})
 	go func() {
-		ended <- w.write(writing, at, record.ID, path, "first-"+at.node, record.Lease.Fence, time.Hour)
+		defer close(ended)
+		w.write(writing, at, record.ID, path, first, record.Lease.Fence, time.Hour)
 	}()
-	pause(ctx, time.Second)
+	acked := func() uint64 { return w.h.ackedUntil(record.ID)[first] }
+	if !until(ctx, func() bool { return acked() > 0 }) {
+		return fmt.Errorf("nobody wrote to %s on %s", name, at.node)
+	}
 	undo, err := hold(&at.machine)
 	if err != nil {
 		return err
@@ -118,11 +123,17 @@ func stoppedAgent(ctx context.Context, w *workload, at, taker *agent, v *verdict
 		return err
 	}
 	w.write(ctx, taker, record.ID, taken, "second-"+at.node, now.Lease.Fence, time.Second)
-	pause(ctx, time.Second)
+	before := acked()
+	until(ctx, func() bool { // the first either was ended or writes on
+		select {
+		case <-ended:
+			return true
+		default:
+			return acked() > before
+		}
+	})
 	enough()
-	if !<-ended {
-		return fmt.Errorf("nobody wrote to %s on %s", name, at.node)
-	}
+	<-ended
 	v.checkWindows(w.h.windowsOf(record.ID))
 	return w.judgeData(record.ID, v)
 }
@@ -134,9 +145,11 @@ func lateOwner(ctx context.Context, w *workload, at, taker *agent, v *verdict) e
 	if err := at.docker.create(ctx, name, options); err != nil {
 		return err
 	}
-	if _, err := arm(&at.machine, fmt.Sprintf("agent.attach.before stall %v", overdue+6*time.Second)); err != nil {
+	reached, release, err := holdAt(&at.machine, "agent.attach.before")
+	if err != nil {
 		return err
 	}
+	defer release()
 	late := make(chan error, 1)
 	var path string
 	go func() {
@@ -145,6 +158,9 @@ func lateOwner(ctx context.Context, w *workload, at, taker *agent, v *verdict) e
 		late <- err
 	}()
 	record, err := leaseOf(ctx, w, name, at.node)
+	if err == nil {
+		err = reached(ctx) // the node knows that it has the lease; only now may the cable be pulled
+	}
 	if err != nil {
 		return fmt.Errorf("wait for the lease of %s: %w", at.node, err)
 	}
@@ -169,10 +185,11 @@ func lateOwner(ctx context.Context, w *workload, at, taker *agent, v *verdict) e
 		}
 		pause(ctx, 200*time.Millisecond)
 	}
+	release()
 	if err := <-late; err == nil {
 		w.write(ctx, at, record.ID, path, "late", record.Lease.Fence, time.Second)
-	} else if strings.Contains(err.Error(), "no answer") {
-		return err
+	} else if !strings.Contains(err.Error(), "fence") {
+		return fmt.Errorf("%s was refused, but not by the fence: %w", at.node, err)
 	}
 	return w.judgeData(record.ID, v)
 }
