@@ -89,6 +89,17 @@ type Shared interface {
 	Bytes(id mobyfs.VolumeID) string
 }
 
+// Live is a backend whose volumes can be read by a migration while containers use them.
+type Live interface {
+	Backend
+	// Show opens the volume for reading, at whatever fence, and changes nothing about who may use it. While it is shown
+	// Detach does not close it, and Remove is CodeInUse. It stays readable until release is called, once.
+	Show(ctx context.Context, id mobyfs.VolumeID) (dir string, release func(), err error)
+	// Reopen takes up what an earlier try of the migration left staged, as it is, for more to be brought. What was sealed
+	// is not any more. CodeNotFound if nothing is staged.
+	Reopen(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID) (dir string, err error)
+}
+
 // Usage is what a volume takes on disk. A file of several names counts once.
 type Usage struct {
 	Bytes  int64 // of blocks, so holes take nothing

@@ -31,6 +31,9 @@ func RunWith(t *testing.T, spec mobyfs.VolumeSpec, open Opener) {
 	if spec.SizeBytes > 0 {
 		all = slices.Concat(promises, sizePromises)
 	}
+	if _, ok := open(t, t.TempDir()).(backend.Live); ok {
+		all = slices.Concat(all, livePromises)
+	}
 	for _, p := range all {
 		t.Run(p.name, func(t *testing.T) {
 			root := t.TempDir()

@@ -28,6 +28,11 @@ func life(ctx context.Context, b *Backend, check func(step string, err error)) {
 	} else {
 		release()
 	}
+	if _, release, err := b.Show(ctx, vol); err != nil {
+		check("show", err)
+	} else {
+		release()
+	}
 	for _, seal := range []bool{false, true, true} { // Stage empties an unsealed try and a sealed one
 		dir, err := b.Stage(ctx, vol, mig, mobyfs.VolumeSpec{})
 		check("stage", err)
@@ -36,6 +41,9 @@ func life(ctx context.Context, b *Backend, check func(step string, err error)) {
 			check("seal", b.Seal(ctx, mig, mobyfs.Receipt{Digest: "d"}))
 		}
 	}
+	_, err := b.Reopen(ctx, vol, mig)
+	check("reopen", err)
+	check("seal", b.Seal(ctx, mig, mobyfs.Receipt{Digest: "d"}))
 	check("adopt", b.Adopt(ctx, vol, mig, 3))
 	check("remove", b.Remove(ctx, vol, 4))
 }

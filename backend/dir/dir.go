@@ -45,11 +45,11 @@ type Backend struct {
 // use is what goes on with one volume in this life.
 type use struct {
 	mu       sync.Mutex // held while the volume is opened and closed
-	readers  int        // exports that were not released yet
+	readers  int        // exports and shows that were not released yet
 	attached bool
 }
 
-var _ backend.Backend = (*Backend)(nil)
+var _ backend.Live = (*Backend)(nil)
 
 // Open makes the root and what belongs in it where they are missing, and clears away what a crash left half-made.
 func Open(root string) (*Backend, error) { return OpenOn(root, plain{}) }

@@ -64,6 +64,28 @@ func (b *Backend) stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migrat
 	return durable.Rename("dir.stage", h, b.staged(m))
 }
 
+// Reopen takes the receipt away first: killed after that, the bytes are staged and not sealed.
+func (b *Backend) Reopen(_ context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID) (string, error) {
+	doing := fmt.Sprintf("take up migration %s", m)
+	s, err := b.loadStaged(m)
+	if err != nil {
+		return "", err
+	}
+	if s.Volume != id {
+		return "", mobyfs.Errorf(mobyfs.CodeInvalid, "%s: it brought volume %s, not %s", doing, s.Volume, id)
+	}
+	if s.Receipt != nil {
+		s.Receipt = nil
+		if err := durable.WriteJSON("dir.reopen", stagingIn(b.staged(m)), s, 0o600); err != nil {
+			return "", fault(doing, err)
+		}
+	}
+	if err := b.medium.Open(b.staged(m)); err != nil {
+		return "", fault(doing, err)
+	}
+	return filepath.Join(b.staged(m), "data"), nil
+}
+
 // Seal adds the receipt to what is known of the staged bytes. Whoever brought them has made them durable.
 func (b *Backend) Seal(_ context.Context, m mobyfs.MigrationID, receipt mobyfs.Receipt) error {
 	s, err := b.loadStaged(m)

@@ -118,7 +118,22 @@ func (b *Backend) Export(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fen
 	return b.Path(id), sync.OnceFunc(func() { b.release(id, u) }), nil
 }
 
-// release ends an export. What nobody has attached is closed with the last one; if that can't be, the next Detach or
+// Show keeps the volume open and its fence as it is.
+func (b *Backend) Show(_ context.Context, id mobyfs.VolumeID) (string, func(), error) {
+	if _, err := b.load(id); err != nil {
+		return "", nil, err
+	}
+	u := b.use(id)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := b.medium.Open(b.volume(id)); err != nil {
+		return "", nil, fault(fmt.Sprintf("show volume %s", id), err)
+	}
+	u.readers++
+	return b.Path(id), sync.OnceFunc(func() { b.release(id, u) }), nil
+}
+
+// release ends an export or a show. What nobody has attached is closed with the last one; if that can't be, the next Detach or
 // Remove says why.
 func (b *Backend) release(id mobyfs.VolumeID, u *use) {
 	u.mu.Lock()
