@@ -835,11 +835,12 @@ func (p *peer) Pull(ctx context.Context, from mobyfs.From, into string, progress
 		}
 	}
 	me := pki.Identity{Cluster: "shop", Role: pki.RoleNode, Name: p.name}
-	source, release, err := p.rig.nodes[from.Node].peers.Load().Offer(ctx, me, from.Ticket)
+	offered, err := p.rig.nodes[from.Node].peers.Load().Offer(ctx, me, from.Ticket)
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
-	defer release()
+	defer offered.Release()
+	source := offered.Dir
 	r := mobyfs.Receipt{Digest: digest(p.rig.t, source)}
 	err = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

@@ -408,9 +408,9 @@ func offer(r *rig, peer pki.Identity, signer pki.Files, ticket mobyfs.Ticket) er
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	_, release, err := r.nodes["h1"].agent.Offer(context.Background(), peer, token)
+	offered, err := r.nodes["h1"].agent.Offer(context.Background(), peer, token)
 	if err == nil {
-		release()
+		offered.Release()
 	}
 	return err
 }
@@ -472,7 +472,7 @@ func TestOfferThatNobodyWaitsForIsClosed(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, _, err := h1.agent.Offer(ctx, peer, token); err == nil {
+		if _, err := h1.agent.Offer(ctx, peer, token); err == nil {
 			t.Fatal("a caller that had gone was given the volume")
 		}
 		settled()

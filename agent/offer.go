@@ -8,17 +8,18 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/internal/tracing"
+	"github.com/mobyfs/mobyfs/migrate/transfer"
 )
 
 // Offer opens a volume for the node that pulls it. The ticket is control's word that the migration was decided, so
 // control is not asked; peer is who the connection's certificate says is there. The worker of the volume opens it
 // between two of its steps, and from then on the backend lets only a newer decision attach it: no Mount can change
-// what is read. The caller calls release once, when it has read the directory.
-func (a *Agent) Offer(ctx context.Context, peer pki.Identity, ticket string) (dir string, release func(), err error) {
+// what is read.
+func (a *Agent) Offer(ctx context.Context, peer pki.Identity, ticket string) (_ transfer.Offered, err error) {
 	defer func() { a.metrics.served.WithLabelValues(codeLabel(err)).Inc() }()
 	t, err := a.checkTicket(peer, ticket)
 	if err != nil {
-		return "", nil, err
+		return transfer.Offered{}, err
 	}
 	ctx, span := a.serving(ctx, t)
 	w := a.worker(t.Volume)
@@ -26,18 +27,18 @@ func (a *Agent) Offer(ctx context.Context, peer pki.Identity, ticket string) (di
 	if err := w.run(ctx, func() { o.settle(w.export(ctx, t)) }); err != nil {
 		o.abandon()
 		tracing.End(span, err)
-		return "", nil, err
+		return transfer.Offered{}, err
 	}
 	if o.err != nil {
 		tracing.End(span, o.err)
-		return "", nil, o.err
+		return transfer.Offered{}, o.err
 	}
 	a.metrics.serving.Inc()
-	return o.dir, func() {
+	return transfer.Offered{Dir: o.dir, Release: func() {
 		o.release()
 		a.metrics.serving.Dec()
 		tracing.End(span, nil)
-	}, nil
+	}}, nil
 }
 
 // offered hands an opened volume over to who asked for it, or closes it if nobody waits any more.

@@ -19,9 +19,9 @@ import (
 func present(t *testing.T, r *rig, ticket string) error {
 	t.Helper()
 	peer := pki.Identity{Cluster: "shop", Role: pki.RoleNode, Name: "h2"}
-	_, release, err := r.nodes["h1"].agent.Offer(context.Background(), peer, ticket)
+	offered, err := r.nodes["h1"].agent.Offer(context.Background(), peer, ticket)
 	if err == nil {
-		release()
+		offered.Release()
 	}
 	return err
 }

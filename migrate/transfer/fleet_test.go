@@ -37,15 +37,15 @@ func newFleet(t testing.TB, dir string) *fleet {
 	f.server = &Server{
 		TLS: tlsServer,
 		Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Offer: func(_ context.Context, peer pki.Identity, ticket string) (string, func(), error) {
+		Offer: func(_ context.Context, peer pki.Identity, ticket string) (Offered, error) {
 			if ticket != "good" {
-				return "", nil, mobyfs.Errorf(mobyfs.CodeStaleFence, "the ticket %q is of no use", ticket).WithHint("ask control")
+				return Offered{}, mobyfs.Errorf(mobyfs.CodeStaleFence, "the ticket %q is of no use", ticket).WithHint("ask control")
 			}
 			if peer.Name != "h2" {
-				return "", nil, mobyfs.Errorf(mobyfs.CodeDenied, "the ticket is not for %s", peer)
+				return Offered{}, mobyfs.Errorf(mobyfs.CodeDenied, "the ticket is not for %s", peer)
 			}
 			f.count(1, 0)
-			return dir, func() { f.count(0, 1) }, nil
+			return Offered{Dir: dir, Release: func() { f.count(0, 1) }}, nil
 		},
 	}
 	return f

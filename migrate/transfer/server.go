@@ -22,10 +22,9 @@ import (
 type Server struct {
 	// TLS must demand and verify certificates of the cluster, as pki.Files.ServerTLS does.
 	TLS *tls.Config
-	// Offer checks whether the peer may have what the ticket says, and opens it. The peer is a node. The tree must
-	// not change until release is called, which happens once, when the peer has it all or is gone. The code, text
-	// and hint of an error reach the peer.
-	Offer func(ctx context.Context, peer pki.Identity, ticket string) (dir string, release func(), err error)
+	// Offer checks whether the peer may have what the ticket says, and opens it. The peer is a node. The code, text and
+	// hint of an error reach it.
+	Offer func(ctx context.Context, peer pki.Identity, ticket string) (Offered, error)
 	// Log is told of each tree that was sent or was not. It may be nil.
 	Log *slog.Logger
 
@@ -135,12 +134,16 @@ func (p *pullee) run(ctx context.Context) (mobyfs.Receipt, error) {
 	if err != nil {
 		return mobyfs.Receipt{}, p.refuse(err)
 	}
-	dir, release, err := p.s.Offer(ctx, p.peer, ticket)
+	o, err := p.s.Offer(ctx, p.peer, ticket)
 	if err != nil {
 		return mobyfs.Receipt{}, p.refuse(err)
 	}
-	defer release()
-	root, err := dirfd.OpenRoot(dir)
+	defer o.Release()
+	if o.Live {
+		return mobyfs.Receipt{}, p.refuse(mobyfs.Errorf(mobyfs.CodeInUse, "the volume is in use: it can only be followed").
+			WithHint("run the same version of mobyfs on both nodes"))
+	}
+	root, err := dirfd.OpenRoot(o.Dir)
 	if err != nil {
 		return mobyfs.Receipt{}, p.refuse(fault("open the volume", err))
 	}

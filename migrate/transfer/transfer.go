@@ -26,6 +26,7 @@ const (
 	maxAttr     = 64 << 10  // an extended attribute's value, as in Linux
 	maxSegments = 1024      // stretches of data in one chunk
 	maxTicket   = 16 << 10  // a ticket
+	maxLuggage  = 1 << 20   // what one agent tells the other
 	maxText     = 4 << 10   // an error's text or hint
 	maxDepth    = 2048      // levels of directories; a path of one-letter names can't be longer
 	bufferSize  = 512 << 10 // under TLS, each way: one system call for many records
