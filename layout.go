@@ -10,14 +10,15 @@ import (
 const (
 	DefaultBackend = "dir"    // a plain directory: its size is a promise, and nothing bounds it
 	LoopBackend    = "loop"   // a file system of its own in an image, all of whose size is set aside
+	BtrfsBackend   = "btrfs"  // a subvolume of the btrfs that mobyfs' directory lies on, with a quota
 	SharedBackend  = "shared" // a directory that all nodes see, such as a mount of NFS
 )
 
 // Backends lists them.
-func Backends() []string { return []string{DefaultBackend, LoopBackend, SharedBackend} }
+func Backends() []string { return []string{DefaultBackend, LoopBackend, BtrfsBackend, SharedBackend} }
 
 // BoundsSize reports whether a volume of a backend holds no more than its size. Such a volume never shrinks.
-func BoundsSize(backend string) bool { return backend == LoopBackend }
+func BoundsSize(backend string) bool { return backend == LoopBackend || backend == BtrfsBackend }
 
 // BackendRoot is where a backend keeps its volumes below the root of all on a node.
 func BackendRoot(root, backend string) string {
@@ -30,16 +31,17 @@ func BackendRoot(root, backend string) string {
 // DefaultLoopSize is the size of a loop volume for which none is asked.
 const DefaultLoopSize = 1 << 30
 
-// The least that a file system is made in.
+// The least that a file system is made in, and that a subvolume is bound to: its own trees count.
 const (
-	minExt4 = 32 << 20
-	minXFS  = 300 << 20
+	minExt4  = 32 << 20
+	minXFS   = 300 << 20
+	minBtrfs = 1 << 20
 )
 
 // CheckLayout tells what is wrong with how a volume is to be made, or nil. It is for a spec WithDefaults.
 func (s VolumeSpec) CheckLayout() error {
 	if !slices.Contains(Backends(), s.Backend) {
-		return Errorf(CodeInvalid, "there is no backend %.40q", s.Backend).WithHint("leave it out, or use dir, loop or shared")
+		return Errorf(CodeInvalid, "there is no backend %.40q", s.Backend).WithHint("leave it out, or use dir, loop, btrfs or shared")
 	}
 	if s.Filesystem != "" && s.Backend != LoopBackend {
 		return Errorf(CodeInvalid, "a volume of backend %s has no file system of its own", s.Backend).
@@ -56,6 +58,10 @@ func (s VolumeSpec) CheckLayout() error {
 	}
 	if s.Backend == LoopBackend {
 		return s.checkImage()
+	}
+	if s.Backend == BtrfsBackend && s.SizeBytes > 0 && s.SizeBytes < minBtrfs {
+		return Errorf(CodeInvalid, "%s are too little for a subvolume of btrfs", FormatSize(s.SizeBytes)).
+			WithHint("give it %s or more", FormatSize(minBtrfs))
 	}
 	return nil
 }

@@ -103,7 +103,7 @@ type Live interface {
 // Usage is what a volume takes on disk. A file of several names counts once.
 type Usage struct {
 	Bytes  int64 // of blocks, so holes take nothing
-	Inodes int64 // files and directories of all kinds, the volume's root among them
+	Inodes int64 // files and directories of all kinds, the volume's root among them; 0 where nobody counts them
 }
 
 // Held is a volume whose bytes are here; whether they are the volume's true bytes only control knows.

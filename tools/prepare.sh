@@ -31,6 +31,7 @@ missing() {
     have ssh || echo openssh-client
     have mkfs.ext4 || echo e2fsprogs
     have mkfs.xfs || echo xfsprogs
+    have mkfs.btrfs || echo btrfs-progs
     have nc || echo netcat-openbsd
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates

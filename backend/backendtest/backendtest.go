@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
@@ -204,6 +205,15 @@ func (s *subject) wantHere(held []backend.Held, staged []backend.Staged) {
 	if d := cmp.Diff(staged, gotStaged); d != "" {
 		s.Errorf("staged here (-want +got):\n%s", d)
 	}
+}
+
+// sync makes all that was written to the file system of a directory durable.
+func (s *subject) sync(dir string) {
+	s.Helper()
+	f, err := os.Open(dir)
+	s.must(err)
+	defer f.Close()
+	s.must(unix.Syncfs(int(f.Fd())))
 }
 
 func (s *subject) wantEmptyDir(dir string) {

@@ -161,6 +161,7 @@ var lifePromises = []promise{
 		s.must(os.Link(filepath.Join(path, "big"), filepath.Join(path, "same")))
 		s.must(os.WriteFile(filepath.Join(path, "sparse"), nil, 0o600))
 		s.must(os.Truncate(filepath.Join(path, "sparse"), 1<<40))
+		s.sync(path) // some backends know what was written by the last commit
 		full, err := s.Usage(s.ctx, volA)
 		s.must(err)
 		if empty.Bytes >= s.spec.SizeBytes && empty.Bytes > 1<<20 { // all of it is set aside
@@ -171,6 +172,9 @@ var lifePromises = []promise{
 		}
 		if grown := full.Bytes - empty.Bytes; grown < size || grown > size+size/2 {
 			s.Errorf("a file of %d bytes with two names and an empty one of 1 TiB: %d bytes more are used", size, grown)
+		}
+		if full.Inodes == 0 && empty.Inodes == 0 { // nobody counts them
+			return
 		}
 		if empty.Inodes != 1 || full.Inodes != 3 {
 			s.Errorf("a directory has %d inodes, with a file of two names and another %d", empty.Inodes, full.Inodes)

@@ -172,7 +172,7 @@ func (b *Backend) fillHalf(ctx context.Context, h string, spec mobyfs.VolumeSpec
 	if err != nil {
 		return 0, err
 	}
-	if err := b.medium.Open(h); err != nil {
+	if err := b.medium.Open(h, size); err != nil {
 		return 0, err
 	}
 	data := filepath.Join(h, "data")

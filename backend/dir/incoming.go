@@ -44,24 +44,25 @@ func (b *Backend) Stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migrat
 	if err != nil {
 		return "", fault(doing, err)
 	}
-	if err := b.stage(ctx, id, m, spec); err != nil {
+	size, err := b.stage(ctx, id, m, spec)
+	if err != nil {
 		return "", fault(doing, err)
 	}
-	if err := b.medium.Open(b.staged(m)); err != nil {
+	if err := b.medium.Open(b.staged(m), size); err != nil {
 		return "", fault(doing, err)
 	}
 	return filepath.Join(b.staged(m), "data"), nil
 }
 
-func (b *Backend) stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, spec mobyfs.VolumeSpec) error {
+func (b *Backend) stage(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, spec mobyfs.VolumeSpec) (size int64, err error) {
 	h, size, err := b.newHalf(ctx, b.staged(m), spec)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := durable.WriteJSON("dir.stage.record", stagingIn(h), staging{Migration: m, Volume: id, Size: size}, 0o600); err != nil {
-		return err
+		return 0, err
 	}
-	return durable.Rename("dir.stage", h, b.staged(m))
+	return size, durable.Rename("dir.stage", h, b.staged(m))
 }
 
 // Reopen takes the receipt away first: killed after that, the bytes are staged and not sealed.

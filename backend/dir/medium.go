@@ -20,8 +20,9 @@ type Medium interface {
 	// Make makes data in an entry that nobody sees yet, empty and closed, with all the room that the spec promises set
 	// aside. It tells how large that is.
 	Make(ctx context.Context, entry string, spec mobyfs.VolumeSpec) (size int64, err error)
-	// Open shows the bytes at data. It is fine if they are shown already.
-	Open(entry string) error
+	// Open shows the bytes at data, and sees to it that they are bound to the size where the medium does so; 0 is no
+	// bound. It is fine if they are shown already.
+	Open(entry string, size int64) error
 	// Close ends that. CodeInUse if something on this host still has a file open there.
 	Close(entry string) error
 	// Grow makes an open volume as large as that, which is no less than it is.
@@ -43,7 +44,7 @@ func (plain) Make(_ context.Context, entry string, spec mobyfs.VolumeSpec) (int6
 	return spec.SizeBytes, os.Mkdir(filepath.Join(entry, "data"), 0o700)
 }
 
-func (plain) Open(string) error { return nil }
+func (plain) Open(string, int64) error { return nil }
 
 func (plain) Close(string) error { return nil }
 

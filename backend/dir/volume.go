@@ -68,7 +68,7 @@ func (b *Backend) Attach(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fen
 		u := b.use(id)
 		u.mu.Lock()
 		defer u.mu.Unlock()
-		err = b.medium.Open(b.volume(id))
+		err = b.medium.Open(b.volume(id), r.Size)
 		u.attached = err == nil
 	}
 	if err != nil {
@@ -111,7 +111,7 @@ func (b *Backend) Export(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fen
 	u := b.use(id)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := b.medium.Open(b.volume(id)); err != nil {
+	if err := b.medium.Open(b.volume(id), r.Size); err != nil {
 		return "", nil, fault(fmt.Sprintf("export volume %s", id), err)
 	}
 	u.readers++
@@ -160,7 +160,7 @@ func (b *Backend) Grow(ctx context.Context, id mobyfs.VolumeID, bytes int64) err
 	u := b.use(id)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := b.medium.Open(b.volume(id)); err != nil {
+	if err := b.medium.Open(b.volume(id), r.Size); err != nil {
 		return fault(doing, err)
 	}
 	if err := b.medium.Grow(ctx, b.volume(id), bytes); err != nil {

@@ -70,7 +70,7 @@ func (m *medium) Make(ctx context.Context, entry string, spec mobyfs.VolumeSpec)
 	if err := makeImage(ctx, imageIn(entry), spec); err != nil {
 		return 0, err
 	}
-	if err := m.Open(entry); err != nil {
+	if err := m.Open(entry, 0); err != nil {
 		return 0, err
 	}
 	// mkfs.ext4 makes it; fsck would make it again when it needs it. Docker copies an image's files only into a volume
@@ -82,8 +82,8 @@ func (m *medium) Make(ctx context.Context, entry string, spec mobyfs.VolumeSpec)
 	return spec.SizeBytes, errors.Join(err, m.Close(entry))
 }
 
-// Open mounts the image at data, unless it is there already.
-func (m *medium) Open(entry string) error {
+// Open mounts the image at data, unless it is there already. The size is the image's own.
+func (m *medium) Open(entry string, _ int64) error {
 	m.devices.Lock()
 	defer m.devices.Unlock()
 	image, at := imageIn(entry), filepath.Join(entry, "data")
@@ -161,7 +161,7 @@ func (m *medium) growClosed(ctx context.Context, entry string) (err error) {
 	if err := m.Close(entry); err != nil {
 		return refused(err)
 	}
-	defer func() { err = errors.Join(err, m.Open(entry)) }()
+	defer func() { err = errors.Join(err, m.Open(entry, 0)) }()
 	dev, err := deviceOf(imageIn(entry))
 	if err != nil {
 		return err

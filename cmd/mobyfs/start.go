@@ -19,6 +19,7 @@ import (
 	"github.com/mobyfs/mobyfs/agent"
 	"github.com/mobyfs/mobyfs/agent/watchdog"
 	"github.com/mobyfs/mobyfs/backend"
+	"github.com/mobyfs/mobyfs/backend/btrfs"
 	"github.com/mobyfs/mobyfs/backend/dir"
 	"github.com/mobyfs/mobyfs/backend/loop"
 	"github.com/mobyfs/mobyfs/backend/shared"
@@ -115,13 +116,15 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, tracer trace.
 		return nil, err
 	}
 	backends := []backend.Backend{dirs}
-	switch images, err := loop.Open(mobyfs.BackendRoot(s.root, mobyfs.LoopBackend)); {
-	case mobyfs.CodeOf(err) == mobyfs.CodeUnavailable:
-		log.Info("volumes of backend loop are not offered here", "err", err, "hint", mobyfs.HintOf(err))
-	case err != nil:
-		return nil, err
-	default:
-		backends = append(backends, images)
+	for name, open := range map[string]func(string) (*dir.Backend, error){mobyfs.LoopBackend: loop.Open, mobyfs.BtrfsBackend: btrfs.Open} {
+		switch volumes, err := open(mobyfs.BackendRoot(s.root, name)); {
+		case mobyfs.CodeOf(err) == mobyfs.CodeUnavailable:
+			log.Info("volumes of this backend are not offered here", "backend", name, "err", err, "hint", mobyfs.HintOf(err))
+		case err != nil:
+			return nil, err
+		default:
+			backends = append(backends, volumes)
+		}
 	}
 	if s.shared != "" {
 		all, err := shared.Open(s.shared, filepath.Join(s.root, "shared"))

@@ -120,7 +120,7 @@ func labelWords(_ *Field, c *Candidate, q *Question) string {
 
 func lacksBackend(_ *Field, c *Candidate, q *Question) bool {
 	if len(c.Node.Backends) == 0 { // it has not said which it has, and an older one has no others than these
-		return q.Spec.Backend == mobyfs.LoopBackend
+		return mobyfs.BoundsSize(q.Spec.Backend)
 	}
 	for _, b := range c.Node.Backends {
 		if b == q.Spec.Backend {

@@ -14,7 +14,7 @@ const module = "github.com/mobyfs/mobyfs"
 var layers = [][]string{
 	{"", "internal/"},
 	{"backend", "backend/backendtest", "migrate", "control/placement", "templates", "provision/host"},
-	{"migrate/transfer", "control/store", "provision/step", "provision/cloud", "api", "driver", "backend/dir", "backend/shared", "backend/loop"},
+	{"migrate/transfer", "control/store", "provision/step", "provision/cloud", "api", "driver", "backend/dir", "backend/shared", "backend/loop", "backend/btrfs"},
 	{"agent", "control", "provision"},
 	{"cmd/"},
 	{"test", "tools"},
