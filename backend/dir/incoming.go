@@ -81,7 +81,7 @@ func (b *Backend) Reopen(_ context.Context, id mobyfs.VolumeID, m mobyfs.Migrati
 			return "", fault(doing, err)
 		}
 	}
-	if err := b.medium.Open(b.staged(m)); err != nil {
+	if err := b.medium.Open(b.staged(m), s.Size); err != nil {
 		return "", fault(doing, err)
 	}
 	return filepath.Join(b.staged(m), "data"), nil

@@ -120,13 +120,14 @@ func (b *Backend) Export(_ context.Context, id mobyfs.VolumeID, fence mobyfs.Fen
 
 // Show keeps the volume open and its fence as it is.
 func (b *Backend) Show(_ context.Context, id mobyfs.VolumeID) (string, func(), error) {
-	if _, err := b.load(id); err != nil {
+	r, err := b.load(id)
+	if err != nil {
 		return "", nil, err
 	}
 	u := b.use(id)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := b.medium.Open(b.volume(id)); err != nil {
+	if err := b.medium.Open(b.volume(id), r.Size); err != nil {
 		return "", nil, fault(fmt.Sprintf("show volume %s", id), err)
 	}
 	u.readers++
