@@ -10,10 +10,14 @@ type Trust struct {
 	Evicted []Eviction `json:"evicted,omitempty"` // whose certificates are good no longer, in the order of their names
 }
 
-// Held is what a member says of its own trust: which roots it has, and below which root its certificate was made.
+// Held is what a member says of its own trust: which roots it has, and below which root its certificate was made. A
+// control says the same of itself as a member of the store: which intermediates of peers it runs with, and which of them
+// made its certificate as a peer.
 type Held struct {
-	Trust  string `json:"trust,omitempty"`
-	Issuer string `json:"issuer,omitempty"`
+	Trust      string `json:"trust,omitempty"`
+	Issuer     string `json:"issuer,omitempty"`
+	PeerTrust  string `json:"peer_trust,omitempty"`
+	PeerIssuer string `json:"peer_issuer,omitempty"`
 }
 
 // Eviction shuts somebody out who was in the cluster: certificates of those who were let in up to a time are refused,

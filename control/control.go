@@ -88,6 +88,9 @@ type Control struct {
 	background context.Context // ends with Close
 	opened     time.Time
 
+	restart     chan struct{}
+	restartOnce sync.Once
+
 	placing  placing
 	wake     chan struct{} // the carrier of operations
 	carrying atomic.Bool   // it found some that have not ended
@@ -135,7 +138,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, err
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), placing: placing{nodes: map[string]int{}}, stop: stop, background: background, opened: cfg.Now(), name: who.Name, wake: make(chan struct{}, 1), unknown: make(chan met, 16)}
+	c := &Control{cfg: cfg, log: cfg.Log, now: cfg.Now, store: s, told: newTold(), placing: placing{nodes: map[string]int{}}, stop: stop, background: background, opened: cfg.Now(), name: who.Name, wake: make(chan struct{}, 1), unknown: make(chan met, 16), restart: make(chan struct{})}
 	c.metrics = newMetrics(c)
 	if c.keeper, err = openKeeper(c); err == nil {
 		err = c.keeper.adopt(ctx)

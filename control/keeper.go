@@ -21,6 +21,7 @@ import (
 type keeper struct {
 	c    *Control
 	seal *seal.Key // nil if this host has none
+	runs string    // what its peers are trusted by since the store was opened, as pki.TrustID names it; empty if it has none
 	wake chan struct{}
 	mu   sync.Mutex // held for a round
 }
@@ -39,7 +40,11 @@ func openKeeper(c *Control) (*keeper, error) {
 		return nil, err
 	}
 	k.seal = key
-	return k, nil
+	if c.cfg.Self.Listen == "" {
+		return k, nil
+	}
+	k.runs, _, err = k.peerFiles().HeldByPeer()
+	return k, err
 }
 
 func (k *keeper) dir() string { return filepath.Join(k.c.cfg.Root, "pki") }
@@ -93,7 +98,7 @@ func (k *keeper) run(ctx context.Context) {
 func (k *keeper) round(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return errors.Join(k.adopt(ctx), k.makeNext(ctx), k.follow(), k.renew(), k.tell(ctx), k.c.advance(ctx), k.c.dropOldTokens(ctx))
+	return errors.Join(k.adopt(ctx), k.makeNext(ctx), k.follow(), k.renew(), k.followPeers(), k.tell(ctx), k.beginAnew(ctx), k.c.advance(ctx), k.c.dropOldTokens(ctx))
 }
 
 // adopt brings the authority that lies on this host into the store, if the store has none yet.
@@ -115,7 +120,7 @@ func (k *keeper) adopt(ctx context.Context) error {
 		if mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
 			return err
 		}
-		if err := k.putIssuers(tx, a); err != nil {
+		if err := k.putIssuers(tx, a, pki.IssuerNode, pki.IssuerOperator); err != nil {
 			return err
 		}
 		return store.Authorities.Put(tx, store.TheAuthority, store.Authority{Root: string(a.RootPEM()), Since: k.c.now().UTC()})
@@ -123,11 +128,11 @@ func (k *keeper) adopt(ctx context.Context) error {
 }
 
 // putIssuers writes the intermediates of which every control has need, sealed.
-func (k *keeper) putIssuers(tx *store.Tx, a *pki.Authority) error {
+func (k *keeper) putIssuers(tx *store.Tx, a *pki.Authority, kinds ...pki.Kind) error {
 	if k.seal == nil {
 		return errNoSeal
 	}
-	for _, kind := range []pki.Kind{pki.IssuerNode, pki.IssuerOperator} {
+	for _, kind := range kinds {
 		i := a.Issuer(kind)
 		key, err := i.KeyPEM()
 		if err != nil {
@@ -195,7 +200,12 @@ func (k *keeper) makeNext(ctx context.Context) error {
 		a.Next = string(next.RootPEM())
 		a = after(a)
 		a.Since = k.c.now().UTC()
-		if err := k.putIssuers(tx, next); err != nil {
+		kinds := []pki.Kind{pki.IssuerNode, pki.IssuerOperator}
+		if was, will := own.Issuer(pki.IssuerPeer), next.Issuer(pki.IssuerPeer); !sameRoots(was.OwnPEM(), will.OwnPEM()) {
+			a.Peer, a.NextPeer = string(was.OwnPEM()), string(will.OwnPEM())
+			kinds = append(kinds, pki.IssuerPeer)
+		}
+		if err := k.putIssuers(tx, next, kinds...); err != nil {
 			return err
 		}
 		if err := store.Authorities.Put(tx, store.TheAuthority, a); err != nil {
@@ -277,5 +287,9 @@ func (k *keeper) tell(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return k.c.holds(ctx, who.String(), mobyfs.Held{Trust: trust, Issuer: issuer})
+	h := mobyfs.Held{Trust: trust, Issuer: issuer}
+	if h.PeerTrust, h.PeerIssuer, err = k.heldAsPeer(); err != nil {
+		return err
+	}
+	return k.c.holds(ctx, who.String(), h)
 }

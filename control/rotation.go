@@ -19,6 +19,9 @@ import (
 //	add ──── every member trusts both ──▶ issue
 //	issue ── every member's certificate is below the next ──▶ retire
 //	retire ─ no member trusts the old one ──▶ none
+//
+// The intermediate that the members of the store trust among themselves is replaced along with it, in the same phases;
+// see peers.go.
 
 // trusted are the roots to be trusted, PEM, the one that signs first.
 func trusted(a store.Authority) []byte {
@@ -57,7 +60,11 @@ func lacking(a store.Authority, held map[string]mobyfs.Held) []mobyfs.Lacking {
 		if slices.Contains(a.Forced, who) {
 			continue
 		}
-		if why := lacks(a, h); why != "" {
+		why := lacks(a, h)
+		if why == "" && strings.HasPrefix(who, pki.RoleControl+"/") {
+			why = lacksAsPeer(a, h)
+		}
+		if why != "" {
 			all = append(all, mobyfs.Lacking{Who: who, Why: why})
 		}
 	}
@@ -81,13 +88,21 @@ func lacks(a store.Authority, h mobyfs.Held) string {
 	}
 }
 
-// held tells what every member holds that the rotation waits for: all nodes that are not evicted, also those that said
-// nothing, and all controls.
-func held(v store.View) map[string]mobyfs.Held {
+// waitedFor tells what every member holds that the rotation waits for: all nodes that are not evicted, also those that said
+// nothing, and all controls: those that keep the store, also those that said nothing, or those that said something if it
+// is kept elsewhere.
+func (c *Control) waitedFor(v store.View) map[string]mobyfs.Held {
 	all := map[string]mobyfs.Held{}
 	for who, h := range store.Holders.All(v) {
 		if strings.HasPrefix(who, pki.RoleControl+"/") {
 			all[who] = h
+		}
+	}
+	if names := c.seats(); names != nil {
+		said := all
+		all = map[string]mobyfs.Held{}
+		for _, name := range names {
+			all[pki.RoleControl+"/"+name] = said[pki.RoleControl+"/"+name]
 		}
 	}
 	for n := range v.Nodes {
@@ -107,7 +122,7 @@ func (c *Control) advance(ctx context.Context) error {
 	var missing []mobyfs.Lacking
 	c.store.View(func(v store.View) {
 		a, _ = store.Authorities.In(v, store.TheAuthority)
-		missing = lacking(a, held(v))
+		missing = lacking(a, c.waitedFor(v))
 	})
 	if a.Phase == mobyfs.RotationNone || a.Phase == mobyfs.RotationAsked || len(missing) > 0 {
 		return nil
@@ -119,9 +134,13 @@ func (c *Control) advance(ctx context.Context) error {
 		if err != nil || now.Phase != a.Phase || now.Next != a.Next || now.Joined != a.Joined {
 			return err // another control was faster, or somebody came in whom we did not see
 		}
+		next.Turn = ""
 		next.Since, next.Forced, said = c.now().UTC(), now.Forced, "authority: "+phaseSaid(next.Phase)
 		if next.Phase == mobyfs.RotationNone {
 			next.Forced, next.Joined = nil, 0
+			if err := store.Issuers.Delete(tx, store.IssuerID(string(pki.IssuerPeer), fingerprint(a.Next))); err != nil {
+				return err
+			}
 			for _, kind := range []pki.Kind{pki.IssuerNode, pki.IssuerOperator} {
 				if err := store.Issuers.Delete(tx, store.IssuerID(string(kind), fingerprint(a.Root))); err != nil {
 					return err
@@ -150,6 +169,7 @@ func after(a store.Authority) store.Authority {
 		a.Phase = mobyfs.RotationRetire
 	case mobyfs.RotationRetire:
 		a.Phase, a.Root, a.Next = mobyfs.RotationNone, a.Next, ""
+		a.Peer, a.NextPeer = "", ""
 	}
 	return a
 }
@@ -181,7 +201,7 @@ func (c *Control) rotation() (r mobyfs.Rotation) {
 		if !ok {
 			return
 		}
-		r = mobyfs.Rotation{Phase: a.Phase, Since: a.Since, Root: fingerprint(a.Root), Forced: a.Forced, Lacking: lacking(a, held(v))}
+		r = mobyfs.Rotation{Phase: a.Phase, Since: a.Since, Root: fingerprint(a.Root), Forced: a.Forced, Lacking: lacking(a, c.waitedFor(v))}
 		if a.Next != "" {
 			r.Next = fingerprint(a.Next)
 		}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strings"
@@ -210,5 +211,57 @@ func TestPhasesGoForward(t *testing.T) {
 	}
 	if again, err := pki.NextAuthority(dir, one); err != nil || again.Fingerprint() != two.Fingerprint() {
 		t.Errorf("begun again the next root is another, %v", err)
+	}
+}
+
+// What a control lacks as a member of the store, and who keeps its turn to begin anew, in each phase.
+func TestPeersLackWhatThePhaseAsksAndTakeTurns(t *testing.T) {
+	dir := t.TempDir()
+	one, err := pki.NewAuthority(dir, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := pki.NextAuthority(dir, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, will := one.Issuer(pki.IssuerPeer).OwnPEM(), two.Issuer(pki.IssuerPeer).OwnPEM()
+	old, both, next := pki.TrustID(was), pki.TrustID(append(bytes.Clone(was), will...)), pki.TrustID(will)
+	a := store.Authority{Root: string(one.RootPEM()), Next: string(two.RootPEM()), Peer: string(was), NextPeer: string(will), Turn: "control/h1"}
+	seats := []string{"h1", "h2"}
+	for _, tc := range []struct {
+		phase         mobyfs.RotationPhase
+		trust, issuer string
+		lacks, turn   bool
+	}{
+		{mobyfs.RotationNone, old, fingerprint(a.Peer), false, true},
+		{mobyfs.RotationAdd, "", "", true, true},
+		{mobyfs.RotationAdd, old, fingerprint(a.Peer), true, true},
+		{mobyfs.RotationAdd, both, fingerprint(a.Peer), false, false},
+		{mobyfs.RotationIssue, both, fingerprint(a.Peer), true, false},
+		{mobyfs.RotationIssue, both, fingerprint(a.NextPeer), false, false},
+		{mobyfs.RotationRetire, both, fingerprint(a.NextPeer), true, true},
+		{mobyfs.RotationRetire, next, fingerprint(a.NextPeer), false, false},
+	} {
+		a.Phase = tc.phase
+		h := mobyfs.Held{PeerTrust: tc.trust, PeerIssuer: tc.issuer}
+		if got := lacksAsPeer(a, h); (got != "") != tc.lacks {
+			t.Errorf("%q with %+v: it lacks %q", tc.phase, h, got)
+		}
+		if got := hasTurn(a, h, seats); got != tc.turn {
+			t.Errorf("%q with %+v: it keeps its turn: %v", tc.phase, h, got)
+		}
+		if hasTurn(a, h, []string{"h2"}) {
+			t.Errorf("%q: who was taken out of the store keeps its turn", tc.phase)
+		}
+		forced := a
+		forced.Forced = []string{"control/h1"}
+		if hasTurn(forced, h, seats) {
+			t.Errorf("%q: who is left behind keeps its turn", tc.phase)
+		}
+	}
+	a.NextPeer, a.Phase = "", mobyfs.RotationAdd
+	if lacksAsPeer(a, mobyfs.Held{}) != "" || peersTrusted(a) != nil {
+		t.Error("a rotation that leaves the peers alone asks something of them")
 	}
 }

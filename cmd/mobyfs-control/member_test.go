@@ -15,6 +15,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/internal/seal"
 )
 
 // seat is one of several controls of a cluster, a real process each.
@@ -57,7 +58,14 @@ func newTrio(t *testing.T) *trio {
 	if again := first.mustRun("", append([]string{"member", "add"}, pairs...)...); again != join {
 		t.Errorf("asked again it tells %q, not %q", again, join)
 	}
+	kek, err := os.ReadFile(seal.PathIn(first.root))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range c.seats[1:] {
+		if err := os.WriteFile(seal.PathIn(s.root), kek, 0o600); err != nil {
+			t.Fatal(err)
+		}
 		s.launch(strings.TrimSpace(join))
 	}
 	for _, s := range c.seats {

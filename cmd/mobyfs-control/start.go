@@ -42,7 +42,8 @@ func newStartCommand(s *settings) *cobra.Command {
 	return cmd
 }
 
-// start serves until ctx ends, which is success, or until the store or the listener fails.
+// start serves until ctx ends, or until it is to be started again, which is success, or until the store or the listener
+// fails.
 func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err := s.checkStart(); err != nil {
 		return err
@@ -110,6 +111,8 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		err = fmt.Errorf("serve the API: %w", err)
 	case <-ctl.Done():
 		err = ctl.Err()
+	case <-ctl.Restart():
+		log.Info("control is stopping, to be started again")
 	case <-ctx.Done():
 		log.Info("control is stopping")
 	}

@@ -42,6 +42,19 @@ func (s *Store) Quorum() (q Quorum, known bool) {
 	return q, true
 }
 
+// Members names those who keep the store and have started. known is false if this process is no member of it.
+func (s *Store) Members() (names []string, known bool) {
+	if s.etcd == nil {
+		return nil, false
+	}
+	for _, m := range s.etcd.Server.Cluster().Members() {
+		if m.Name != "" {
+			names = append(names, m.Name)
+		}
+	}
+	return names, true
+}
+
 // activeFrom are the members to which one has a connection.
 func activeFrom(families []*dto.MetricFamily, self string) map[string]bool {
 	active := map[string]bool{}

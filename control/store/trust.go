@@ -44,6 +44,10 @@ type Authority struct {
 	Next   string               `json:"next,omitempty"`   // PEM, of the one that replaces it
 	Forced []string             `json:"forced,omitempty"` // role and name of who is not waited for
 	Joined int                  `json:"joined,omitempty"` // who came in since the rotation began, so that no phase ends unaware of one
+	// Peer and NextPeer are the intermediates of the peers during a rotation, PEM; empty if it leaves that one alone.
+	Peer     string `json:"peer,omitempty"`
+	NextPeer string `json:"next_peer,omitempty"`
+	Turn     string `json:"turn,omitempty"` // the control that begins anew to learn what its peers trust: one after the other
 }
 
 // Issuer is an intermediate.

@@ -43,8 +43,15 @@ func OpenAuthority(dir string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.CertPEM, err = os.ReadFile(filepath.Join(dir, "ca.crt"))
-	return a, err
+	if a.CertPEM, err = os.ReadFile(filepath.Join(dir, "ca.crt")); err != nil {
+		return nil, err
+	}
+	peers, err := os.ReadFile(issuerPath(dir, IssuerPeer, "crt"))
+	if err != nil {
+		return nil, err
+	}
+	a.issuers[IssuerPeer].beside(peers)
+	return a, nil
 }
 
 func openIn(dir string) (*Authority, error) {
@@ -108,7 +115,18 @@ func openIssuer(dir string, kind Kind, cluster string) (*Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ParseIssuer(kind, cluster, cert, key)
+	if kind != IssuerPeer {
+		return ParseIssuer(kind, cluster, cert, key)
+	}
+	k, err := parseKey(key)
+	if err != nil {
+		return nil, err
+	}
+	own, err := certOf(&k.PublicKey, cert) // in the file that peers trust others may be beside it
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", issuerPath(dir, kind, "crt"), err)
+	}
+	return ParseIssuer(kind, cluster, encodeCert(own.Raw), key)
 }
 
 // NewAuthority makes the authority of a cluster in dir, or opens the one that is there. Killed in between, it

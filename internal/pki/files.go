@@ -31,7 +31,8 @@ func FilesIn(dir, name string) Files {
 	}
 }
 
-// PeerFiles names the files of a member of the store. Its CA is the intermediate that signs for peers, and that alone.
+// PeerFiles names the files of a member of the store. Its CA is the intermediate that signs for peers, two of them while
+// one replaces the other, and nothing else.
 func PeerFiles(dir string) Files {
 	f := FilesIn(dir, "peer")
 	f.CA = filepath.Join(dir, "peer-ca.crt")
@@ -115,7 +116,7 @@ func (f Files) NewRequest() (csr []byte, err error) {
 }
 
 // Install stores what the authority answered, after checking that the certificate belongs to the key in f.Key. Of a
-// peer ca is not what the others trust, but the intermediate beside its certificate.
+// peer ca is not what the others trust, but the intermediates beside its certificate.
 func (f Files) Install(cert, ca []byte) error {
 	key, err := os.ReadFile(f.Key)
 	if err != nil {
@@ -126,7 +127,10 @@ func (f Files) Install(cert, ca []byte) error {
 		return fmt.Errorf("the certificate received does not belong to the key %s: %w", f.Key, err)
 	}
 	if who, err := IdentityOf(pair.Leaf); err == nil && who.Role == RolePeer && len(pair.Certificate) > 1 {
-		ca = encodeCert(pair.Certificate[1])
+		ca = nil
+		for _, der := range pair.Certificate[1:] {
+			ca = append(ca, encodeCert(der)...)
+		}
 	}
 	if err := durable.WriteFile("pki.ca", f.CA, ca, 0o644); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -64,7 +65,7 @@ func IssuerOf(role string) Kind {
 type Issuer struct {
 	Kind    Kind
 	Cluster string
-	CertPEM []byte // its own first; then those under which older roots know it
+	CertPEM []byte // its own first; then those under which older roots know it, or of peers the others to be trusted now
 	cert    *x509.Certificate
 	key     *ecdsa.PrivateKey
 }
@@ -87,6 +88,21 @@ func ParseIssuer(kind Kind, cluster string, certPEM, keyPEM []byte) (*Issuer, er
 
 // KeyPEM is the intermediate's private key.
 func (i *Issuer) KeyPEM() ([]byte, error) { return encodeKey(i.key) }
+
+// OwnPEM is the intermediate's own certificate.
+func (i *Issuer) OwnPEM() []byte { return encodeCert(i.cert.Raw) }
+
+// beside puts those intermediates of peers, PEM, into what it hands out that are to be trusted beside itself.
+func (i *Issuer) beside(peersPEM []byte) {
+	own := fingerprint(i.cert)
+	peers := Roots(peersPEM)
+	i.CertPEM = i.OwnPEM()
+	for _, f := range slices.Sorted(maps.Keys(peers)) {
+		if f != own {
+			i.CertPEM = append(i.CertPEM, peers[f]...)
+		}
+	}
+}
 
 // Until is when the intermediate ends.
 func (i *Issuer) Until() time.Time { return i.cert.NotAfter }

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -272,5 +273,75 @@ func TestTokens(t *testing.T) {
 		if err := node.OpenToken(bad, RoleControl, &got); err == nil {
 			t.Errorf("%s: the token was accepted", name)
 		}
+	}
+}
+
+// A peer that is certified in the middle of a rotation trusts the intermediates of the phase, whichever of them signs.
+func TestPeerCertifiedInARotationTrustsBothIntermediates(t *testing.T) {
+	dir := t.TempDir()
+	a, err := NewAuthority(dir, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := NextAuthority(dir, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, will := a.Issuer(IssuerPeer), next.Issuer(IssuerPeer)
+	if bytes.Equal(was.OwnPEM(), will.OwnPEM()) {
+		t.Fatal("the next authority has the intermediate of peers of the one before")
+	}
+	both := append(bytes.Clone(was.OwnPEM()), will.OwnPEM()...)
+	certify := func(signing *Issuer, trusts int) Files {
+		t.Helper()
+		if err := PeerFiles(dir).SetRoots(both); err != nil {
+			t.Fatal(err)
+		}
+		if trusts == 1 {
+			if err := PeerFiles(dir).SetRoots(will.OwnPEM()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now, err := OpenAuthority(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := PeerFiles(t.TempDir())
+		csr, err := f.NewRequest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := now.Sign(csr, Identity{"shop", RolePeer, "h2"})
+		if err == nil {
+			err = f.Install(cert, now.CertPEM)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		trusted, err := os.ReadFile(f.CA)
+		if _, issuer, e := f.HeldByPeer(); err != nil || e != nil || len(Roots(trusted)) != trusts || issuer != fingerprint(signing.cert) {
+			t.Errorf("it trusts %d intermediates, want %d; its certificate is of %.8s…: %v", len(Roots(trusted)), trusts, issuer, errors.Join(err, e))
+		}
+		return f
+	}
+	old := certify(was, 2)
+	if err := Trust(dir, append(bytes.Clone(next.RootPEM()), a.RootPEM()...), next.Fingerprint()); err != nil {
+		t.Fatal(err)
+	}
+	certify(will, 2)
+	certify(will, 1)
+
+	key, err := os.ReadFile(old.Key)
+	if err == nil {
+		err = old.Recertify(will, time.Now())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.ReadFile(old.Key); err != nil || !bytes.Equal(after, key) {
+		t.Errorf("certified anew the key is another one: %v", err)
+	}
+	if trust, issuer, err := old.HeldByPeer(); err != nil || issuer != fingerprint(will.cert) || trust != TrustID(both) {
+		t.Errorf("certified anew it holds %s of %s: %v", trust, issuer, err)
 	}
 }

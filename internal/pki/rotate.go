@@ -36,22 +36,11 @@ func signingDir(dir string) (string, error) {
 }
 
 // NextAuthority makes the authority that shall follow a, in dir, or opens the one that was begun. Its intermediates are
-// certified by a's root as well, so that who trusts only that one goes on believing those who show the new ones. The
-// intermediate of the peers stays: their trust does not hang on a root.
+// certified by a's root as well, so that who trusts only that one goes on believing those who show the new ones; that of
+// the peers is not, for their trust hangs on no root.
 func NextAuthority(dir string, a *Authority) (*Authority, error) {
 	next := filepath.Join(dir, "next-"+a.Fingerprint()[:16])
 	if err := os.MkdirAll(next, 0o700); err != nil {
-		return nil, err
-	}
-	peers := a.issuers[IssuerPeer]
-	key, err := peers.KeyPEM()
-	if err == nil {
-		err = durable.WriteFile("pki.next", issuerPath(next, IssuerPeer, "key"), key, 0o600)
-	}
-	if err == nil {
-		err = durable.WriteFile("pki.next", issuerPath(next, IssuerPeer, "crt"), peers.CertPEM, 0o644)
-	}
-	if err != nil {
 		return nil, err
 	}
 	b, err := NewAuthority(next, a.Cluster)
