@@ -48,6 +48,8 @@ fuzz 20 ./internal/pki FuzzRenewal 'any renewal of a certificate'
 fuzz 20 ./internal/pki FuzzAnswer 'any answer of `mobyfs-control sign` on another host'
 fuzz 20 ./internal/seal FuzzOpen 'any sealed record'
 fuzz 20 ./internal/seal FuzzParse 'any text of a key'
+fuzz 40 ./migrate/bundle FuzzBlocks 'any blocks on two connections of a pull'
+fuzz 20 ./migrate/bundle FuzzOpening 'any opening of a connection of a pull'
 fuzz 60 ./migrate/transfer FuzzStream 'any stream of a pull, frame by frame'
 fuzz 30 ./provision/step FuzzFacts 'anything that a host prints of itself'
 

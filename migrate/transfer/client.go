@@ -13,14 +13,17 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/dirfd"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/migrate/bundle"
 )
 
 // Client pulls trees from Servers.
 type Client struct {
 	// TLS gives the configuration for a connection to a node. It must check that the server is that node.
 	TLS func(node string) (*tls.Config, error)
-	// Dial opens a TCP connection.
+	// Dial opens a TCP connection. It may be called at once.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
+	// Connections is how many a pull opens; 0 is as many as there are cores, 4 at most.
+	Connections int
 
 	idle time.Duration // 0 is idleTimeout; tests set it
 }
@@ -58,7 +61,8 @@ type pull struct {
 	from   mobyfs.From
 	report func(mobyfs.Progress)
 	pool   pool
-	conn   io.Reader
+	bundle *bundle.Conn
+	conn   io.Reader // the bundle
 	w      *frameWriter
 	frames chan incoming
 }
@@ -110,33 +114,55 @@ func openEmpty(into string) (int, error) {
 
 // dial connects and begins to read frames. When ctx ends the connection breaks.
 func (p *pull) dial(ctx context.Context) (hangUp func(), err error) {
+	conn, err := p.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.bundle, p.conn, p.w = conn, conn, &frameWriter{w: conn, flush: conn.Flush}
+	p.frames = make(chan incoming, 4)
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(ctx, conn.Break)
+	var reader sync.WaitGroup
+	reader.Go(func() { p.read(ctx) })
+	return func() {
+		if stop() {
+			conn.Close()
+		}
+		cancel()
+		conn.Break()
+		reader.Wait()
+	}, nil
+}
+
+// connect opens a bundle, or a single connection if the source is of a version that knows no bundles.
+func (p *pull) connect(ctx context.Context) (*bundle.Conn, error) {
 	cfg, err := p.c.TLS(p.from.Node)
 	if err != nil {
 		return nil, fmt.Errorf("load this node's identity: %w", err)
 	}
-	c, err := p.c.Dial(ctx, p.from.Address)
-	if err != nil {
-		return nil, broken(ctx, "connect to "+p.from.Address, err)
+	old := false
+	d := bundle.Dialer{TLS: cfg, Idle: p.c.idleTime(), Connections: p.c.Connections}
+	d.Connect = func(ctx context.Context) (net.Conn, error) {
+		c, err := p.c.Dial(ctx, p.from.Address)
+		if err != nil {
+			err = broken(ctx, "connect to "+p.from.Address, err)
+		}
+		return c, err
 	}
-	w := newWire(c, p.c.idleTime())
-	conn := tls.Client(w, bulk(cfg))
-	if err := handshake(ctx, w, conn); err != nil {
-		_ = c.Close()
+	d.Refusal = func(payload []byte) error {
+		err := decodeError(payload)
+		old = mobyfs.CodeOf(err) == mobyfs.CodeInvalid // which is how protocol 1 says that it knows no other
+		return err
+	}
+	conn, err := d.Dial(ctx)
+	if old {
+		d.Plain = true
+		conn, err = d.Dial(ctx)
+	}
+	if err != nil {
 		return nil, p.refused(ctx, "greet "+p.from.Address, err)
 	}
-	p.conn, p.w = conn, &frameWriter{w: conn, flush: w.Flush}
-	p.frames = make(chan incoming, 4)
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-	var reader sync.WaitGroup
-	reader.Go(func() { p.read(ctx) })
-	return func() {
-		cancel()
-		if stop() {
-			_ = c.Close()
-		}
-		reader.Wait()
-	}, nil
+	return conn, nil
 }
 
 func (c *Client) idleTime() time.Duration {

@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -128,11 +127,11 @@ func (l testLog) Write(b []byte) (int, error) {
 type proxy struct {
 	addr string
 	mu   sync.Mutex
-	sent int64 // bytes from server to client, of the last connection
+	sent int64 // bytes from server to client, of all connections together
 }
 
-// newProxy forwards to the address. Of each connection it lets limit bytes from server to client pass, all if
-// negative; then it closes both ends, or, if stall, says no more and leaves them open.
+// newProxy forwards to the address. It lets limit bytes from server to client pass, all if negative, through all of the
+// connections together; then it closes both ends, or, if stall, says no more and leaves them open.
 func newProxy(t testing.TB, to string, limit int64, stall bool) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -164,13 +163,9 @@ func (p *proxy) forward(c net.Conn, to string, limit int64, stall bool, stop cha
 		return
 	}
 	ended := make(chan struct{}, 2)
-	go func() { pipe(s, c, -1, nil); ended <- struct{}{} }()
+	go func() { pipe(s, c, func(n int) int { return n }); ended <- struct{}{} }()
 	go func() {
-		cut := pipe(c, s, limit, func(n int) {
-			p.mu.Lock()
-			p.sent += int64(n)
-			p.mu.Unlock()
-		})
+		cut := pipe(c, s, func(n int) int { return p.let(n, limit) })
 		if cut && stall {
 			<-stop
 		}
@@ -184,22 +179,25 @@ func (p *proxy) forward(c net.Conn, to string, limit int64, stall bool, stop cha
 	_ = s.Close()
 }
 
-// pipe copies up to limit bytes and reports whether it stopped at the limit.
-func pipe(to, from net.Conn, limit int64, count func(int)) (cut bool) {
+// let is how many of n more bytes may pass.
+func (p *proxy) let(n int, limit int64) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if limit >= 0 {
+		n = int(min(int64(n), limit-p.sent))
+	}
+	p.sent += int64(n)
+	return n
+}
+
+// pipe copies until not all that came may pass, which it reports.
+func pipe(to, from net.Conn, let func(int) int) (cut bool) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buf)
-		if limit >= 0 && int64(n) >= limit {
-			n, err = int(limit), errors.New("cut")
-			cut = true
-		}
-		if limit >= 0 {
-			limit -= int64(n)
-		}
-		if count != nil {
-			count(n)
-		}
-		if _, e := to.Write(buf[:n]); e != nil || err != nil {
+		pass := let(n)
+		cut = pass < n || n == 0 && err == nil
+		if _, e := to.Write(buf[:pass]); e != nil || err != nil || cut {
 			return cut
 		}
 	}

@@ -181,14 +181,18 @@ func TestConnectionCutAnywhereNeverSucceeds(t *testing.T) {
 	for n := int64(5000); n < total-tail; n += total / 30 {
 		cuts = append(cuts, n)
 	}
+	var wg sync.WaitGroup
 	for _, n := range cuts {
+		from, into := from, t.TempDir()
 		from.Address = newProxy(t, f.addr, n, false).addr
-		into := t.TempDir()
-		_, err := f.client.Pull(t.Context(), from, into, nil)
-		if mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
-			t.Errorf("cut after %d of %d bytes: got %v, want CodeUnavailable", n, total, err)
-		}
+		wg.Go(func() {
+			_, err := f.client.Pull(t.Context(), from, into, nil)
+			if mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
+				t.Errorf("cut after %d of %d bytes: got %v, want CodeUnavailable", n, total, err)
+			}
+		})
 	}
+	wg.Wait()
 	within(t, soon, "the server released all", f.allReleased)
 	if _, _, err := f.pullInto(t); err != nil {
 		t.Errorf("a pull afterwards: %v", err)

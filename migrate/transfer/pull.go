@@ -69,7 +69,7 @@ func (p *pull) say(ctx context.Context, t frameType, payload []byte) error {
 
 // talk leads the conversation: hello, plan, go, the tree, done.
 func (p *pull) talk(ctx context.Context, root int) (mobyfs.Receipt, error) {
-	if err := p.say(ctx, frameHello, hello{protocol, p.from.Ticket}.encode()); err != nil {
+	if err := p.say(ctx, frameHello, hello{uint64(p.bundle.Version()), p.from.Ticket}.encode()); err != nil {
 		return mobyfs.Receipt{}, err
 	}
 	f, err := p.next(ctx)

@@ -16,6 +16,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/dirfd"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/migrate/bundle"
 )
 
 // Server offers trees to other nodes.
@@ -37,7 +38,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	defer l.Close()
-	cfg := bulk(s.TLS)
+	bundles := &bundle.Acceptor{TLS: s.TLS, Admit: admit, Idle: s.idleTime()}
 	log := s.log()
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -57,7 +58,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		if err != nil {
 			return fmt.Errorf("accept connections on %s: %w", l.Addr(), err)
 		}
-		wg.Go(func() { s.serve(ctx, c, cfg) })
+		wg.Go(func() { s.serve(ctx, c, bundles) })
 	}
 }
 
@@ -73,25 +74,37 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// serve answers one connection and closes it.
-func (s *Server) serve(ctx context.Context, c net.Conn, cfg *tls.Config) {
-	defer c.Close()
+// admit lets nodes in.
+func admit(state tls.ConnectionState) error {
+	peer, err := pki.PeerIdentity(&state)
+	if err != nil {
+		return mobyfs.Errorf(mobyfs.CodeDenied, "serve a pull: %w", err)
+	}
+	if peer.Role != pki.RoleNode {
+		return mobyfs.Errorf(mobyfs.CodeDenied, "%s may not pull a volume: only nodes may", peer)
+	}
+	return nil
+}
+
+// serve answers one connection and closes it, with those that join it.
+func (s *Server) serve(ctx context.Context, c net.Conn, bundles *bundle.Acceptor) {
 	log := s.log()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-	defer stop()
-	w := newWire(c, s.idleTime())
-	conn := tls.Server(w, cfg)
-	if err := handshake(ctx, w, conn); err != nil {
-		log.Debug("greet a client", "address", c.RemoteAddr().String(), "err", err)
-		linger(c)
+	conn, refused := bundles.Accept(ctx, c)
+	if conn == nil {
+		if refused != nil {
+			log.Debug("greet a client", "address", c.RemoteAddr().String(), "err", refused)
+		}
 		return
 	}
-	p := &pullee{s: s, wire: w, conn: conn, w: &frameWriter{w: conn, flush: w.Flush}, cancel: cancel}
-	receipt, err := p.run(ctx)
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, conn.Break)
+	defer stop()
+	p := &pullee{s: s, conn: conn, w: &frameWriter{w: conn, flush: conn.Flush}, cancel: cancel}
+	receipt, err := p.run(ctx, refused)
 	if err != nil {
-		linger(c)
+		conn.Linger()
 	}
 	switch {
 	case err == nil:
@@ -121,16 +134,16 @@ func (s *Server) idleTime() time.Duration {
 // pullee is the server's end of one pull.
 type pullee struct {
 	s      *Server
-	wire   *wire
-	conn   *tls.Conn
+	conn   *bundle.Conn
 	w      *frameWriter
 	peer   pki.Identity
 	cancel context.CancelCauseFunc
 }
 
 // run does what the client asks for. Its error has been told to the client if it can be.
-func (p *pullee) run(ctx context.Context) (mobyfs.Receipt, error) {
-	ticket, err := p.greet()
+// refused is why it may not do anything.
+func (p *pullee) run(ctx context.Context, refused error) (mobyfs.Receipt, error) {
+	ticket, err := p.greet(refused)
 	if err != nil {
 		return mobyfs.Receipt{}, p.refuse(err)
 	}
@@ -162,15 +175,15 @@ func (p *pullee) refuse(err error) error {
 }
 
 // greet learns who the client is and what it wants.
-func (p *pullee) greet() (ticket string, err error) {
-	state := p.conn.ConnectionState()
-	if p.peer, err = pki.PeerIdentity(&state); err != nil {
-		return "", mobyfs.Errorf(mobyfs.CodeDenied, "serve a pull: %w", err)
+func (p *pullee) greet(refused error) (ticket string, err error) {
+	state := p.conn.State()
+	if p.peer, err = pki.PeerIdentity(&state); err == nil {
+		err = refused
 	}
-	if p.peer.Role != pki.RoleNode {
-		return "", mobyfs.Errorf(mobyfs.CodeDenied, "%s may not pull a volume: only nodes may", p.peer)
+	if err != nil {
+		return "", err
 	}
-	p.wire.awaitReads(min(handshakeTimeout, p.s.idleTime()))
+	p.conn.AwaitReads(min(handshakeTimeout, p.s.idleTime()))
 	buf := &buffer{}
 	t, err := readFrame(p.conn, buf)
 	if err != nil {
@@ -180,8 +193,8 @@ func (p *pullee) greet() (ticket string, err error) {
 		return "", corrupt("a frame of type %d came first", t)
 	}
 	h, err := decodeHello(buf.b)
-	if err == nil && h.protocol != protocol {
-		err = mobyfs.Errorf(mobyfs.CodeInvalid, "pull protocol %d is not spoken here, only %d is", h.protocol, protocol).
+	if err == nil && h.protocol != uint64(p.conn.Version()) {
+		err = mobyfs.Errorf(mobyfs.CodeInvalid, "pull protocol %d is not spoken here, only 1 and 2 are", h.protocol).
 			WithHint("run the same version of mobyfs on both nodes")
 	}
 	return h.ticket, err
@@ -195,10 +208,10 @@ func (p *pullee) send(ctx context.Context, root int) (mobyfs.Receipt, error) {
 	ending := make(chan struct{})
 	defer func() {
 		close(ending)
-		p.wire.awaitReads(time.Nanosecond) // ends listen
+		p.conn.AwaitReads(time.Nanosecond) // ends listen
 		wg.Wait()
 	}()
-	p.wire.awaitReads(0)
+	p.conn.AwaitReads(0)
 	wg.Go(func() {
 		err := p.listen(goAhead)
 		heard <- err
@@ -217,18 +230,18 @@ func (p *pullee) send(ctx context.Context, root int) (mobyfs.Receipt, error) {
 	if err := p.w.send(framePlan, pl.encode()); err != nil {
 		return mobyfs.Receipt{}, broken(ctx, "write", err)
 	}
-	p.wire.awaitReads(p.s.idleTime())
+	p.conn.AwaitReads(p.s.idleTime())
 	select {
 	case <-goAhead:
 	case err := <-heard:
 		return mobyfs.Receipt{}, err
 	}
-	p.wire.awaitReads(0)
+	p.conn.AwaitReads(0)
 	receipt, err := send(ctx, root, p.w)
 	if err != nil {
 		return receipt, err
 	}
-	p.wire.awaitReads(p.s.idleTime())
+	p.conn.AwaitReads(p.s.idleTime())
 	return receipt, <-heard
 }
 

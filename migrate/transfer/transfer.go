@@ -18,25 +18,22 @@ import (
 
 // Sizes that both ends agree on. All but chunkSize are limits.
 const (
-	protocol    = 1
-	chunkSize   = 1 << 20   // of a file's content, aligned; also about the size of a batch
-	smallFile   = 64 << 10  // files up to this size travel inside a batch
-	maxFrame    = 2 << 20   // the payload of one frame
-	maxMeta     = 1 << 20   // one entry's name and metadata
-	maxAttr     = 64 << 10  // an extended attribute's value, as in Linux
-	maxSegments = 1024      // stretches of data in one chunk
-	maxTicket   = 16 << 10  // a ticket
-	maxLuggage  = 1 << 20   // what one agent tells the other
-	maxText     = 4 << 10   // an error's text or hint
-	maxDepth    = 2048      // levels of directories; a path of one-letter names can't be longer
-	bufferSize  = 512 << 10 // under TLS, each way: one system call for many records
+	chunkSize   = 1 << 20  // of a file's content, aligned; also about the size of a batch
+	smallFile   = 64 << 10 // files up to this size travel inside a batch
+	maxFrame    = 2 << 20  // the payload of one frame
+	maxMeta     = 1 << 20  // one entry's name and metadata
+	maxAttr     = 64 << 10 // an extended attribute's value, as in Linux
+	maxSegments = 1024     // stretches of data in one chunk
+	maxTicket   = 16 << 10 // a ticket
+	maxLuggage  = 1 << 20  // what one agent tells the other
+	maxText     = 4 << 10  // an error's text or hint
+	maxDepth    = 2048     // levels of directories; a path of one-letter names can't be longer
 )
 
 // Times.
 const (
 	idleTimeout      = 60 * time.Second // without a byte from the other end
 	handshakeTimeout = 15 * time.Second
-	lingerTime       = time.Second
 	aliveEvery       = 5 * time.Second // signs of life while there is nothing else to send
 	progressEvery    = 300 * time.Millisecond
 )

@@ -1,14 +1,12 @@
-package transfer
+package bundle
 
 import (
 	"bufio"
-	"context"
-	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,10 +23,18 @@ type wire struct {
 	readMu   sync.Mutex
 	readIdle time.Duration // 0: wait for ever
 
+	lastRead atomic.Int64 // when a byte came last, in nanoseconds since began
+	speed    speed        // of the connection, as its writes tell
+
 	mu       sync.Mutex
 	w        *bufio.Writer
 	buffered bool
 }
+
+// began is what monotonic times in this package count from.
+var began = time.Now()
+
+func sinceBegan() int64 { return int64(time.Since(began)) }
 
 func newWire(c net.Conn, idle time.Duration) *wire {
 	w := &wire{Conn: c, idle: idle}
@@ -83,6 +89,9 @@ func (r readSide) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	n, err := r.w.Conn.Read(b)
+	if n > 0 {
+		r.w.lastRead.Store(sinceBegan())
+	}
 	return n, r.w.stalled(err)
 }
 
@@ -103,7 +112,9 @@ func (s writeSide) Write(b []byte) (int, error) {
 		if err := s.w.SetWriteDeadline(time.Now().Add(s.w.idle)); err != nil {
 			return done, err
 		}
+		before := time.Now()
 		n, err := s.w.Conn.Write(b[done:])
+		s.w.speed.add(n, time.Since(before))
 		done += n
 		if err == nil || n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return done, s.w.stalled(err)
@@ -118,42 +129,4 @@ func (w *wire) stalled(err error) error {
 		return errStalled
 	}
 	return err
-}
-
-// linger ends the writing side and waits a moment for the other end to do the same, so that what was written last
-// is read there: closing a connection on which something lies unread throws that away.
-func linger(c net.Conn) {
-	half, ok := c.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil || c.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
-		return
-	}
-	_, _ = io.Copy(io.Discard, c)
-}
-
-// handshake speaks TLS over the wire, within handshakeTimeout.
-func handshake(ctx context.Context, w *wire, c *tls.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
-	if err := c.HandshakeContext(ctx); err != nil {
-		return err
-	}
-	w.buffer()
-	return nil
-}
-
-// bulk returns the TLS configuration with records of full size from the start.
-func bulk(cfg *tls.Config) *tls.Config {
-	cfg = cfg.Clone()
-	cfg.DynamicRecordSizingDisabled = true
-	if of := cfg.GetConfigForClient; of != nil {
-		cfg.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-			c, err := of(h)
-			if c != nil {
-				c = c.Clone()
-				c.DynamicRecordSizingDisabled = true
-			}
-			return c, err
-		}
-	}
-	return cfg
 }
