@@ -184,11 +184,12 @@ func TestSlowLinkIsSentLess(t *testing.T) {
 	if !bytes.Equal(got, data) {
 		t.Error("what came is another than what was sent")
 	}
+	within(t, "both ends count the same", func() bool { // the last block may be here before it is counted there
+		here, there := client.Stats(), served.Stats()
+		return here.Read == there.Written && here.Received == there.Sent
+	})
 	if st := served.Stats(); st.Sent > st.Written*3/4 || st.Sent < 1<<19 {
 		t.Errorf("%d bytes were sent for %d, want less than three quarters", st.Sent, st.Written)
-	}
-	if st := client.Stats(); st.Read != int64(len(data)) || st.Received != served.Stats().Sent {
-		t.Errorf("received %d for %d, sent %d", st.Received, st.Read, served.Stats().Sent)
 	}
 }
 
