@@ -1,6 +1,9 @@
 package mobyfs
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // MigrationID names one try to move one volume.
 type MigrationID string
@@ -28,6 +31,18 @@ type Migration struct {
 	Options MoveOptions   `json:"options,omitzero"`  // as asked
 	Freezes int           `json:"freezes,omitempty"` // how often From froze the volume: a commit names the last one
 	Pause   time.Duration `json:"pause,omitempty"`   // measured, from the freeze until the volume could be used on To, or its containers ran there
+
+	FrozenAt   time.Time   `json:"frozen_at,omitzero"`   // of the last freeze, by control's clock; zero once it was thawed
+	Undoes     MigrationID `json:"undoes,omitempty"`     // the move that it takes back: what From of that one has retained may be the base
+	Containers []string    `json:"containers,omitempty"` // that were made anew on To and run there, as To told once it was committed
+	Trouble    string      `json:"trouble,omitempty"`    // what did not go well after the commit, as To told
+}
+
+// MoveReport is what a destination tells of a migration once it is committed.
+type MoveReport struct {
+	Pause      time.Duration `json:"pause"`                // from the freeze until the volume could be used on To, or its containers ran there
+	Containers []string      `json:"containers,omitempty"` // that were made anew on To and run there
+	Trouble    string        `json:"trouble,omitempty"`    // why containers do not run there, for people
 }
 
 // MoveOptions say how a live move is to go.
@@ -45,6 +60,51 @@ const (
 	DefaultMaxPause  = 500 * time.Millisecond
 	DefaultMaxRounds = 8
 )
+
+// LongestPause returns the pause that is aimed at.
+func (o MoveOptions) LongestPause() time.Duration { return cmp.Or(o.MaxPause, DefaultMaxPause) }
+
+// Rounds returns after how many rounds OnBusy decides.
+func (o MoveOptions) Rounds() int { return cmp.Or(o.MaxRounds, DefaultMaxRounds) }
+
+// Bounds of MoveOptions.
+const (
+	mostPause  = time.Hour
+	mostRounds = 1000
+	leastRate  = 1 << 10 // bytes in a second
+)
+
+// Check returns the options in the one form that each of them has, or CodeInvalid.
+func (o MoveOptions) Check() (MoveOptions, error) {
+	if o.OnBusy == "ask" {
+		o.OnBusy = BusyAsk
+	}
+	if o.Consistency == "crash" {
+		o.Consistency = ConsistencyCrash
+	}
+	bad := func(hint, format string, args ...any) (MoveOptions, error) {
+		return o, Errorf(CodeInvalid, "move a volume: "+format, args...).WithHint("%s", hint)
+	}
+	switch {
+	case o.MaxPause < 0 || o.MaxPause > mostPause:
+		return bad("give a pause such as 500ms, of an hour at most", "the pause %v can't be", o.MaxPause)
+	case o.MaxRounds < 0 || o.MaxRounds > mostRounds:
+		return bad("give a number up to 1000, or none", "%d rounds can't be", o.MaxRounds)
+	case o.BytesPerSecond != 0 && o.BytesPerSecond < leastRate:
+		return bad("give 1 KiB in a second at least, or 0 for no limit", "%d bytes in a second can't be", o.BytesPerSecond)
+	}
+	switch o.OnBusy {
+	case BusyAsk, BusyThrottle, BusyFreeze:
+	default:
+		return bad("it is ask, throttle or freeze", "nobody knows what %.40q is to mean when containers write too fast", o.OnBusy)
+	}
+	switch o.Consistency {
+	case ConsistencyCrash, ConsistencyClean:
+	default:
+		return bad("it is crash or clean", "nobody knows the consistency %.40q", o.Consistency)
+	}
+	return o, nil
+}
 
 // OnBusy says what becomes of a live move whose predicted pause does not get short enough.
 type OnBusy string
@@ -101,6 +161,7 @@ type Progress struct {
 	DirtyRate      int64         `json:"dirty_rate,omitempty"`      // bytes that containers change in a second
 	PredictedPause time.Duration `json:"predicted_pause,omitempty"` // if it were frozen now
 	Feed           string        `json:"feed,omitempty"`            // what tells the source of changes, and why that
+	Asks           bool          `json:"asks,omitempty"`            // it waits for an operator: see BusyAsk
 }
 
 // Receipt says what a pull brought: both ends computed the same digest, the destination from what it reads back.

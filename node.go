@@ -18,6 +18,7 @@ type Node struct {
 	Ready      bool      `json:"ready"`              // it has a session
 	Epoch      uint64    `json:"epoch"`              // of its newest session
 	Backends   []string  `json:"backends,omitempty"` // that it has; nil if it has not said
+	Live       bool      `json:"live,omitempty"`     // its agent can be either end of a live migration
 	// RivalAt is when another agent spoke for it that control does not listen to: two machines have its certificate. It
 	// is told once in RivalEvery; zero if there never was one.
 	RivalAt time.Time `json:"rival_at,omitzero"`

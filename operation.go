@@ -32,6 +32,8 @@ type Operation struct {
 	MinGain   float64     `json:"min_gain,omitempty"`   // of a rebalance, a part of the fullest node's space
 	Version   string      `json:"version,omitempty"`    // to which nodes are upgraded
 	Reason    string      `json:"reason,omitempty"`     // that was given for it
+	Live      bool        `json:"live,omitempty"`       // volumes move while containers use them
+	Options   MoveOptions `json:"options,omitzero"`     // of a live move, or of all those of a drain
 
 	Progress Work      `json:"progress"`
 	ETA      time.Time `json:"eta,omitzero"`      // an estimate, while it runs

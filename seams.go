@@ -61,9 +61,26 @@ type Control interface {
 	Accept(ctx context.Context, id VolumeID, migration MigrationID) (Grant, error)
 	// Commit makes this node the home. It is the one transaction that moves a volume; repeating it after success
 	// is success. The Grant's fence is the one to adopt with; if Migration.Mount was set it is the lease's too.
-	// CodeStaleFence if the migration was aborted: the bytes pulled are worth nothing.
+	// CodeStaleFence if the migration was aborted: the bytes pulled are worth nothing. A live migration must be
+	// MigrationFreezing and the receipt name its last freeze: CodeChanged if it was thawed since, and must be frozen again.
+	// The commit takes the lease from the source.
 	Commit(ctx context.Context, id VolumeID, migration MigrationID, receipt Receipt) (Grant, error)
-	// Abort gives the migration up; the source stays the home. CodeStaleFence if it was committed.
+	// Freeze (source of a live migration) says that from now on this node stops what uses the volume, and must come before
+	// it stops anything: MigrationCopying becomes MigrationFreezing and Migration.Freezes of the answer numbers the freeze.
+	// Repeated while that one holds, it is the same freeze. What was stopped goes on only once Thaw has succeeded or the
+	// record says that the migration was aborted. CodeStaleFence if the migration has ended: nothing is to be stopped.
+	Freeze(ctx context.Context, id VolumeID, migration MigrationID) (Volume, error)
+	// Thaw (source) takes a freeze back: MigrationFreezing becomes MigrationCopying, and no commit of that freeze can come
+	// any more. An aborted migration is success. CodeStaleFence if it was committed: what was stopped must never go on.
+	// CodeChanged if another freeze has come since. CodeNotFound if control does not know the migration (any more), as
+	// after a restore from a backup: then what was stopped may go on if, and only if, the lease in the record is the one
+	// that this node relied on when it froze.
+	Thaw(ctx context.Context, id VolumeID, migration MigrationID, freeze int, reason string) (Volume, error)
+	// Moved (destination) tells how a committed migration went. It decides nothing. One that is not the volume's last any
+	// more is success.
+	Moved(ctx context.Context, id VolumeID, migration MigrationID, report MoveReport) error
+	// Abort gives the migration up; the source stays the home. Both ends of a live one may do that, the destination alone
+	// of another. CodeStaleFence if it was committed.
 	Abort(ctx context.Context, id VolumeID, migration MigrationID, reason string) error
 	// Report tells what this node sees. It is also its heartbeat; the first one after start joins the cluster and begins
 	// a session. CodeStaleFence if another agent has begun one for this node since: this one must not go on.
@@ -124,6 +141,7 @@ type Report struct {
 	Progress map[MigrationID]Progress `json:"progress,omitempty"` // of pulls that run here
 	Held     *Held                    `json:"held,omitempty"`     // nil = unchanged
 	Backends []string                 `json:"backends,omitempty"` // that keep volumes here
+	Live     bool                     `json:"live,omitempty"`     // this agent can be either end of a live migration
 
 	// What placement shall know of the node from its first day on. Later, operators say.
 	Labels  map[string]string `json:"labels,omitempty"`

@@ -208,6 +208,14 @@ func (c *cluster) move(name, to string) {
 	c.edit(name, func(v *mobyfs.Volume) { c.begin(v, to, false) })
 }
 
+// moveLive begins a live migration, as an operator does.
+func (c *cluster) moveLive(name, to string, o mobyfs.MoveOptions) {
+	c.edit(name, func(v *mobyfs.Volume) {
+		c.begin(v, to, false)
+		v.Migration.Live, v.Migration.Options = true, o
+	})
+}
+
 func (c *cluster) begin(v *mobyfs.Volume, to string, mount bool) {
 	c.seq++
 	v.Migration = &mobyfs.Migration{ID: mobyfs.MigrationID(fmt.Sprintf("m%d", c.seq)), From: v.Node, To: to, Fence: v.Fence + 1, Mount: mount,
@@ -389,7 +397,7 @@ func (s *seat) grant(v mobyfs.Volume) mobyfs.Grant {
 	if m := v.Migration; m != nil && m.To == s.node {
 		g.Fence = m.Fence
 		ticket, err := s.signer.SignToken(mobyfs.Ticket{Migration: m.ID, Volume: v.ID, From: m.From, To: m.To, Fence: m.Fence,
-			Expires: time.Now().Add(5 * time.Minute)}, 5*time.Minute)
+			Expires: time.Now().Add(5 * time.Minute), Live: m.Live}, 5*time.Minute)
 		if err != nil {
 			panic(err)
 		}
@@ -416,7 +424,7 @@ func (s *seat) claim(ctx context.Context, id mobyfs.VolumeID) (mobyfs.Grant, err
 			next.Mount = true
 			v.Migration = &next
 			return !m.Mount, nil
-		case m != nil:
+		case m != nil && !(m.Live && m.State == mobyfs.MigrationCopying && v.Node == s.node):
 			return false, mobyfs.Errorf(mobyfs.CodeMoving, "volume %q is moving from %s to %s", v.Name, m.From, m.To).WithHint("wait")
 		case v.Node == s.node && v.Lease != nil:
 			return false, nil
@@ -482,7 +490,12 @@ func (s *seat) Commit(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migratio
 			}
 			return false, mobyfs.Errorf(mobyfs.CodeStaleFence, "migration %s was aborted", m)
 		}
-		mount := v.Migration.Mount
+		now := v.Migration
+		if now.Live && (now.State != mobyfs.MigrationFreezing || r.Freeze != now.Freezes) {
+			return false, mobyfs.Errorf(mobyfs.CodeChanged, "freeze %d of migration %s was taken back", r.Freeze, m)
+		}
+		mount := now.Mount || now.Live && now.Options.WithContainers
+		v.Lease = nil
 		v.Node, v.Arrived = s.node, m
 		end(v, mobyfs.MigrationCommitted, "")
 		v.LastMove.Digest = r.Digest
@@ -506,6 +519,65 @@ func (s *seat) Abort(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migration
 			return false, mobyfs.Errorf(mobyfs.CodeStaleFence, "migration %s was committed", m)
 		}
 		end(v, mobyfs.MigrationAborted, reason)
+		return true, nil
+	})
+	return err
+}
+
+func (s *seat) Freeze(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID) (mobyfs.Volume, error) {
+	return s.on(ctx, "Freeze", id, func(v *mobyfs.Volume) (bool, error) {
+		switch now := v.Migration; {
+		case now == nil || now.ID != m:
+			return false, mobyfs.Errorf(mobyfs.CodeStaleFence, "migration %s has ended", m)
+		case now.From != s.node:
+			return false, mobyfs.Errorf(mobyfs.CodeDenied, "it moves from %s", now.From)
+		case now.State == mobyfs.MigrationFreezing:
+			return false, nil
+		}
+		next := *v.Migration
+		next.State, next.FrozenAt = mobyfs.MigrationFreezing, time.Now()
+		next.Freezes++
+		v.Migration = &next
+		v.Fence++
+		return true, nil
+	})
+}
+
+func (s *seat) Thaw(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, freeze int, _ string) (mobyfs.Volume, error) {
+	return s.on(ctx, "Thaw", id, func(v *mobyfs.Volume) (bool, error) {
+		now, last := v.Migration, v.LastMove
+		switch {
+		case now != nil && now.ID == m && now.From != s.node:
+			return false, mobyfs.Errorf(mobyfs.CodeDenied, "it moves from %s", now.From)
+		case now != nil && now.ID == m && (freeze < 1 || freeze > now.Freezes):
+			return false, mobyfs.Errorf(mobyfs.CodeInvalid, "there was no freeze %d", freeze)
+		case now != nil && now.ID == m && now.State != mobyfs.MigrationFreezing:
+			return false, nil
+		case now != nil && now.ID == m && freeze < now.Freezes:
+			return false, mobyfs.Errorf(mobyfs.CodeChanged, "freeze %d holds", now.Freezes)
+		case now != nil && now.ID == m:
+			next := *now
+			next.State, next.FrozenAt = mobyfs.MigrationCopying, time.Time{}
+			v.Migration = &next
+			v.Fence++
+			return true, nil
+		case last != nil && last.ID == m && last.State == mobyfs.MigrationAborted:
+			return false, nil
+		case last != nil && last.ID == m || v.Arrived == m || v.Node != s.node:
+			return false, mobyfs.Errorf(mobyfs.CodeStaleFence, "migration %s was committed", m)
+		}
+		return false, mobyfs.Errorf(mobyfs.CodeNotFound, "nothing is known of migration %s", m)
+	})
+}
+
+func (s *seat) Moved(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, r mobyfs.MoveReport) error {
+	_, err := s.on(ctx, "Moved", id, func(v *mobyfs.Volume) (bool, error) {
+		if v.LastMove == nil || v.LastMove.ID != m || v.LastMove.Pause > 0 {
+			return false, nil
+		}
+		last := *v.LastMove
+		last.Pause, last.Containers, last.Trouble = max(r.Pause, 1), r.Containers, r.Trouble
+		v.LastMove = &last
 		return true, nil
 	})
 	return err

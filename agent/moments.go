@@ -74,6 +74,27 @@ func (m moments) Abort(ctx context.Context, id mobyfs.VolumeID, migration mobyfs
 	return err
 }
 
+func (m moments) Freeze(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID) (mobyfs.Volume, error) {
+	failpoint.Reach("agent.freeze.before")
+	v, err := m.Control.Freeze(ctx, id, migration)
+	failpoint.Reach("agent.freeze.after")
+	return v, err
+}
+
+func (m moments) Thaw(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID, freeze int, reason string) (mobyfs.Volume, error) {
+	failpoint.Reach("agent.thaw.before")
+	v, err := m.Control.Thaw(ctx, id, migration, freeze, reason)
+	failpoint.Reach("agent.thaw.after")
+	return v, err
+}
+
+func (m moments) Moved(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID, report mobyfs.MoveReport) error {
+	failpoint.Reach("agent.moved.before")
+	err := m.Control.Moved(ctx, id, migration, report)
+	failpoint.Reach("agent.moved.after")
+	return err
+}
+
 func (m moments) Report(ctx context.Context, r mobyfs.Report) (mobyfs.Session, error) {
 	failpoint.Reach("agent.report.before")
 	s, err := m.Control.Report(ctx, r)

@@ -17,6 +17,9 @@ var (
 	accept  = agentCall("accept", "Ask for what a migration to this node needs")
 	commit  = agentCall("commit", "Make this node the home: the one transaction that moves a volume")
 	abort   = agentCall("abort", "Give a migration to this node up")
+	freeze  = agentCall("freeze", "Say that what uses a volume is stopped from now on, for a live migration")
+	thaw    = agentCall("thaw", "Take a freeze back, so that it can't be committed")
+	moved   = agentCall("moved", "Tell how a committed migration went")
 	records = agentCall("records", "Tell of volumes that may not concern this node")
 	report  = agentCall("report", "Tell what this node sees; also its heartbeat")
 )
@@ -57,7 +60,21 @@ type abortRequest struct {
 	Reason    string             `json:"reason" doc:"for people; it becomes part of the volume's record"`
 }
 
+type thawRequest struct {
+	Volume    mobyfs.VolumeID    `json:"volume"`
+	Migration mobyfs.MigrationID `json:"migration"`
+	Freeze    int                `json:"freeze" minimum:"1" doc:"which one"`
+	Reason    string             `json:"reason,omitempty" doc:"for people"`
+}
+
+type movedRequest struct {
+	Volume    mobyfs.VolumeID    `json:"volume"`
+	Migration mobyfs.MigrationID `json:"migration"`
+	Report    mobyfs.MoveReport  `json:"report"`
+}
+
 func (s *Server) serveAgents() {
+	s.serveLive()
 	handle(s, created, func(ctx context.Context, who pki.Identity, in *reply[ofVolume]) (*revised[mobyfs.Volume], error) {
 		return ofVolumeRecord(s.service.Created(ctx, who, in.Body.Volume))
 	})
@@ -90,6 +107,36 @@ func (s *Server) serveAgents() {
 		session, err := s.service.Report(ctx, who, in.Body)
 		return &reply[mobyfs.Session]{session}, err
 	})
+}
+
+// serveLive serves what the two ends of a live migration ask for besides.
+func (s *Server) serveLive() {
+	handle(s, freeze, func(ctx context.Context, who pki.Identity, in *reply[ofMigration]) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.Freeze(ctx, who, in.Body.Volume, in.Body.Migration))
+	})
+	handle(s, thaw, func(ctx context.Context, who pki.Identity, in *reply[thawRequest]) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.Thaw(ctx, who, in.Body.Volume, in.Body.Migration, in.Body.Freeze, in.Body.Reason))
+	})
+	handle(s, moved, func(ctx context.Context, who pki.Identity, in *reply[movedRequest]) (*none, error) {
+		return nil, s.service.Moved(ctx, who, in.Body.Volume, in.Body.Migration, in.Body.Report)
+	})
+}
+
+// Freeze implements mobyfs.Control.
+func (c *Client) Freeze(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID) (v mobyfs.Volume, err error) {
+	err = c.ask(ctx, freeze, "", ofMigration{id, migration}, &v)
+	return v, err
+}
+
+// Thaw implements mobyfs.Control.
+func (c *Client) Thaw(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID, number int, reason string) (v mobyfs.Volume, err error) {
+	err = c.ask(ctx, thaw, "", thawRequest{id, migration, number, reason}, &v)
+	return v, err
+}
+
+// Moved implements mobyfs.Control.
+func (c *Client) Moved(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID, report mobyfs.MoveReport) error {
+	return c.ask(ctx, moved, "", movedRequest{id, migration, report}, nil)
 }
 
 // Created implements mobyfs.Control.

@@ -38,6 +38,9 @@ type Service interface {
 	Accept(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID) (mobyfs.Grant, error)
 	Commit(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, receipt mobyfs.Receipt) (mobyfs.Grant, error)
 	Abort(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, reason string) error
+	Freeze(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID) (mobyfs.Volume, error)
+	Thaw(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, freeze int, reason string) (mobyfs.Volume, error)
+	Moved(ctx context.Context, who pki.Identity, id mobyfs.VolumeID, migration mobyfs.MigrationID, report mobyfs.MoveReport) error
 	Report(ctx context.Context, who pki.Identity, r mobyfs.Report) (mobyfs.Session, error)
 
 	// VolumePage lists a part of the volumes, sorted by name.
@@ -46,9 +49,9 @@ type Service interface {
 	WaitVolume(ctx context.Context, who pki.Identity, name string, revision int64, patience time.Duration) (mobyfs.Volume, error)
 	// PatchVolume changes what a volume is asked to be. Repeated, it is success.
 	PatchVolume(ctx context.Context, who pki.Identity, name string, patch VolumePatch) (mobyfs.Volume, error)
-	// MoveVolume begins to move a volume that nobody uses. Volume.Migration is nil in the answer if it is there
-	// already. Repeated, it tells of the move that is under way.
-	MoveVolume(ctx context.Context, who pki.Identity, name, to string) (mobyfs.Volume, error)
+	// MoveVolume begins to move a volume: one that nobody uses, or live one that containers use. Volume.Migration is nil in
+	// the answer if it is there already. Repeated, it tells of the move that is under way.
+	MoveVolume(ctx context.Context, who pki.Identity, name string, how MoveRequest) (mobyfs.Volume, error)
 	// TakeOver gives a volume whose node is silent to another node. CodeInvalid if its class or its backend does not
 	// allow that, CodeInUse if the node is there, CodeUnavailable while the node may not have stopped yet.
 	TakeOver(ctx context.Context, who pki.Identity, name, to, reason string) (mobyfs.Volume, error)

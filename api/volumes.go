@@ -90,8 +90,11 @@ type createRequest struct {
 	Node string            `json:"node,omitempty" doc:"the home; control chooses if it is empty"`
 }
 
-type moveRequest struct {
-	To string `json:"to" doc:"the node that shall be the home"`
+// MoveRequest says how a volume is to move.
+type MoveRequest struct {
+	To      string             `json:"to,omitempty" doc:"the node that shall be the home; control chooses if it is empty"`
+	Live    bool               `json:"live,omitempty" doc:"move it while containers use it: they are stopped for the last bytes only"`
+	Options mobyfs.MoveOptions `json:"options,omitzero" doc:"of a live move; durations are in nanoseconds"`
 }
 
 type takeOverRequest struct {
@@ -129,9 +132,9 @@ func (s *Server) serveVolumes() {
 	})
 	handle(s, moveVolume, func(ctx context.Context, who pki.Identity, in *struct {
 		Name string `path:"name"`
-		Body moveRequest
+		Body MoveRequest
 	}) (*revised[mobyfs.Volume], error) {
-		return ofVolumeRecord(s.service.MoveVolume(ctx, who, in.Name, in.Body.To))
+		return ofVolumeRecord(s.service.MoveVolume(ctx, who, in.Name, in.Body))
 	})
 	handle(s, takeOver, func(ctx context.Context, who pki.Identity, in *struct {
 		Name string `path:"name"`
@@ -249,7 +252,12 @@ func (c *Client) RemoveVolume(ctx context.Context, name string) error {
 // MoveVolume begins to move a volume that nobody uses, and returns at once. Volume.Migration is nil in the answer
 // if it is there already.
 func (c *Client) MoveVolume(ctx context.Context, name, to string) (v mobyfs.Volume, err error) {
-	err = c.ask(ctx, moveVolume, name, moveRequest{to}, &v)
+	return c.Move(ctx, name, MoveRequest{To: to})
+}
+
+// Move begins to move a volume as it is asked for, and returns at once. CodeInUse if it is used and the move is not live.
+func (c *Client) Move(ctx context.Context, name string, how MoveRequest) (v mobyfs.Volume, err error) {
+	err = c.ask(ctx, moveVolume, name, how, &v)
 	return v, err
 }
 

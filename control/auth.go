@@ -23,6 +23,8 @@ const (
 	doAccept   action = "accept migrations"
 	doCommit   action = "commit migrations"
 	doAbort    action = "abort migrations"
+	doFreeze   action = "freeze volumes"
+	doThaw     action = "thaw volumes"
 	doReport   action = "report for a node"
 	doMeasure  action = "read metrics"
 	doAdmit    action = "let others in or shut them out"
@@ -50,7 +52,7 @@ func may(role string, do action) bool {
 		return role == pki.RoleNode || operates(role)
 	case doMove, doTakeOver, doPatch, doAdmit, doOperate, doBackup:
 		return operates(role)
-	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doReport, doTell:
+	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doFreeze, doThaw, doReport, doTell:
 		return role == pki.RoleNode
 	default:
 		return false

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/mobyfs/mobyfs"
-	"github.com/mobyfs/mobyfs/control/placement"
 	"github.com/mobyfs/mobyfs/control/store"
 )
 
@@ -71,11 +70,20 @@ func (c *Control) beginMove(tx *store.Tx, o *mobyfs.Operation, v mobyfs.Volume) 
 	case m != nil:
 		c.wait(o, c.moving(v))
 		return nil
-	case v.Lease != nil:
+	case v.Lease != nil && (!o.Live || mobyfs.SharesBytes(v.Spec.Backend)):
 		c.wait(o, c.inUse(v, "it goes on by itself"))
 		return c.want(tx, v, howNamed(*o))
 	}
-	to, err := c.destination(tx, *o, v)
+	live := o.Live && !mobyfs.SharesBytes(v.Spec.Backend)
+	if live {
+		if err := c.mayGoLive(tx, v); err != nil && v.Lease != nil {
+			c.wait(o, err)
+			return nil
+		} else if err != nil {
+			live = false // nobody uses it
+		}
+	}
+	to, err := c.destination(tx, *o, v, live)
 	if err != nil {
 		c.wait(o, err)
 		return nil
@@ -97,8 +105,13 @@ func (c *Control) beginMove(tx *store.Tx, o *mobyfs.Operation, v mobyfs.Volume) 
 	o.To = to
 	c.begin(&v, to, false)
 	v.Migration.Operation, v.Migration.Traceparent = o.ID, o.Traceparent
+	decided := "migration begins"
+	if live {
+		v.Migration.Live, v.Migration.Options = true, o.Options
+		decided = "live migration begins"
+	}
 	c.adopt(o, *v.Migration)
-	return put(tx, "migration begins", &v)
+	return put(tx, decided, &v)
 }
 
 // adopt makes the migration that is under way the operation's try.
@@ -110,15 +123,16 @@ func (c *Control) adopt(o *mobyfs.Operation, m mobyfs.Migration) {
 }
 
 // destination is where the volume shall go.
-func (c *Control) destination(tx *store.Tx, o mobyfs.Operation, v mobyfs.Volume) (string, error) {
-	if o.Node != "" {
-		to, _, err := c.chooseFor(tx, v)
+func (c *Control) destination(tx *store.Tx, o mobyfs.Operation, v mobyfs.Volume, live bool) (string, error) {
+	q := c.forMove(v, live)
+	switch {
+	case o.Node != "":
+		to, _, err := c.chooseBy(tx, v, q)
 		return to, err
+	case mobyfs.SharesBytes(v.Spec.Backend):
+		return o.To, c.takes(tx, o.To, title(v), q)
 	}
-	if mobyfs.SharesBytes(v.Spec.Backend) {
-		return o.To, c.takes(tx, o.To, title(v), placement.ForMove(v, c.cfg.Placement))
-	}
-	return o.To, c.mayArrive(tx, v, o.To, "")
+	return o.To, c.mayArrive(tx, v, o.To, q)
 }
 
 // want writes into the lease that an operation wants the volume, so that it is given back as soon as no container uses

@@ -49,6 +49,7 @@ type caller interface {
 	mobyfs.Control
 	Volumes(ctx context.Context) ([]mobyfs.Volume, error)
 	MoveVolume(ctx context.Context, name, to string) (mobyfs.Volume, error)
+	Move(ctx context.Context, name string, how api.MoveRequest) (mobyfs.Volume, error)
 	CancelMove(ctx context.Context, name string) (mobyfs.Volume, error)
 	TakeOver(ctx context.Context, name, to, reason string) (mobyfs.Volume, error)
 	Nodes(ctx context.Context) ([]mobyfs.Node, error)
@@ -358,6 +359,15 @@ func (l local) Commit(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migratio
 func (l local) Abort(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, reason string) error {
 	return l.c.Abort(ctx, l.who, id, m, reason)
 }
+func (l local) Freeze(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID) (mobyfs.Volume, error) {
+	return l.c.Freeze(ctx, l.who, id, m)
+}
+func (l local) Thaw(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, freeze int, reason string) (mobyfs.Volume, error) {
+	return l.c.Thaw(ctx, l.who, id, m, freeze, reason)
+}
+func (l local) Moved(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, r mobyfs.MoveReport) error {
+	return l.c.Moved(ctx, l.who, id, m, r)
+}
 func (l local) Report(ctx context.Context, r mobyfs.Report) (mobyfs.Session, error) {
 	return l.c.Report(ctx, l.who, r)
 }
@@ -395,7 +405,10 @@ func (l local) Converge(ctx context.Context, without []string) (api.Restore, err
 }
 func (l local) Volumes(ctx context.Context) ([]mobyfs.Volume, error) { return l.c.Volumes(ctx, l.who) }
 func (l local) MoveVolume(ctx context.Context, name, to string) (mobyfs.Volume, error) {
-	return l.c.MoveVolume(ctx, l.who, name, to)
+	return l.Move(ctx, name, api.MoveRequest{To: to})
+}
+func (l local) Move(ctx context.Context, name string, how api.MoveRequest) (mobyfs.Volume, error) {
+	return l.c.MoveVolume(ctx, l.who, name, how)
 }
 func (l local) CancelMove(ctx context.Context, name string) (mobyfs.Volume, error) {
 	return l.c.CancelMove(ctx, l.who, name)

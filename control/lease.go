@@ -105,7 +105,9 @@ func (c *Control) claim(tx *store.Tx, v *mobyfs.Volume, node string) (string, er
 		c.give(v)
 		return "volume moved, lease given", nil
 	case v.Node != node:
-		if err := c.mayArrive(tx, *v, node, node); err != nil {
+		q := c.forMove(*v, false)
+		q.Here = node
+		if err := c.mayArrive(tx, *v, node, q); err != nil {
 			return "", err
 		}
 		c.begin(v, node, true)
@@ -131,6 +133,12 @@ func (c *Control) claimMoving(v *mobyfs.Volume, node string) (string, error) {
 	case m.To == node:
 		m.Mount = true // the same decision, with the lease at its end
 		return "a container waits for the migration", nil
+	case v.Node == node && m.Live && m.State == mobyfs.MigrationCopying:
+		if v.Lease != nil {
+			return "", nil // it has it
+		}
+		c.give(v)
+		return "lease given", nil
 	case v.Node == node && c.silence(m.To) > 0:
 		c.end(v, mobyfs.MigrationAborted, m.To+" fell silent, and a container on "+node+" needs the volume", c.now())
 		c.give(v)

@@ -93,7 +93,7 @@ func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) er
 		known, _ = v.Node(name)
 		out, _ = store.Evictions.In(v, pki.RoleNode+"/"+name)
 	})
-	moved := known.Address != r.Address || known.Version != r.Version || !slices.Equal(known.Backends, r.Backends) || back(known, out, c.now())
+	moved := known.Address != r.Address || known.Version != r.Version || !slices.Equal(known.Backends, r.Backends) || known.Live != r.Live || back(known, out, c.now())
 	if !moved && known.Capacity.TotalBytes == r.Capacity.TotalBytes && !drifted(known.Capacity, r.Capacity) {
 		return nil
 	}
@@ -126,7 +126,7 @@ func drifted(a, b mobyfs.Capacity) bool {
 // described is the record of a node that reports r.
 func (c *Control) described(n mobyfs.Node, r mobyfs.Report) mobyfs.Node {
 	n.Address, n.Version, n.Capacity, n.Volumes, n.LastSeenAt = r.Address, r.Version, r.Capacity, r.Volumes, c.now().UTC()
-	n.Backends = r.Backends
+	n.Backends, n.Live = r.Backends, r.Live
 	return n
 }
 

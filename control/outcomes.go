@@ -13,6 +13,7 @@ import (
 // decided it.
 type outcomes struct {
 	moved     *prometheus.HistogramVec // migrations, by result
+	paused    prometheus.Histogram     // live migrations, as their destinations measured
 	takeovers *prometheus.CounterVec   // by cause
 	waited    prometheus.Counter
 	unfit     *prometheus.CounterVec // placements that came to nothing, by filter
@@ -35,6 +36,10 @@ func newOutcomes() *outcomes {
 			Name: "mobyfs_control_migration_duration_seconds", Help: "From the decision to move a volume to its end, by result.",
 			Buckets: prometheus.ExponentialBuckets(0.1, 4, 9), // to 1.8 hours
 		}, []string{"result"}),
+		paused: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "mobyfs_control_migration_pause_seconds", Help: "Of live migrations, from the freeze until what was to move could use the volume.",
+			Buckets: prometheus.ExponentialBuckets(0.025, 2, 12), // to 51 s
+		}),
 		takeovers: prometheus.NewCounterVec(counter("takeovers_total", "Volumes that were given to another node because theirs was silent, by cause."), []string{"cause"}),
 		waited:    prometheus.NewCounter(counter("lock_delay_waits_total", "Takeovers that were put off because the silent node may not have stopped yet.")),
 		unfit: prometheus.NewCounterVec(counter("placement_refusals_total",
@@ -52,7 +57,7 @@ func newOutcomes() *outcomes {
 }
 
 func (o *outcomes) register(r *prometheus.Registry) {
-	r.MustRegister(o.moved, o.takeovers, o.waited, o.unfit, o.lost, o.fenced)
+	r.MustRegister(o.moved, o.paused, o.takeovers, o.waited, o.unfit, o.lost, o.fenced)
 }
 
 // ended counts the migration that was under way, if it is not any more.

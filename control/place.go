@@ -41,7 +41,12 @@ func (c *Control) place(tx *store.Tx, mine *choice, name string, spec mobyfs.Vol
 // chooseFor chooses where a volume goes that has to leave its home, as place does for a new one. If no node can take it,
 // the verdicts say why each can't, and so does the error; they are nil otherwise.
 func (c *Control) chooseFor(tx *store.Tx, v mobyfs.Volume) (node string, verdicts []mobyfs.Verdict, err error) {
-	node, verdicts, err = c.choose(tx, nil, placement.ForMove(c.told.volume(v), c.cfg.Placement))
+	return c.chooseBy(tx, v, c.forMove(v, false))
+}
+
+// chooseBy is chooseFor with a question of its own.
+func (c *Control) chooseBy(tx *store.Tx, v mobyfs.Volume, q placement.Question) (node string, verdicts []mobyfs.Verdict, err error) {
+	node, verdicts, err = c.choose(tx, nil, q)
 	if err == nil && node == "" {
 		err = noPlace(title(v), verdicts)
 	}

@@ -38,6 +38,7 @@ var filters = []filter{
 	{"version", isFar, func(_ *Field, c *Candidate, q *Question) string {
 		return fmt.Sprintf("runs %s, more than one minor version away from control's %s", c.Node.Version, q.Policy.Version)
 	}},
+	{"live", lacksLive, says("runs a mobyfs that can't take volumes while they are used")},
 	{"capacity", unmeasured, says("has not told its capacity")},
 	{NoRoom, tooFull, roomWords},
 	{NoDisk, wouldOverflow, diskWords},
@@ -141,6 +142,8 @@ func isApart(f *Field, c *Candidate, q *Question) bool {
 func isFar(_ *Field, c *Candidate, q *Question) bool {
 	return c.released && q.released && c.release.far(q.release)
 }
+
+func lacksLive(_ *Field, c *Candidate, q *Question) bool { return q.Live && !c.Node.Live }
 
 func unmeasured(_ *Field, c *Candidate, q *Question) bool {
 	return c.Node.Capacity.TotalBytes <= 0 && !mobyfs.SharesBytes(q.Spec.Backend)

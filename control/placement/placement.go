@@ -19,6 +19,7 @@ type Question struct {
 	ArrivingBytes int64  // that come to its disk at once
 	From          string // the home that the volume has; never the answer; empty if it is new
 	Here          string // the node that asks, which is there whether or not its session is known; empty if it is none
+	Live          bool   // the volume moves while it is used
 	Policy        Policy
 	// Placing are the nodes for which others are being chosen at this moment, and how many. They are not preferred.
 	Placing map[string]int

@@ -68,6 +68,9 @@ func checkVolume(id string, v *mobyfs.Volume, rev int64) error {
 	if string(v.ID) != id || v.Node == "" || v.Fence == 0 {
 		return fmt.Errorf("the record is not that of volume %s", id)
 	}
+	if m := v.Migration; m != nil && m.State != "" && !m.State.Leads(mobyfs.MigrationCommitted) { // who does not know a state must not decide in it
+		return fmt.Errorf("the migration %s of volume %s is in the unknown state %q", m.ID, id, m.State)
+	}
 	v.Revision = rev
 	thrifty(id, v)
 	return nil
