@@ -256,5 +256,8 @@ func (c *Control) forgetRecord(tx *store.Tx, n mobyfs.Node) error {
 	if err := store.Downs.Delete(tx, n.Name); err != nil {
 		return err
 	}
+	if err := store.Promises.Delete(tx, n.Name); err != nil {
+		return err
+	}
 	return tx.Record(mobyfs.Event{Text: "node is forgotten", Node: n.Name})
 }

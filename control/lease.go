@@ -101,6 +101,9 @@ func (c *Control) claim(tx *store.Tx, v *mobyfs.Volume, node string) (string, er
 	case v.Node != node && v.Lease != nil:
 		return "", c.inUse(*v, "try again")
 	case v.Node != node && mobyfs.SharesBytes(v.Spec.Backend):
+		if err := c.staysApart(tx, *v, node); err != nil {
+			return "", err
+		}
 		v.Node, v.Arrived = node, ""
 		c.give(v)
 		return "volume moved, lease given", nil

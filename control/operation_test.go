@@ -326,13 +326,31 @@ func TestEvictedNodeLosesWhatOthersCanHaveAndKeepsTheRest(t *testing.T) {
 	}
 	wantCode(t, op.ForgetNode(ctx, "h2", false), mobyfs.CodeInvalid)
 	wantCode(t, op.ForgetNode(ctx, "h1", false), mobyfs.CodeInUse)
+	promised := func() (rev int64) {
+		t.Helper()
+		err := f.control.store.Update(ctx, func(tx *store.Tx) (err error) {
+			rev, err = store.Promises.Revision(tx, "h1")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rev
+	}
+	err := f.control.store.Update(ctx, func(tx *store.Tx) error { return store.Promises.Put(tx, "h1", store.Promise{Node: "h1"}) })
+	if err != nil || promised() == 0 {
+		t.Fatalf("there is no record of what h1 promised: %v", err)
+	}
 	if err := op.ForgetNode(ctx, "h1", true); err != nil {
 		t.Fatal(err)
 	}
 	if err := op.ForgetNode(ctx, "h1", true); err != nil {
 		t.Errorf("forgotten twice: %v", err)
 	}
-	_, err := op.Volume(ctx, "local")
+	if promised() != 0 {
+		t.Error("what h1 promised is not forgotten with it")
+	}
+	_, err = op.Volume(ctx, "local")
 	wantCode(t, err, mobyfs.CodeNotFound)
 	f.ready("local", "h2") // the name is free
 	if n := f.nodeRecord("h1"); n.Name != "" {

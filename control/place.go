@@ -81,6 +81,26 @@ func (c *Control) takes(tx *store.Tx, node, what string, q placement.Question) e
 	return err
 }
 
+// staysApart is nil if no other volume of its group is on the node to which a volume goes, and none will be if the
+// transaction commits. It asks nothing else of the node: the bytes of the volume go nowhere.
+func (c *Control) staysApart(tx *store.Tx, v mobyfs.Volume, node string) error {
+	if v.Spec.Apart == "" || v.Migration != nil && v.Migration.To == node { // it was asked when the migration began
+		return nil
+	}
+	q := placement.ForMove(v, c.cfg.Placement)
+	_, err := c.promise(tx, q, func(f *placement.Field) (string, error) {
+		if _, known := f.Candidate(node); !known {
+			return "", notJoined(node, f, true)
+		}
+		if other := placement.Together(f, q, node); other != "" {
+			return "", mobyfs.Errorf(mobyfs.CodeInUse, "%s can't go to %s: it %s", title(v), node, other).
+				WithHint("use it on another node, or move the other one away first; mobyctl volume ls tells where each is")
+		}
+		return node, nil
+	})
+	return err
+}
+
 // roomFor is nil if a node can promise so many bytes more to what is there already, and promises them.
 func (c *Control) roomFor(tx *store.Tx, node, what string, more int64) error {
 	_, err := c.promise(tx, placement.Question{NeedBytes: more}, func(f *placement.Field) (string, error) {

@@ -63,6 +63,9 @@ func (c *Control) takeOver(ctx context.Context, id mobyfs.VolumeID, to string, c
 		if err := c.hasSession(tx, to); err != nil {
 			return err
 		}
+		if err := c.staysApart(tx, v, to); err != nil {
+			return err
+		}
 		c.takeAway(&v, to, claimed, reason, c.now())
 		return put(tx, takeoverText(from, reason), &v)
 	})

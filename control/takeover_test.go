@@ -200,3 +200,48 @@ func TestEndOfASessionIsWrittenDownOnce(t *testing.T) {
 		t.Errorf("the record is %+v", down)
 	}
 }
+
+// A volume that all nodes see goes where a container wants it, or where a person takes it, but not beside another of its
+// group.
+func TestSharedVolumesOfAGroupStayApartWhoeverMountsThem(t *testing.T) {
+	f := newFleet(t, false)
+	ctx, op, h1, h2, h3 := t.Context(), f.operator(), f.node("h1"), f.node("h2"), f.node("h3")
+	spec := mobyfs.VolumeSpec{Backend: mobyfs.SharedBackend, Takeover: mobyfs.TakeoverAuto, Apart: "db"}
+	ready := func(name, node string) mobyfs.VolumeID {
+		t.Helper()
+		v := must[mobyfs.Volume](t)(op.CreateVolume(ctx, name, spec, node))
+		if _, err := f.caller("node", node).Created(ctx, v.ID); err != nil {
+			t.Fatal(err)
+		}
+		return v.ID
+	}
+	a, b := ready("db-a", "h1"), ready("db-b", "h2")
+	_, err := h1.Claim(ctx, b)
+	wantCode(t, err, mobyfs.CodeInUse)
+	if !strings.Contains(err.Error(), "group db") || f.record("db-b").Node != "h2" {
+		t.Errorf("refused by %q, it is on %s", err, f.record("db-b").Node)
+	}
+	if _, err := h3.Claim(ctx, b); err != nil {
+		t.Errorf("to a node without another of the group: %v", err)
+	}
+	if _, err := h1.Claim(ctx, a); err != nil {
+		t.Errorf("at its home: %v", err)
+	}
+
+	for range 2 { // h1 falls silent with its lease
+		f.advance(mobyfs.SessionTTL + time.Second)
+		f.report(h2, mobyfs.Report{Address: "h2:8080"})
+		f.report(h3, mobyfs.Report{Address: "h3:8080"})
+	}
+	_, err = h3.Claim(ctx, a) // the takeover of a silent node's volume by a mount
+	if mobyfs.CodeOf(err) != mobyfs.CodeInUse || !strings.Contains(err.Error(), "group db") {
+		t.Errorf("a mount beside the other takes it over: %v", err)
+	}
+	_, err = op.TakeOver(ctx, "db-a", "h3", "h1 is lost")
+	if mobyfs.CodeOf(err) != mobyfs.CodeInUse || !strings.Contains(err.Error(), "group db") {
+		t.Errorf("a person takes it over beside the other: %v", err)
+	}
+	if v := must[mobyfs.Volume](t)(op.TakeOver(ctx, "db-a", "h2", "h1 is lost")); v.Node != "h2" {
+		t.Errorf("taken over it is on %s", v.Node)
+	}
+}

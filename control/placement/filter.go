@@ -32,9 +32,7 @@ var filters = []filter{
 	{"zone", inOtherZone, zoneWords},
 	{"labels", lacksLabel, labelWords},
 	{"backend", lacksBackend, backendWords},
-	{"apart", isApart, func(_ *Field, _ *Candidate, q *Question) string {
-		return fmt.Sprintf("has another volume of the group %s", q.Spec.Apart)
-	}},
+	{"apart", isApart, groupWords},
 	{"version", isFar, func(_ *Field, c *Candidate, q *Question) string {
 		return fmt.Sprintf("runs %s, more than one minor version away from control's %s", c.Node.Version, q.Policy.Version)
 	}},
@@ -137,6 +135,19 @@ func backendWords(_ *Field, _ *Candidate, q *Question) string {
 
 func isApart(f *Field, c *Candidate, q *Question) bool {
 	return q.Spec.Apart != "" && f.others(q, c.Node.Name) > 0
+}
+
+func groupWords(_ *Field, _ *Candidate, q *Question) string {
+	return fmt.Sprintf("has another volume of the group %s", q.Spec.Apart)
+}
+
+// Together says in words that a node has another volume of the group of the one that is asked about, or "".
+func Together(f *Field, q Question, node string) string {
+	c, known := f.Candidate(node)
+	if !known || !isApart(f, &c, &q) {
+		return ""
+	}
+	return groupWords(f, &c, &q)
 }
 
 func isFar(_ *Field, c *Candidate, q *Question) bool {

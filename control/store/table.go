@@ -94,7 +94,7 @@ func (t Table[T]) Get(tx *Tx, id string) (T, error) {
 	if e.rev == 0 {
 		return v, mobyfs.Errorf(mobyfs.CodeNotFound, "there is no %s %.40q", t.Kind, id)
 	}
-	if v, err = t.decode(id, e.raw, e.rev); err != nil {
+	if v, err = t.decode(id, e.raw, tx.revision(t.key(id), e)); err != nil {
 		return v, mobyfs.Errorf(mobyfs.CodeCorrupt, "%s %s: %w", t.Kind, id, err).
 			WithHint("a newer mobyfs-control may have written it")
 	}
@@ -120,14 +120,15 @@ func (t Table[T]) PutLeased(tx *Tx, id string, v T, lease Lease) error {
 
 // Delete deletes a record. That there is none is success.
 func (t Table[T]) Delete(tx *Tx, id string) error {
-	_, err := tx.get(t.key(id))
+	_, err := tx.stored(t.key(id))
 	tx.writes[t.key(id)] = write{}
 	return err
 }
 
-// Revision tells at which revision a record was written last, 0 if there is none.
+// Revision tells at which revision a record was written last, 0 if there is none in the store. What the transaction has
+// written has no revision yet.
 func (t Table[T]) Revision(tx *Tx, id string) (int64, error) {
-	e, err := tx.get(t.key(id))
+	e, err := tx.stored(t.key(id))
 	return e.rev, err
 }
 

@@ -18,7 +18,8 @@ import (
 )
 
 // Tx is one try of an Update. What it reads is checked again when it commits, so it may be a little old: the first try
-// reads what is at hand, and counts only if it commits a change. Any other reads what the engine holds.
+// reads what is at hand, and counts only if it commits a change. Any other reads what the engine holds. What the
+// transaction has written it reads as it has written it.
 type Tx struct {
 	ctx    context.Context
 	s      *Store
@@ -98,8 +99,32 @@ func (tx *Tx) commit() (bool, error) {
 	return true, nil
 }
 
-// get reads a key, and again as it was.
+// pending is the revision of what the transaction itself has written: nobody else knows it.
+const pending int64 = -1
+
+// get reads a key as it will be if the transaction commits now: what it has written itself is there already.
 func (tx *Tx) get(key string) (entry, error) {
+	w, ok := tx.writes[key]
+	switch {
+	case !ok:
+		return tx.stored(key)
+	case w.raw == nil:
+		return entry{}, nil
+	default:
+		return entry{raw: w.raw, rev: pending}, nil
+	}
+}
+
+// revision is that of what is read, as records tell it: of what the transaction has written, that of what was there.
+func (tx *Tx) revision(key string, e entry) int64 {
+	if e.rev == pending {
+		return tx.reads[key].rev
+	}
+	return e.rev
+}
+
+// stored reads a key as the store has it, and again as it was.
+func (tx *Tx) stored(key string) (entry, error) {
 	if e, ok := tx.reads[key]; ok {
 		return e, nil
 	}
@@ -130,7 +155,7 @@ func (tx *Tx) Volume(id mobyfs.VolumeID) (mobyfs.Volume, error) {
 	if known, _ := tx.s.volumeAt(id, e.rev); known != nil {
 		return copyOf(known), nil
 	}
-	v, err := Volumes.decode(string(id), e.raw, e.rev)
+	v, err := Volumes.decode(string(id), e.raw, tx.revision(volumeKey(id), e))
 	if err != nil {
 		return mobyfs.Volume{}, mobyfs.Errorf(mobyfs.CodeCorrupt, "volume %s: %w", id, err).
 			WithHint("a newer mobyfs-control may have written it; its bytes on the nodes are untouched")
@@ -163,7 +188,7 @@ func (tx *Tx) PutVolume(v *mobyfs.Volume) error {
 	}
 	before, wholeBefore := tx.s.volumeAt(v.ID, old.rev)
 	if before == nil && old.rev != 0 {
-		decoded, err := Volumes.decode(string(v.ID), old.raw, old.rev)
+		decoded, err := Volumes.decode(string(v.ID), old.raw, tx.revision(volumeKey(v.ID), old))
 		if err != nil {
 			return err
 		}

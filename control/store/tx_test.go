@@ -221,3 +221,87 @@ func TestMembersOfNewerProgramsOutliveManyChanges(t *testing.T) {
 		}
 	})
 }
+
+// What a transaction has written it reads, before anybody else does: new, changed, deleted, and by name.
+func TestATransactionReadsWhatItHasWritten(t *testing.T) {
+	engines(t, func(t *testing.T, s *Store) {
+		v := volume(7)
+		was := put(t, s, v)
+		read := func(id mobyfs.VolumeID) (v mobyfs.Volume) {
+			t.Helper()
+			if err := s.Update(t.Context(), func(tx *Tx) (err error) { v, err = tx.Volume(id); return err }); err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		update := func(fn func(tx *Tx) error) {
+			t.Helper()
+			if err := s.Update(t.Context(), fn); err != nil {
+				t.Fatal(err)
+			}
+		}
+		update(func(tx *Tx) error {
+			if err := Promises.Put(tx, "h1", Promise{Node: "h1"}); err != nil {
+				return err
+			}
+			if p, err := Promises.Get(tx, "h1"); err != nil || p.Node != "h1" {
+				t.Errorf("a new record: %+v, %v", p, err)
+			}
+			if rev, err := Promises.Revision(tx, "h1"); err != nil || rev != 0 {
+				t.Errorf("it has the revision %d, %v, before it is in the store", rev, err)
+			}
+			changed, err := tx.Volume(v.ID)
+			if err != nil {
+				return err
+			}
+			changed.Node = "elsewhere"
+			if err := tx.PutVolume(&changed); err != nil {
+				return err
+			}
+			if got, err := tx.Volume(v.ID); err != nil || got.Node != "elsewhere" || got.Revision != was.Revision {
+				t.Errorf("a changed record: %+v, %v; it was at revision %d", got, err, was.Revision)
+			}
+			changed.Spec.Labels = map[string]string{"twice": "yes"}
+			return tx.PutVolume(&changed)
+		})
+		if got := read(v.ID); got.Node != "elsewhere" || got.Spec.Labels["twice"] != "yes" || got.Revision <= was.Revision {
+			t.Errorf("written twice in one transaction it is %+v", got)
+		}
+		update(func(tx *Tx) error {
+			if err := Promises.Delete(tx, "h1"); err != nil {
+				return err
+			}
+			if _, err := Promises.Get(tx, "h1"); mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
+				t.Errorf("a deleted record: %v", err)
+			}
+			gone, err := tx.Volume(v.ID)
+			if err != nil {
+				return err
+			}
+			gone.State = mobyfs.VolumeRemoving
+			if err := errors.Join(tx.PutVolume(&gone), tx.DeleteVolume(v.ID)); err != nil {
+				return err
+			}
+			if _, err := tx.VolumeNamed(v.Name); mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
+				t.Errorf("the name of a deleted volume: %v", err)
+			}
+			again := volume(8)
+			again.Name = v.Name // free within the transaction
+			if err := tx.PutVolume(&again); err != nil {
+				return err
+			}
+			if got, err := tx.VolumeNamed(v.Name); err != nil || got.ID != again.ID || got.Revision != 0 {
+				t.Errorf("the name given anew: %+v, %v", got, err)
+			}
+			return nil
+		})
+		s.View(func(view View) {
+			if _, there := Promises.In(view, "h1"); there {
+				t.Error("a record that was deleted is there")
+			}
+		})
+		if got := read(volume(8).ID); got.Name != v.Name {
+			t.Errorf("the volume that took the name is %+v", got)
+		}
+	})
+}
