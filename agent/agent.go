@@ -7,9 +7,9 @@
 // and claim can't overtake each other; workers of different volumes never wait for each other. Whoever wants
 // something (a Mount, a Remove, a migration's source) changes what the worker sees and waits with its own context.
 //
-// Three things are kept on disk, so that a crash at any point is a delay and nothing more: the catalogue (what
-// control told), the ledger (which leases are held here, and who uses each volume), and the bytes themselves in
-// their backend.
+// Four things are kept on disk, so that a crash at any point is a delay and nothing more: the catalogue (what
+// control told), the ledger (which leases are held here, and who uses each volume), the journal of freezes (which
+// containers were stopped for a migration), and the bytes themselves in their backend.
 package agent
 
 import (
@@ -30,6 +30,7 @@ import (
 	"github.com/mobyfs/mobyfs/internal/durable"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/internal/tracing"
+	"github.com/mobyfs/mobyfs/migrate/feed"
 )
 
 // How long things may take.
@@ -61,7 +62,9 @@ type Config struct {
 	Control  mobyfs.Control
 	Peer     mobyfs.Peer
 	Files    pki.Files // to check tickets with
-	Docker   Engine    // nil: dockerd is not asked, and containers that use a volume have no names
+	// Feed begins to tell what changes in a directory that is followed; nil compares all of it.
+	Feed   func(dir string) feed.Feed
+	Docker Engine // nil: dockerd is not asked, and containers that use a volume have no names
 	// Linger is how long a lease stays after the last container has ended, unless another node wants the volume: a
 	// container that is restarted, or created and then started, begins where it ended. 0 gives it back at once.
 	Linger time.Duration
@@ -85,6 +88,7 @@ type Agent struct {
 	backends  map[string]backend.Backend
 	catalogue *catalogue
 	ledger    *ledger
+	freezes   *freezes
 	roster    *roster
 	reporter  *reporter
 	session   session
@@ -130,6 +134,7 @@ func Open(cfg Config) (*Agent, error) {
 	}
 	a.catalogue = openCatalogue(filepath.Join(state, catalogueName), cfg.Log)
 	a.ledger = openLedger(filepath.Join(state, ledgerName), cfg.Log, time.Now().Add(carriedDoubt))
+	a.freezes = openFreezes(filepath.Join(state, freezesName), cfg.Log)
 	a.guard = guard{wanted: map[mobyfs.VolumeID]bool{}, lost: map[mobyfs.VolumeID]bool{}}
 	a.metrics = newMetrics(a)
 	a.roster = newRoster(a)
@@ -202,6 +207,13 @@ func (a *Agent) look() error {
 	}
 	for _, id := range a.ledger.volumes() {
 		a.worker(id)
+	}
+	for id, h := range a.freezes.holds() {
+		w := a.worker(id)
+		w.hold = h
+		if h.Over {
+			a.goDo(func() { w.startStopped(a.work, h) })
+		}
 	}
 	return nil
 }

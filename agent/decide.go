@@ -32,6 +32,9 @@ type view struct {
 	seen     mobyfs.Fence       // the highest that lies beside the bytes, as far as is known
 	away     bool               // control could not be asked the last time
 	alone    bool               // the lease is assumed: control was away and could not give it
+	hold     *hold              // what is frozen here, or about to be; nil for nothing
+	expects  bool               // the commit of what is frozen may come any moment
+	gone     mobyfs.MigrationID // a migration that control said was committed, whatever the record says
 }
 
 // task is what a worker does next.
@@ -52,6 +55,8 @@ const (
 	attach  task = "attach"    // the volume, under the lease
 	goAlone task = "use alone" // the volume, whose only bytes are here, while control is away
 	grow    task = "grow"      // the volume, to the size that it shall have
+	thaw    task = "thaw"      // the volume: take the freeze back, and let go on what was stopped
+	kill    task = "kill"      // what was stopped, for the volume was committed away
 	missing task = "missing"   // say that the bytes are not where control and we believed them to be
 )
 
@@ -69,6 +74,8 @@ func decide(v view) step {
 	r := v.record
 	wanted := v.uses > 0 || v.waiting > 0
 	switch {
+	case v.hold != nil:
+		return v.settleFreeze()
 	case v.away && v.waiting > 0 && v.mayGoAlone():
 		return step{task: goAlone, fence: v.aloneFence(), why: "a container waits, control is away, and the only bytes are here"}
 	case v.settling != 0:
@@ -94,6 +101,8 @@ func decide(v view) step {
 		return s
 	}
 	switch {
+	case v.told && v.frozenFor() && v.waiting+v.uses > 0 && v.exports == 0:
+		return step{task: thaw, migration: r.Migration.ID, why: "control says that it is frozen here and it is not"}
 	case v.waiting > 0 && r.State == mobyfs.VolumeRemoving:
 		return step{task: refuse, why: "the volume is being removed"}
 	case v.waiting > 0 && v.lost():
@@ -110,6 +119,57 @@ func decide(v view) step {
 		return step{task: grow, why: "it was given more room"}
 	}
 	return step{}
+}
+
+// settleFreeze says what becomes of what is frozen here.
+func (v view) settleFreeze() step {
+	m := v.hold.Migration
+	switch {
+	case v.committedAway(v.hold):
+		return step{task: kill, migration: m, why: "the volume was committed away"}
+	case v.thawed(v.hold):
+		return step{task: thaw, migration: m, why: "no commit can come any more"}
+	case v.expects:
+		return step{}
+	}
+	return step{task: thaw, migration: m, why: "the freeze came to nothing"}
+}
+
+// committedAway reports whether what was stopped must never go on here.
+func (v view) committedAway(h *hold) bool {
+	r := v.record
+	switch {
+	case v.gone == h.Migration:
+		return true
+	case r == nil: // a volume that is in use here is removed only after it has moved
+		return v.fresh && !v.unknown
+	}
+	last := r.LastMove
+	return r.Arrived == h.Migration || last != nil && last.ID == h.Migration && last.State == mobyfs.MigrationCommitted || v.told && r.Node != v.me
+}
+
+// thawed reports whether the record says that the freeze can't be committed any more. One that is older than the freeze
+// says nothing.
+func (v view) thawed(h *hold) bool {
+	r := v.record
+	if r == nil {
+		return false
+	}
+	last, now := r.LastMove, r.Migration
+	return last != nil && last.ID == h.Migration && last.State == mobyfs.MigrationAborted ||
+		now != nil && now.ID == h.Migration && now.State == mobyfs.MigrationCopying && h.Freeze > 0 && now.Freezes >= h.Freeze
+}
+
+// frozenFor reports whether control says that the volume is frozen here.
+func (v view) frozenFor() bool {
+	m := v.record.Migration
+	return m != nil && m.Live && m.From == v.me && m.State == mobyfs.MigrationFreezing
+}
+
+// usableMeanwhile reports whether the volume may be used here although it is being moved away.
+func (v view) usableMeanwhile() bool {
+	m := v.record.Migration
+	return m != nil && m.Live && m.From == v.me && m.State == mobyfs.MigrationCopying
 }
 
 // outgrown reports whether the bytes here have less room than control promises.
@@ -164,7 +224,7 @@ func (v view) onDisk() step {
 // idleHere reports whether this node may ask for the lease and get it, as far as the record tells.
 func (v view) idleHere() bool {
 	r := v.record
-	return r.Node == v.me && r.State == mobyfs.VolumeReady && r.Migration == nil && (v.bytes || v.shared)
+	return r.Node == v.me && r.State == mobyfs.VolumeReady && (r.Migration == nil || v.usableMeanwhile()) && (v.bytes || v.shared)
 }
 
 // lost reports whether the bytes should be here and nothing that is here can become them. Shared ones come with the
@@ -176,7 +236,8 @@ func (v view) lost() bool {
 // comes reports whether a migration is under way to here.
 func (v view) comes(m mobyfs.MigrationID) bool {
 	now := v.record.Migration
-	return now != nil && now.ID == m && now.To == v.me && now.State == mobyfs.MigrationCopying && m != v.over
+	return now != nil && now.ID == m && now.To == v.me && m != v.over &&
+		(now.State == mobyfs.MigrationCopying || now.State == mobyfs.MigrationFreezing)
 }
 
 // won reports whether a migration made this node the home. Later ones that failed don't change that: what it brought

@@ -26,8 +26,9 @@ type Engine interface {
 	// Stranded lists the containers that dockerd is to keep running, and that do not run since a volume of ours was
 	// not to be had when it started them.
 	Stranded(ctx context.Context) ([]Container, error)
-	// Start starts a container. It may take as long as its volumes take to arrive.
+	// Start starts a container; one that runs is fine. It may take as long as its volumes take to arrive.
 	Start(ctx context.Context, id string) error
+	Carrier
 }
 
 // Container is a container as people and dockerd name it.
@@ -68,6 +69,7 @@ type summary struct {
 	ID     string `json:"Id"`
 	Names  []string
 	State  string
+	Labels map[string]string
 	Mounts []struct{ Type, Name, Driver string }
 }
 
@@ -106,7 +108,7 @@ func (d *Docker) Running(ctx context.Context, volume string) ([]string, error) {
 
 // Follow reads dockerd's events. The answer's head comes as soon as dockerd serves.
 func (d *Docker) Follow(ctx context.Context, began, ended func()) error {
-	resp, err := d.call(ctx, http.MethodGet, "/events?filters="+filters(map[string][]string{"type": {"container"}, "event": {"die", "destroy"}}))
+	resp, err := d.call(ctx, http.MethodGet, "/events?filters="+filters(map[string][]string{"type": {"container"}, "event": {"die", "destroy"}}), nil)
 	if err != nil {
 		return fmt.Errorf("follow dockerd: %w", err)
 	}
@@ -204,7 +206,7 @@ func filters(only map[string][]string) string {
 
 // do makes a call and decodes its answer into v, if not nil.
 func (d *Docker) do(ctx context.Context, method, path string, v any) error {
-	resp, err := d.call(ctx, method, path)
+	resp, err := d.call(ctx, method, path, nil)
 	if err != nil {
 		return err
 	}
@@ -216,12 +218,23 @@ func (d *Docker) do(ctx context.Context, method, path string, v any) error {
 	return json.NewDecoder(http.MaxBytesReader(nil, resp.Body, 16<<20)).Decode(v)
 }
 
-// call makes a call. An answer that is no success is an error with dockerd's own words; that nothing had to be
+// dockerError is an answer of dockerd that is no success.
+type dockerError struct {
+	status int // of HTTP
+	text   string
+}
+
+func (e *dockerError) Error() string { return e.text }
+
+// call makes a call. An answer that is no success is a *dockerError with dockerd's own words; that nothing had to be
 // changed (304) is success.
-func (d *Docker) call(ctx context.Context, method, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://docker"+path, nil)
+func (d *Docker) call(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://docker"+path, body)
 	if err != nil {
 		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := d.client.Do(req)
 	if err != nil {
@@ -239,5 +252,5 @@ func (d *Docker) call(ctx context.Context, method, path string) (*http.Response,
 	if json.Unmarshal(text, &told) == nil && told.Message != "" {
 		text = []byte(told.Message)
 	}
-	return nil, fmt.Errorf("dockerd answered %s: %s", resp.Status, bytes.TrimSpace(text))
+	return nil, &dockerError{resp.StatusCode, fmt.Sprintf("dockerd answered %s: %s", resp.Status, bytes.TrimSpace(text))}
 }

@@ -68,6 +68,7 @@ func (a *Agent) engineBegan(ctx context.Context) {
 	if err := a.Docker.ListVolumes(ctx); err != nil {
 		a.Log.Warn("make dockerd list its volumes, so that it knows the driver", "err", err)
 	}
+	a.findLuggage(ctx)
 	stranded, err := a.Docker.Stranded(ctx)
 	if err != nil {
 		a.Log.Warn("ask dockerd for containers that it could not start", "err", err)
@@ -98,6 +99,7 @@ func (a *Agent) reviveOn(ctx context.Context) {
 // dockerd does not try again by itself. Each is started once; those that were started, changed or removed meanwhile are
 // left alone, and so are those whose start failed later, when somebody asked for it.
 func (a *Agent) revive(ctx context.Context) {
+	a.findLuggage(ctx)
 	a.engine.mu.Lock()
 	waiting := len(a.engine.stranded) > 0
 	a.engine.mu.Unlock()

@@ -662,6 +662,8 @@ type kernel struct {
 	mu    sync.Mutex
 	mount map[string]int // dir → namespaces
 	open  map[string]int
+
+	strangers []mountns.User
 }
 
 func (k *kernel) set(dir string, mounts, files int) {
@@ -697,6 +699,9 @@ type containers struct {
 	did      []string      // what it was asked for besides Running
 	up       chan struct{} // closed when dockerd ends; nil: it is down
 	ended    func()
+	boxes    map[string]*box // by name
+	begins   func(*box) error
+	break_   func(what, id string) error // makes a call fail
 }
 
 func (c *containers) note(what string) {
@@ -758,6 +763,20 @@ func (c *containers) Stranded(context.Context) ([]Container, error) {
 
 func (c *containers) Start(_ context.Context, id string) error {
 	c.note("start " + id)
+	if b, err := c.box(id); err == nil {
+		c.mu.Lock()
+		begins, refuse := c.begins, c.refuse
+		c.mu.Unlock()
+		if begins != nil && refuse == nil {
+			refuse = begins(b)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if refuse == nil {
+			b.state = "running"
+		}
+		return refuse
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.refuse == nil {
@@ -788,6 +807,9 @@ type rig struct {
 	nodes     map[string]*node
 	booted    time.Time
 	shared    string // a directory that all nodes see; "" for none
+	// session may hold a step of a live session up or make it fail; pause is what sessions predict.
+	session func(ctx context.Context, to, step string) error
+	pause   time.Duration
 	// pull may hold a pull up or make it fail, before anything is copied.
 	pull func(ctx context.Context, to string, from mobyfs.From, progress func(mobyfs.Progress)) error
 }

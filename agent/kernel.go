@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/mountns"
@@ -18,12 +21,57 @@ type Kernel interface {
 	Users(dir string) ([]mountns.User, error)
 	// Open lists the other processes that have something in dir open.
 	Open(dir string) ([]mountns.User, error)
+	// Strangers lists the processes outside of some containers, named by their IDs, that have dir mounted; with files also
+	// those that have something in it open.
+	Strangers(dir string, containers []string, files bool) ([]mountns.User, error)
+	// End kills all processes of a frozen or ended container but its first one. They run no instruction more.
+	End(container Container, first int) error
+	// Sync returns once all that was written to the file system of dir is on the disk.
+	Sync(dir string) error
 }
 
 type realKernel struct{}
 
 func (realKernel) Users(dir string) ([]mountns.User, error) { return mountns.Users(dir) }
 func (realKernel) Open(dir string) ([]mountns.User, error)  { return mountns.Open(dir) }
+
+func (realKernel) Strangers(dir string, containers []string, files bool) ([]mountns.User, error) {
+	all, err := mountns.Members(dir)
+	if err == nil && files {
+		var open []mountns.User
+		open, err = mountns.Open(dir)
+		all = append(all, open...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var strangers []mountns.User
+	for _, u := range all {
+		known := false
+		for _, id := range containers {
+			in, err := mountns.InGroup(u.PID, id)
+			if err != nil {
+				return nil, fmt.Errorf("ask for the control group of process %d: %w", u.PID, err)
+			}
+			known = known || in
+		}
+		if !known && u.Command != mountns.Ended {
+			strangers = append(strangers, u)
+		}
+	}
+	return strangers, nil
+}
+
+func (realKernel) End(c Container, first int) error { return mountns.EndGroup(c.ID, first) }
+
+func (realKernel) Sync(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return os.NewSyscallError("syncfs", unix.Syncfs(fd))
+}
 
 // users asks the kernel for mounts of the volume. Bytes that are not here have none.
 func (w *worker) users(r *mobyfs.Volume) ([]mountns.User, error) {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -256,7 +257,7 @@ func (a *Agent) Unmount(ctx context.Context, name, id string) error {
 	_ = w.until(ctx, func() bool {
 		s := a.ledger.standing(volume)
 		released := s.lease == 0 && s.releasing == 0
-		return released || s.uses > 0 || len(w.waiters) > 0 || mobyfs.CodeOf(w.failure) == mobyfs.CodeUnavailable
+		return released || s.uses > 0 || len(w.waiters) > 0 || w.freezing() || mobyfs.CodeOf(w.failure) == mobyfs.CodeUnavailable
 	})
 	return nil
 }
@@ -363,6 +364,10 @@ func (a *Agent) describe(v mobyfs.Volume, stale bool) mobyfs.DockerVolume {
 		w.mu.Lock()
 		if w.problem != "" {
 			status["problem"] = w.problem
+		}
+		if h := w.hold; h != nil && !h.Over {
+			status["frozen"] = fmt.Sprintf("since %s, for a move to %s; containers go on here, or there, once control has decided",
+				h.Since.UTC().Format(time.RFC3339), h.To)
 		}
 		w.mu.Unlock()
 	}

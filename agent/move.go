@@ -23,6 +23,9 @@ type move struct {
 	progress  mobyfs.Progress
 	heard     time.Time // when the source was heard last, or the migration began
 	fails     map[mobyfs.Code]int
+	thawed    int           // of a live one: the last freeze that is known to have been taken back
+	frozen    time.Time     // of a live one: when its source was last told to freeze, in this life
+	trouble   string        // of a live one: what the operator is told in the end
 	verdict   *mobyfs.Error // it won't heal: abort, and tell those who wait
 }
 
@@ -105,7 +108,9 @@ var errOver = errors.New("the migration has ended")
 
 // bring sees to it that the sealed bytes are staged here.
 func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *mobyfs.From) (mobyfs.Receipt, error) {
-	if i := slices.IndexFunc(v.staged, func(s backend.Staged) bool { return s.Migration == m && s.Receipt != nil }); i >= 0 {
+	live := v.record.Migration.Live
+	if i := slices.IndexFunc(v.staged, func(s backend.Staged) bool { return s.Migration == m && s.Receipt != nil }); i >= 0 &&
+		(!live || v.staged[i].Receipt.Freeze != w.thawedSince()) {
 		return *v.staged[i].Receipt, nil
 	}
 	b, err := w.target(v.record)
@@ -128,7 +133,12 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 			return mobyfs.Receipt{}, mobyfs.Errorf(mobyfs.CodeInternal, "control accepted migration %s and did not say where the bytes are", m)
 		}
 	}
-	dir, err := b.Stage(ctx, w.id, m, v.record.Spec)
+	var dir string
+	if live {
+		dir, err = w.stageLive(ctx, b, m, v.record.Spec)
+	} else {
+		dir, err = b.Stage(ctx, w.id, m, v.record.Spec)
+	}
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
@@ -142,7 +152,12 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 	}
 	say("pulling", "volume", v.record.Name, "from", from.Node, "migration", m, "fence", v.record.Fence)
 	failpoint.Reach("agent.pull.before")
-	receipt, err := w.pullOf(ctx, *from, dir)
+	var receipt mobyfs.Receipt
+	if live {
+		receipt, err = w.follow(ctx, *from, dir, m)
+	} else {
+		receipt, err = w.pullOf(ctx, *from, dir)
+	}
 	failpoint.Reach("agent.pull.after")
 	if err != nil {
 		return mobyfs.Receipt{}, err
@@ -176,6 +191,10 @@ func (w *worker) commit(ctx context.Context, m mobyfs.MigrationID, v view, recei
 	switch code := mobyfs.CodeOf(err); {
 	case code == mobyfs.CodeUnavailable, code == mobyfs.CodeInternal:
 		return about(err, "commit the move of", w.name(v.record))
+	case code == mobyfs.CodeChanged: // the source took the freeze back: what is sealed is not all any more
+		w.log.Info("the source has thawed the volume; more is to be brought", "migration", m, "err", err)
+		w.setThawed(receipt.Freeze)
+		return nil
 	case err != nil:
 		w.log.Info("the migration was not committed", "migration", m, "err", err)
 		return w.refresh(ctx, v.record, m)
@@ -205,11 +224,57 @@ func (w *worker) doAdopt(ctx context.Context, s step, v view) error {
 	defer w.mu.Unlock()
 	w.backend, w.bytes, w.problem, w.seen, w.size = b, true, "", s.fence, w.brought(s.migration, v)
 	w.unstage(s.migration)
+	w.adopted(s.migration, v)
 	return nil
+}
+
+// adopted sees to what follows a live migration. Under mu.
+func (w *worker) adopted(m mobyfs.MigrationID, v view) {
+	r := v.record
+	if now, _ := w.agent.catalogue.record(w.id); now != nil {
+		r = now
+	}
+	last := r.LastMove
+	if last == nil || last.ID != m || !last.Live {
+		return
+	}
+	came := arrived{volume: *r, migration: m}
+	if w.move.migration == m {
+		came.frozen, came.trouble = w.move.frozen, w.move.trouble
+	}
+	if last.Options.WithContainers {
+		w.lingers = time.Now().Add(patience) // the lease waits for the containers
+	}
+	w.agent.goDo(func() {
+		if err := w.dropJournal(m); err != nil {
+			w.log.Warn("remove the journal of a migration", "migration", m, "err", err)
+		}
+		w.agent.arrive(w.agent.work, came)
+	})
+}
+
+// setThawed notes that the freeze which a sealed receipt names was taken back.
+func (w *worker) setThawed(freeze int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.move.thawed = freeze
+}
+
+// thawedSince is the last freeze of the migration that is known to have been taken back.
+func (w *worker) thawedSince() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.move.thawed
 }
 
 // doDiscard throws away what a migration brought that did not win.
 func (w *worker) doDiscard(ctx context.Context, s step, v view) error {
+	if err := w.agent.unpack(ctx, s.migration); err != nil {
+		w.log.Warn("remove containers that were made for a migration; it is done when dockerd is reached anew", "migration", s.migration, "err", err)
+	}
+	if err := w.dropJournal(s.migration); err != nil {
+		return err
+	}
 	if err := w.home(v.record).Discard(ctx, s.migration); err != nil {
 		return err
 	}

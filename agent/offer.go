@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/internal/tracing"
@@ -23,6 +25,9 @@ func (a *Agent) Offer(ctx context.Context, peer pki.Identity, ticket string) (_ 
 	}
 	ctx, span := a.serving(ctx, t)
 	w := a.worker(t.Volume)
+	if t.Live {
+		return a.offerLive(ctx, w, t, span)
+	}
 	var o offered
 	if err := w.run(ctx, func() { o.settle(w.export(ctx, t)) }); err != nil {
 		o.abandon()
@@ -39,6 +44,34 @@ func (a *Agent) Offer(ctx context.Context, peer pki.Identity, ticket string) (_ 
 		a.metrics.serving.Dec()
 		tracing.End(span, nil)
 	}}, nil
+}
+
+// offerLive is Offer of a volume that goes on being used.
+func (a *Agent) offerLive(ctx context.Context, w *worker, t mobyfs.Ticket, span trace.Span) (transfer.Offered, error) {
+	var s *liveOffer
+	var o offered
+	err := w.run(ctx, func() {
+		var err error
+		if s, err = w.offerLive(ctx, t); err != nil {
+			o.settle("", nil, err)
+			return
+		}
+		o.settle(s.dir, s.release, nil)
+	})
+	if err != nil {
+		o.abandon()
+	} else {
+		err = o.err
+	}
+	if err != nil {
+		tracing.End(span, err)
+		return transfer.Offered{}, err
+	}
+	a.metrics.serving.Inc()
+	return s.offered(func() {
+		a.metrics.serving.Dec()
+		tracing.End(span, nil)
+	}), nil
 }
 
 // offered hands an opened volume over to who asked for it, or closes it if nobody waits any more.

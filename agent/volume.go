@@ -41,11 +41,15 @@ type worker struct {
 	lingers  time.Time          // until then the lease stays although nobody uses the volume
 	over     mobyfs.MigrationID // known to have ended
 	exports  int
-	fenced   bool         // the watchdog ended all writing here: control has to confirm the lease
-	trusted  bool         // control has confirmed it since
-	seen     mobyfs.Fence // the highest fence beside the bytes, as far as is known
-	away     bool         // control could not be asked the last time
-	problem  string       // what a person should know, shown by docker volume inspect
+	fenced   bool               // the watchdog ended all writing here: control has to confirm the lease
+	trusted  bool               // control has confirmed it since
+	seen     mobyfs.Fence       // the highest fence beside the bytes, as far as is known
+	away     bool               // control could not be asked the last time
+	hold     *hold              // what is frozen here, or about to be; replaced, never changed
+	shut     bool               // a freeze is being prepared: nobody is let in
+	expects  time.Time          // until then the commit of what is frozen is waited for
+	gone     mobyfs.MigrationID // control said that it was committed, and what was frozen for it must not go on
+	problem  string             // what a person should know, shown by docker volume inspect
 	move     move
 }
 
@@ -116,7 +120,12 @@ func (w *worker) recordChanged(v mobyfs.Volume) {
 func (w *worker) view() view {
 	record, told := w.agent.catalogue.record(w.id)
 	s := w.agent.ledger.standing(w.id)
+	held := w.hold
+	if held != nil && held.Over {
+		held = nil
+	}
 	return view{
+		hold: held, expects: held != nil && (held.session.goesOn() || time.Now().Before(w.expects)), gone: w.gone,
 		me: w.agent.Node, record: record, told: told, fresh: w.agent.catalogue.isFresh(), unknown: w.agent.catalogue.isUnknown(w.id),
 		bytes: w.bytes, room: w.size, staged: w.staged, attached: w.attached != "", over: w.over,
 		lease: max(s.lease, w.granted), settling: s.releasing, released: w.released,
@@ -156,7 +165,10 @@ func (w *worker) next() bool {
 		if v.lease != 0 && v.uses == 0 && v.lingers() {
 			w.wakeIn(v.linger)
 		}
-		done := v.record == nil && !v.bytes && len(v.staged) == 0 && v.lease == 0 && v.uses == 0 && v.exports == 0
+		if until := time.Until(w.expects); v.hold != nil && until > 0 {
+			w.wakeIn(until)
+		}
+		done := v.record == nil && !v.bytes && len(v.staged) == 0 && v.lease == 0 && v.uses == 0 && v.exports == 0 && w.hold == nil
 		w.mu.Unlock()
 		if done {
 			w.agent.forget(w)
@@ -229,6 +241,9 @@ func (w *worker) failed(s step, err error) {
 	w.retrying, w.failure = s, err
 	w.agent.metrics.failures.WithLabelValues(string(s.task), codeLabel(err)).Inc()
 	wait := w.retry.fail(time.Now())
+	if s.task == thaw && wait > thawRest {
+		wait, w.retry.next = thawRest, time.Now().Add(thawRest)
+	}
 	level := slog.LevelDebug
 	if w.retry.tries == 1 || w.retry.tries%10 == 0 {
 		level = slog.LevelWarn
@@ -275,7 +290,7 @@ func (w *worker) enter(ctx context.Context, name, use string) *waiter {
 	wt := &waiter{name: name, use: use, trace: tracing.Parent(ctx), since: time.Now(), done: make(chan struct{})}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if v := w.view(); w.attached != "" && v.lease != 0 && v.settling == 0 && !v.doubtsLease() && !(mayBeTaken(v.record) && w.agent.sessionOver()) {
+	if v := w.view(); w.attached != "" && v.lease != 0 && v.settling == 0 && !w.freezing() && !v.doubtsLease() && !(mayBeTaken(v.record) && w.agent.sessionOver()) {
 		w.count(wt, v.lease)
 		return wt
 	}

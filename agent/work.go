@@ -48,6 +48,10 @@ func (w *worker) do(ctx context.Context, s step, v view) error {
 		return w.doDiscard(ctx, s, v)
 	case pull:
 		return w.doPull(ctx, s, v)
+	case thaw:
+		return w.doThaw(ctx, s, v)
+	case kill:
+		return w.doKill(ctx, v)
 	default:
 		return mobyfs.Errorf(mobyfs.CodeInternal, "nobody knows how to %s", s.task)
 	}
@@ -139,7 +143,7 @@ func (w *worker) giveUpOnControl(r *mobyfs.Volume, doing string, err error) {
 // containers go on, but nobody new is let in.
 func (w *worker) doConfirm(ctx context.Context, v view) error {
 	r := v.record
-	if r.Node != w.agent.Node || r.Migration != nil {
+	if r.Node != w.agent.Node || r.Migration != nil && !v.usableMeanwhile() {
 		w.loseLease(fmt.Errorf("control gave volume %q to %s", r.Name, r.Node))
 		return nil
 	}

@@ -27,6 +27,9 @@ type User struct {
 	Path    string // where the directory is mounted in the process's namespace, or the file that is open
 }
 
+// Ended is the Command of a process that ended before it could be asked.
+const Ended = "ended"
+
 func (u User) String() string { return fmt.Sprintf("process %d (%s) at %s", u.PID, u.Command, u.Path) }
 
 // Users lists the mount namespaces, other than our own, in which dir or something below it is mounted: one User
@@ -183,7 +186,7 @@ func proc(pid int, names ...string) string {
 func command(pid int) string {
 	name, err := os.ReadFile(proc(pid, "comm"))
 	if err != nil {
-		return "ended"
+		return Ended
 	}
 	return strings.TrimSpace(string(name))
 }
