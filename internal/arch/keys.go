@@ -58,6 +58,7 @@ var logKeys = map[string]string{
 	"files":      "of a volume",
 	"digest":     "of a volume's tree",
 	"uses":       "of a volume",
+	"containers": "of a volume",
 	"calls":      "of Docker",
 	"unanswered": "calls of Docker",
 	"processes":  "that were ended",
