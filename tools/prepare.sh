@@ -1,6 +1,7 @@
 #!/bin/sh
 # Brings what the demo and the tests need on this machine: Docker Engine, debootstrap, ssh, nc… Installs only what
 # is missing, and says so first; then starts dockerd where none answers. Does nothing, quickly, when all is there.
+# Names of further commands, which are those of their packages too, may be given.
 # What it did is noted in $MOBYFS_DEV_STATE (/var/lib/mobyfs-dev), for tools/unprepare.sh.
 set -eu
 state=${MOBYFS_DEV_STATE:-/var/lib/mobyfs-dev}
@@ -35,6 +36,7 @@ missing() {
     have nc || echo netcat-openbsd
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+    for command in "$@"; do have "$command" || echo "$command"; done
 }
 
 # packages prints the names of all installed packages, sorted.
@@ -95,7 +97,7 @@ wait_for_docker() {
     done
 }
 
-wanted=$(missing)
+wanted=$(missing "$@")
 # shellcheck disable=SC2086 # one package a word
 [ -z "$wanted" ] || install_packages $wanted
 if ! have docker && apt-cache show docker-cli >/dev/null 2>&1; then # a package of its own since Debian 13
