@@ -51,6 +51,7 @@ fuzz 20 ./internal/seal FuzzParse 'any text of a key'
 fuzz 40 ./migrate/bundle FuzzBlocks 'any blocks on two connections of a pull'
 fuzz 20 ./migrate/bundle FuzzOpening 'any opening of a connection of a pull'
 fuzz 60 ./migrate/transfer FuzzStream 'any stream of a pull, frame by frame'
+fuzz 30 ./migrate/feed FuzzEvents 'any events of a file system'
 fuzz 30 ./provision/step FuzzFacts 'anything that a host prints of itself'
 
 cat >"$into" <<END

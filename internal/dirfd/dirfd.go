@@ -14,6 +14,8 @@ import (
 type Entry struct {
 	Name string // bytes as they are on disk, not always UTF-8
 	Type uint8  // unix.DT_*; unix.DT_UNKNOWN where the file system does not tell
+
+	Inode uint64 // its number; of a mount point that of the directory below the mount
 }
 
 // OpenRoot opens the directory at path, which must not be a symbolic link itself.
@@ -85,7 +87,7 @@ func parse(b []byte, entries []Entry) []Entry {
 		if s := string(name); s != "." && s != ".." {
 			at := names.Len()
 			names.Write(name)
-			entries = append(entries, Entry{names.String()[at:], b[18]})
+			entries = append(entries, Entry{names.String()[at:], b[18], binary.NativeEndian.Uint64(b)})
 		}
 		b = b[size:]
 	}

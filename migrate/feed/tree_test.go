@@ -1,0 +1,198 @@
+package feed
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+var seeds = flag.Int("seeds", 3, "of the random writer, for each feed")
+
+// covers lets a writer change a tree for some rounds and keeps a copy up with what the feed tells and nothing else. In some rounds
+// the writer goes on while the feed is asked; at the end of each it rests, as when it is frozen, and nothing may be missing.
+func covers(t *testing.T, root string, f Feed, w *writer, rounds, steps int) {
+	t.Helper()
+	c, err := copyOf(root)
+	must(t, err)
+	var changed int64
+	for round := range rounds {
+		if round%3 == 2 {
+			var busy sync.WaitGroup
+			stop := make(chan struct{})
+			busy.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						w.step()
+					}
+				}
+			})
+			for range 2 {
+				must(t, c.apply(changes(t, f)))
+			}
+			close(stop)
+			busy.Wait()
+		}
+		for range steps {
+			w.step()
+		}
+		now, err := copyOf(root)
+		must(t, err)
+		_, blocks := now.differences(c)
+		changed += blocks * 4096
+		s := changes(t, f)
+		if s.All {
+			t.Fatalf("round %d: all: %s", round, s.Why)
+		}
+		must(t, c.apply(s))
+		now, err = copyOf(root)
+		must(t, err)
+		if missed, _ := now.differences(c); len(missed) > 0 {
+			t.Fatalf("round %d: the feed did not tell of\n%q\nafter\n%q\nit told %v", round, missed, w.log, s)
+		}
+		w.log = nil
+	}
+	t.Logf("%s: %d changes; told %d KiB of content, %d KiB had changed", f.Name(), w.ops, c.read>>10, changed>>10)
+}
+
+// manySeeds runs covers on trees beside each other on one file system.
+func manySeeds(t *testing.T, at, want string, o Options) {
+	for seed := range *seeds {
+		t.Run("", func(t *testing.T) {
+			root := filepath.Join(at, t.Name())
+			must(t, os.MkdirAll(root, 0o755))
+			w := newWriter(t, root, uint64(seed))
+			defer w.close()
+			covers(t, root, arm(t, root, want, o), w, 9, 40)
+		})
+	}
+}
+
+func TestEventsOnTmpfs(t *testing.T) {
+	at := t.TempDir()
+	run(t, "mount", "-t", "tmpfs", "tmpfs", at)
+	t.Cleanup(func() { run(t, "umount", at) })
+	manySeeds(t, at, "fanotify", Options{})
+}
+
+func TestEventsOnExt4(t *testing.T) {
+	manySeeds(t, disk(t, "ext4", 1<<30, ""), "fanotify", Options{eventsOnly: true})
+}
+
+func TestEventsOnXFS(t *testing.T) {
+	manySeeds(t, disk(t, "xfs", 1<<30, ""), "fanotify", Options{eventsOnly: true})
+}
+
+func TestEventsOnBtrfs(t *testing.T) {
+	manySeeds(t, disk(t, "btrfs", 1<<30, ""), "fanotify", Options{eventsOnly: true})
+}
+
+// TestEventsOfOthersAreDropped arms two trees of one file system: each is told of its own changes, and of none between them.
+func TestEventsOfOthersAreDropped(t *testing.T) {
+	at := disk(t, "ext4", 128<<20, "")
+	feeds := quiet()
+	var armed []Feed
+	for _, name := range []string{"one", "two"} {
+		must(t, os.MkdirAll(filepath.Join(at, name, "dir"), 0o755))
+		f, why := feeds.Arm(filepath.Join(at, name), Options{PIDs: own, eventsOnly: true})
+		if f.Name() != "fanotify" {
+			t.Fatalf("got %s (%s)", f.Name(), why)
+		}
+		armed = append(armed, f)
+	}
+	if len(feeds.trackers) != 1 {
+		t.Errorf("%d trackers watch one file system", len(feeds.trackers))
+	}
+	must(t, os.WriteFile(filepath.Join(at, "beside"), nil, 0o600))
+	must(t, os.WriteFile(filepath.Join(at, "two/dir/file"), []byte("x"), 0o600))
+	if s := changes(t, armed[0]); s.All || len(s.Paths) != 0 {
+		t.Errorf("one was told of %v", s)
+	}
+	if s := changes(t, armed[1]); s.All || len(s.Paths) != 2 { // dir and dir/file
+		t.Errorf("two was told of %v", s)
+	}
+	must(t, os.Rename(filepath.Join(at, "two/dir"), filepath.Join(at, "one/came")))
+	must(t, os.WriteFile(filepath.Join(at, "one/came/later"), nil, 0o600))
+	if _, told := changes(t, armed[0]).Paths["came/later"]; !told {
+		t.Error("one was not told of a file in a directory that came from two")
+	}
+	if s := changes(t, armed[1]); len(s.Paths) != 2 { // its root and dir
+		t.Errorf("two was told of %v", s)
+	}
+	for _, f := range armed {
+		must(t, f.Close())
+	}
+	if len(feeds.trackers) != 0 {
+		t.Error("a tracker is left")
+	}
+}
+
+// TestTreeThatWasReplacedIsNotVouchedFor puts another tree at the place of the armed one.
+func TestTreeThatWasReplacedIsNotVouchedFor(t *testing.T) {
+	at := disk(t, "ext4", 64<<20, "")
+	dir := filepath.Join(at, "tree")
+	must(t, os.Mkdir(dir, 0o755))
+	f := arm(t, dir, "fanotify", Options{eventsOnly: true})
+	must(t, os.Rename(dir, filepath.Join(at, "old")))
+	must(t, os.Mkdir(dir, 0o755))
+	if s := changes(t, f); !s.All || s.Why == "" {
+		t.Errorf("got %v", s)
+	}
+}
+
+// TestTooManyChangesAreAll has more change than is remembered, and then little.
+func TestTooManyChangesAreAll(t *testing.T) {
+	d := &dirty{seen: newSeen()}
+	for i := range maxDirty + 1 {
+		d.add(event{mask: 2, dir: []byte("dir"), name: []byte{byte(i), byte(i >> 8), byte(i >> 16), 1}})
+	}
+	if d.why == "" || len(d.dirs) != 0 {
+		t.Errorf("%d directories are remembered, why: %q", len(d.dirs), d.why)
+	}
+}
+
+// TestOverflowIsAll tells a tracker that the kernel dropped events.
+func TestOverflowIsAll(t *testing.T) {
+	at := disk(t, "ext4", 64<<20, "")
+	f := arm(t, at, "fanotify", Options{eventsOnly: true})
+	tracker := f.(*tree).tracker
+	tracker.mu.Lock()
+	tracker.event(event{mask: unix.FAN_Q_OVERFLOW})
+	tracker.mu.Unlock()
+	if s := changes(t, f); !s.All || s.Why == "" {
+		t.Errorf("got %v", s)
+	}
+	if s := changes(t, f); s.All {
+		t.Errorf("afterwards got %v", s)
+	}
+}
+
+// TestNothingTellsOfProc arms a feed where the kernel can't: everything is to be compared, and it says why.
+func TestNothingTellsOfProc(t *testing.T) {
+	f := arm(t, "/proc/self", "rescan", Options{})
+	if s := changes(t, f); !s.All || s.Why == "" {
+		t.Errorf("got %v", s)
+	}
+}
+
+// FuzzEvents reads any bytes as events: nothing panics, and names have no slashes.
+func FuzzEvents(f *testing.F) {
+	f.Add(append([]byte{24, 0, 0, 0, 3, 0, 24, 0}, make([]byte, 16)...))
+	named := append([]byte{24 + 28, 0, 0, 0, 3, 0, 24, 0}, make([]byte, 16)...)
+	named = append(named, 2, 0, 28, 0, 1, 2, 3, 4, 5, 6, 7, 8, 4, 0, 0, 0, 1, 0, 0, 0, 9, 9, 9, 9, 'n', 0, 0, 0)
+	f.Add(named)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_ = events(b, func(e event) {
+			if e.dir != nil && (len(e.name) == 0 || len(e.dir) < 4 || bytes.IndexByte(e.name, '/') >= 0) {
+				t.Errorf("got %+v", e)
+			}
+		})
+	})
+}
