@@ -42,6 +42,10 @@ type Operation struct {
 	Cause    string    `json:"cause,omitempty"`  // why it waits or has failed, or what it left undone, for people
 	Paused   bool      `json:"paused,omitempty"` // begins nothing more; what is under way goes on
 
+	// Step and Pull are how far a live move is, as control tells of it. They are never written.
+	Step string   `json:"step,omitempty"` // preparing, round N, asking, freezing, or starting
+	Pull Progress `json:"pull,omitzero"`
+
 	Traceparent string    `json:"traceparent,omitempty"` // W3C Trace Context of who asked
 	CreatedAt   time.Time `json:"created_at"`
 	StartedAt   time.Time `json:"started_at,omitzero"`

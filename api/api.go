@@ -55,6 +55,12 @@ type Service interface {
 	// TakeOver gives a volume whose node is silent to another node. CodeInvalid if its class or its backend does not
 	// allow that, CodeInUse if the node is there, CodeUnavailable while the node may not have stopped yet.
 	TakeOver(ctx context.Context, who pki.Identity, name, to, reason string) (mobyfs.Volume, error)
+	// ChangeMove changes the options of the live move that is under way: its limit, and what it does when containers write
+	// too fast. CodeNotFound if there is none.
+	ChangeMove(ctx context.Context, who pki.Identity, name string, patch MovePatch) (mobyfs.Volume, error)
+	// UndoMove begins to move a volume back to where it came from by its last move, in the way of that one. Repeated, it
+	// tells of the move that is under way. CodeInvalid if there is nothing to undo.
+	UndoMove(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error)
 	// CancelMove gives the move up that is under way; the volume stays where it is. Repeated, it is success.
 	CancelMove(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error)
 	// Operations lists a part of the operations, sorted by ID, which is the order in which they were asked for.
@@ -70,7 +76,7 @@ type Service interface {
 	// PauseOperation says whether an operation may begin anything more.
 	PauseOperation(ctx context.Context, who pki.Identity, id mobyfs.OperationID, paused bool) (mobyfs.Operation, error)
 	// DrainNode begins to move all volumes away from a node. Repeated, it tells of the drain that is under way.
-	DrainNode(ctx context.Context, who pki.Identity, node, reason string) (mobyfs.Operation, error)
+	DrainNode(ctx context.Context, who pki.Identity, node string, how DrainRequest) (mobyfs.Operation, error)
 	// EvictNode shuts a node out for good, and begins to give others what can be taken from it. Repeated, it is success.
 	EvictNode(ctx context.Context, who pki.Identity, node, reason string) (mobyfs.Operation, error)
 	// ResizeVolume promises a volume another size, at once or as soon as its node has the room.

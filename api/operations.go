@@ -61,6 +61,13 @@ type because struct {
 	Reason string `json:"reason,omitempty" doc:"for people; it becomes part of the event"`
 }
 
+// DrainRequest says how a node is to be drained.
+type DrainRequest struct {
+	Reason  string             `json:"reason,omitempty" doc:"for people; it becomes part of the event"`
+	Live    bool               `json:"live,omitempty" doc:"move volumes too while containers use them"`
+	Options mobyfs.MoveOptions `json:"options,omitzero" doc:"of each live move; durations are in nanoseconds"`
+}
+
 type onNode[T any] struct {
 	Node string `path:"node"`
 	Body T
@@ -132,8 +139,8 @@ func (s *Server) serveOperations() {
 			return replied(do(ctx, who, in.ID))
 		})
 	}
-	handle(s, drainNode, func(ctx context.Context, who pki.Identity, in *onNode[because]) (*reply[mobyfs.Operation], error) {
-		return replied(s.service.DrainNode(ctx, who, in.Node, in.Body.Reason))
+	handle(s, drainNode, func(ctx context.Context, who pki.Identity, in *onNode[DrainRequest]) (*reply[mobyfs.Operation], error) {
+		return replied(s.service.DrainNode(ctx, who, in.Node, in.Body))
 	})
 	handle(s, evictNode, func(ctx context.Context, who pki.Identity, in *onNode[because]) (*reply[mobyfs.Operation], error) {
 		return replied(s.service.EvictNode(ctx, who, in.Node, in.Body.Reason))
@@ -224,7 +231,12 @@ func (c *Client) PauseOperation(ctx context.Context, id mobyfs.OperationID, paus
 
 // DrainNode begins to move all volumes away from a node.
 func (c *Client) DrainNode(ctx context.Context, node, reason string) (o mobyfs.Operation, err error) {
-	err = c.ask(ctx, drainNode, node, because{reason}, &o)
+	return c.Drain(ctx, node, DrainRequest{Reason: reason})
+}
+
+// Drain begins to move all volumes away from a node as it is asked for.
+func (c *Client) Drain(ctx context.Context, node string, how DrainRequest) (o mobyfs.Operation, err error) {
+	err = c.ask(ctx, drainNode, node, how, &o)
 	return o, err
 }
 

@@ -24,6 +24,8 @@ var (
 	removeVolume = call{http.MethodDelete, "/v1/volumes/{name}", "remove-volume", "Remove a volume that nobody uses"}
 	moveVolume   = call{http.MethodPost, "/v1/volumes/{name}:move", "move-volume", "Begin to move a volume to another node"}
 	takeOver     = call{http.MethodPost, "/v1/volumes/{name}:takeover", "take-over-volume", "Give a volume whose node is silent to another node"}
+	changeMove   = call{http.MethodPost, "/v1/volumes/{name}:change-move", "change-move", "Change the options of the live move that is under way"}
+	undoMove     = call{http.MethodPost, "/v1/volumes/{name}:undo-move", "undo-move", "Begin to move a volume back to where it came from"}
 	cancelMove   = call{http.MethodPost, "/v1/volumes/{name}:cancel-move", "cancel-move", "Give up the move that is under way"}
 )
 
@@ -97,6 +99,31 @@ type MoveRequest struct {
 	Options mobyfs.MoveOptions `json:"options,omitzero" doc:"of a live move; durations are in nanoseconds"`
 }
 
+// MovePatch changes options of a live move that is under way. What is nil stays as it is.
+type MovePatch struct {
+	BytesPerSecond *int64         `json:"bytes_per_second,omitempty" nullable:"false" minimum:"0" doc:"the most that the stream takes; 0 is no limit"`
+	MaxPause       *time.Duration `json:"max_pause,omitempty" nullable:"false" minimum:"0" doc:"the longest pause that is aimed at, in nanoseconds"`
+	MaxRounds      *int           `json:"max_rounds,omitempty" nullable:"false" minimum:"0" doc:"after so many on_busy decides"`
+	OnBusy         *mobyfs.OnBusy `json:"on_busy,omitempty" nullable:"false" enum:"ask,throttle,freeze" doc:"what to do when containers write too fast"`
+}
+
+// Of returns options with the changes.
+func (p MovePatch) Of(o mobyfs.MoveOptions) mobyfs.MoveOptions {
+	if p.BytesPerSecond != nil {
+		o.BytesPerSecond = *p.BytesPerSecond
+	}
+	if p.MaxPause != nil {
+		o.MaxPause = *p.MaxPause
+	}
+	if p.MaxRounds != nil {
+		o.MaxRounds = *p.MaxRounds
+	}
+	if p.OnBusy != nil {
+		o.OnBusy = *p.OnBusy
+	}
+	return o
+}
+
 type takeOverRequest struct {
 	To     string `json:"to" doc:"the node that shall have it"`
 	Reason string `json:"reason" doc:"for people; it becomes part of the event"`
@@ -141,6 +168,15 @@ func (s *Server) serveVolumes() {
 		Body takeOverRequest
 	}) (*revised[mobyfs.Volume], error) {
 		return ofVolumeRecord(s.service.TakeOver(ctx, who, in.Name, in.Body.To, in.Body.Reason))
+	})
+	handle(s, changeMove, func(ctx context.Context, who pki.Identity, in *struct {
+		Name string `path:"name"`
+		Body MovePatch
+	}) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.ChangeMove(ctx, who, in.Name, in.Body))
+	})
+	handle(s, undoMove, func(ctx context.Context, who pki.Identity, in *named) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.UndoMove(ctx, who, in.Name))
 	})
 	handle(s, cancelMove, func(ctx context.Context, who pki.Identity, in *named) (*revised[mobyfs.Volume], error) {
 		return ofVolumeRecord(s.service.CancelMove(ctx, who, in.Name))
@@ -264,6 +300,18 @@ func (c *Client) Move(ctx context.Context, name string, how MoveRequest) (v moby
 // TakeOver gives a volume whose node is silent to another node.
 func (c *Client) TakeOver(ctx context.Context, name, to, reason string) (v mobyfs.Volume, err error) {
 	err = c.ask(ctx, takeOver, name, takeOverRequest{to, reason}, &v)
+	return v, err
+}
+
+// ChangeMove changes the options of the live move that is under way.
+func (c *Client) ChangeMove(ctx context.Context, name string, patch MovePatch) (v mobyfs.Volume, err error) {
+	err = c.ask(ctx, changeMove, name, patch, &v)
+	return v, err
+}
+
+// UndoMove begins to move a volume back to where it came from by its last move.
+func (c *Client) UndoMove(ctx context.Context, name string) (v mobyfs.Volume, err error) {
+	err = c.ask(ctx, undoMove, name, nil, &v)
 	return v, err
 }
 

@@ -161,6 +161,8 @@ func (c *Control) followMove(tx *store.Tx, o *mobyfs.Operation, v mobyfs.Volume)
 	switch {
 	case v.Migration != nil && v.Migration.ID == o.Migration:
 		return nil
+	case last != nil && last.ID == o.Migration && c.starting(last):
+		return nil
 	case v.Arrived == o.Migration || last != nil && last.ID == o.Migration && last.State == mobyfs.MigrationCommitted:
 		if last != nil && last.ID == o.Migration {
 			o.Progress.Bytes, o.Progress.TotalBytes = last.Progress.Bytes, last.Progress.TotalBytes

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
@@ -19,8 +20,12 @@ const partsAtOnce = 100
 const partsInStep = 20
 
 // DrainNode implements api.Service.
-func (c *Control) DrainNode(ctx context.Context, who pki.Identity, node, reason string) (mobyfs.Operation, error) {
+func (c *Control) DrainNode(ctx context.Context, who pki.Identity, node string, how api.DrainRequest) (mobyfs.Operation, error) {
 	if err := c.allow(who, doOperate); err != nil {
+		return mobyfs.Operation{}, err
+	}
+	move, err := checkMove(api.MoveRequest{Live: how.Live, Options: how.Options})
+	if err != nil {
 		return mobyfs.Operation{}, err
 	}
 	return c.beginOnNode(ctx, node, func(tx *store.Tx, n *mobyfs.Node) (mobyfs.Operation, error) {
@@ -32,7 +37,8 @@ func (c *Control) DrainNode(ctx context.Context, who pki.Identity, node, reason 
 				WithHint("mobyctl node forget %s, once its volumes are given up", node)
 		}
 		o := c.start(tx.Context(), mobyfs.OperationDrain, mobyfs.OperationID(c.newID()))
-		o.Node, o.Reason = node, clean(reason, maxReason)
+		o.Node, o.Reason = node, clean(how.Reason, maxReason)
+		o.Live, o.Options = move.Live, move.Options
 		n.Availability, n.Operation = mobyfs.NodeDraining, o.ID
 		n.Generation++
 		return o, nil
@@ -188,6 +194,7 @@ func (p *parts) missing(whole mobyfs.Operation, there []mobyfs.Volume) []mobyfs.
 func (c *Control) part(tx *store.Tx, whole mobyfs.Operation, v mobyfs.Volume) mobyfs.Operation {
 	o := c.start(tx.Context(), mobyfs.OperationMove, partID(whole.ID, v.ID))
 	o.Parent, o.Volume, o.Name, o.Progress.Total = whole.ID, v.ID, v.Name, 1
+	o.Live, o.Options = whole.Live, whole.Options
 	return o
 }
 

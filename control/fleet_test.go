@@ -50,6 +50,9 @@ type caller interface {
 	Volumes(ctx context.Context) ([]mobyfs.Volume, error)
 	MoveVolume(ctx context.Context, name, to string) (mobyfs.Volume, error)
 	Move(ctx context.Context, name string, how api.MoveRequest) (mobyfs.Volume, error)
+	ChangeMove(ctx context.Context, name string, patch api.MovePatch) (mobyfs.Volume, error)
+	UndoMove(ctx context.Context, name string) (mobyfs.Volume, error)
+	Drain(ctx context.Context, node string, how api.DrainRequest) (mobyfs.Operation, error)
 	CancelMove(ctx context.Context, name string) (mobyfs.Volume, error)
 	TakeOver(ctx context.Context, name, to, reason string) (mobyfs.Volume, error)
 	Nodes(ctx context.Context) ([]mobyfs.Node, error)
@@ -410,6 +413,15 @@ func (l local) MoveVolume(ctx context.Context, name, to string) (mobyfs.Volume, 
 func (l local) Move(ctx context.Context, name string, how api.MoveRequest) (mobyfs.Volume, error) {
 	return l.c.MoveVolume(ctx, l.who, name, how)
 }
+func (l local) ChangeMove(ctx context.Context, name string, patch api.MovePatch) (mobyfs.Volume, error) {
+	return l.c.ChangeMove(ctx, l.who, name, patch)
+}
+func (l local) UndoMove(ctx context.Context, name string) (mobyfs.Volume, error) {
+	return l.c.UndoMove(ctx, l.who, name)
+}
+func (l local) Drain(ctx context.Context, node string, how api.DrainRequest) (mobyfs.Operation, error) {
+	return l.c.DrainNode(ctx, l.who, node, how)
+}
 func (l local) CancelMove(ctx context.Context, name string) (mobyfs.Volume, error) {
 	return l.c.CancelMove(ctx, l.who, name)
 }
@@ -470,7 +482,7 @@ func (l local) PauseOperation(ctx context.Context, id mobyfs.OperationID, paused
 	return l.c.PauseOperation(ctx, l.who, id, paused)
 }
 func (l local) DrainNode(ctx context.Context, node, reason string) (mobyfs.Operation, error) {
-	return l.c.DrainNode(ctx, l.who, node, reason)
+	return l.Drain(ctx, node, api.DrainRequest{Reason: reason})
 }
 func (l local) EvictNode(ctx context.Context, node, reason string) (mobyfs.Operation, error) {
 	return l.c.EvictNode(ctx, l.who, node, reason)

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
@@ -186,4 +189,127 @@ func mayCommit(m *mobyfs.Migration, v mobyfs.Volume, receipt mobyfs.Receipt) err
 	}
 	return mobyfs.Errorf(mobyfs.CodeInvalid, "commit the migration of %s: what has come is not the state of a freeze of %s", title(v), m.From).
 		WithHint("install a mobyfs of the cluster's version on %s", m.To)
+}
+
+// ChangeMove implements api.Service.
+func (c *Control) ChangeMove(ctx context.Context, who pki.Identity, name string, patch api.MovePatch) (mobyfs.Volume, error) {
+	if err := c.allow(who, doMove); err != nil {
+		return mobyfs.Volume{}, err
+	}
+	v, err := c.named(ctx, name)
+	if err != nil {
+		return mobyfs.Volume{}, err
+	}
+	v, err = c.decideIn(ctx, v.ID, func(tx *store.Tx, v *mobyfs.Volume) (string, error) {
+		m := v.Migration
+		if m == nil || !m.Live {
+			return "", mobyfs.Errorf(mobyfs.CodeNotFound, "no live move of %s is under way, it is on %s", title(*v), v.Node).
+				WithHint("to begin one: mobyctl volume move %s --to NODE --live", v.Name)
+		}
+		options, err := patch.Of(m.Options).Check()
+		if err != nil || options == m.Options {
+			return "", err
+		}
+		m.Options = options
+		return "options of the migration changed", c.changeRow(tx, m.Operation, options)
+	})
+	return c.told.volume(v), err
+}
+
+// changeRow gives the row of a move other options, for tries to come.
+func (c *Control) changeRow(tx *store.Tx, id mobyfs.OperationID, options mobyfs.MoveOptions) error {
+	if id == "" {
+		return nil
+	}
+	o, err := store.Operations.Get(tx, string(id))
+	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound || err == nil && (o.Phase.Ended() || !o.Known()) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	before := o
+	o.Options = options
+	return putOperation(tx, before, &o)
+}
+
+// UndoMove implements api.Service.
+func (c *Control) UndoMove(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error) {
+	if err := c.allow(who, doMove); err != nil {
+		return mobyfs.Volume{}, err
+	}
+	v, err := c.named(ctx, name)
+	if err != nil {
+		return mobyfs.Volume{}, err
+	}
+	v, err = c.decideIn(ctx, v.ID, func(tx *store.Tx, v *mobyfs.Volume) (string, error) {
+		if m := v.Migration; m != nil && m.Undoes != "" {
+			return "", nil // that is what goes on
+		}
+		last := v.LastMove
+		if last == nil || last.State != mobyfs.MigrationCommitted || v.Arrived != last.ID || v.Migration != nil {
+			return "", mobyfs.Errorf(mobyfs.CodeInvalid, "%s did not come to %s by its last move, which could be undone", title(*v), v.Node).
+				WithHint("mobyctl volume inspect %s tells of it; mobyctl volume move %s --cancel gives up one that is under way", v.Name, v.Name)
+		}
+		undo := api.MoveRequest{To: last.From, Live: last.Live || v.Lease != nil}
+		if undo.Live {
+			undo.Options = last.Options
+		}
+		decided, err := c.moveAsOperation(tx, v, undo)
+		if err == nil && v.Migration != nil {
+			v.Migration.Undoes = last.ID
+		}
+		return decided, err
+	})
+	return c.told.volume(v), err
+}
+
+// startWait is how long an operation waits for what a destination tells after the commit of a live migration.
+const startWait = time.Minute
+
+// starting reports whether a live migration was committed and its destination has yet to tell how it went.
+func (c *Control) starting(m *mobyfs.Migration) bool {
+	return m != nil && m.Live && m.State == mobyfs.MigrationCommitted && m.Pause == 0 && c.now().Sub(m.EndedAt) < startWait
+}
+
+// liveStep adds to the row of a live move what its nodes have told of how far it is.
+func (c *Control) liveStep(o mobyfs.Operation, m mobyfs.Migration) mobyfs.Operation {
+	p := m.Progress
+	o.Pull = p
+	switch {
+	case m.State == mobyfs.MigrationCommitted:
+		o.Step = "starting"
+	case m.State == mobyfs.MigrationFreezing:
+		o.Step = "freezing"
+	case p.Asks:
+		o.Step, o.Phase, o.Cause = "asking", mobyfs.OperationWaiting, askedFor(o.Name, m)
+	case p.Files == 0 && p.Bytes == 0 && p.Round == 0:
+		o.Step = "preparing"
+	default:
+		o.Step = fmt.Sprintf("round %d", p.Round)
+	}
+	if left := p.TotalBytes - p.Bytes; left > 0 && p.Rate > p.DirtyRate {
+		seconds := float64(left) / float64(p.Rate-p.DirtyRate)
+		o.ETA = c.now().Add(time.Duration(min(seconds, 1e6) * float64(time.Second))).UTC().Truncate(time.Second)
+	}
+	return o
+}
+
+// askedFor says what a live move waits for that asks.
+func askedFor(name string, m mobyfs.Migration) string {
+	p := m.Progress
+	return fmt.Sprintf("after %d rounds containers change %s a second and %s come: the pause would be %v, longer than %v. To go on: mobyctl volume move %s --on-busy throttle, --on-busy freeze or --max-pause",
+		m.Options.Rounds(), humanize.IBytes(uint64(p.DirtyRate)), humanize.IBytes(uint64(p.Rate)), p.PredictedPause.Round(time.Millisecond), m.Options.LongestPause(), name)
+}
+
+// longestFrozen is how long the volume that was frozen first of those that are has been so; 0 if none is.
+func (c *Control) longestFrozen() (longest time.Duration) {
+	c.store.View(func(view store.View) {
+		for v := range view.Ordered(store.Moving, store.Place{}) {
+			if m := v.Migration; m.State == mobyfs.MigrationFreezing {
+				longest = max(longest, c.now().Sub(m.FrozenAt))
+			}
+		}
+	})
+	return longest
 }

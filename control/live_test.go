@@ -480,3 +480,136 @@ func TestNothingIsDecidedInAnUnknownState(t *testing.T) {
 		t.Errorf("it is told of: %v", err)
 	}
 }
+
+// TestOptionsOfALiveMoveChangeWhileItRuns: and tries to come have them too.
+func TestOptionsOfALiveMoveChangeWhileItRuns(t *testing.T) {
+	for name, wire := range map[string]bool{"in process": false, "over mTLS": true} {
+		t.Run(name, func(t *testing.T) {
+			f := newFlights(t, wire)
+			ctx, x := t.Context(), f.begin(t, mobyfs.MoveOptions{MaxRounds: 3, BytesPerSecond: 1 << 20})
+			none, freeze := int64(0), mobyfs.BusyFreeze
+			for range 2 {
+				v := must[mobyfs.Volume](t)(x.op.ChangeMove(ctx, x.name, api.MovePatch{BytesPerSecond: &none, OnBusy: &freeze}))
+				if want := (mobyfs.MoveOptions{MaxRounds: 3, OnBusy: freeze}); v.Migration.Options != want || v.Migration.ID != x.m {
+					t.Fatalf("they are %+v, want %+v", v.Migration.Options, want)
+				}
+			}
+			panics := mobyfs.OnBusy("panic")
+			_, err := x.op.ChangeMove(ctx, x.name, api.MovePatch{OnBusy: &panics})
+			wantCode(t, err, mobyfs.CodeInvalid)
+			v := must[mobyfs.Volume](t)(x.op.CancelMove(ctx, x.name))
+			_, err = x.op.ChangeMove(ctx, x.name, api.MovePatch{OnBusy: &freeze})
+			wantCode(t, err, mobyfs.CodeNotFound)
+			must[mobyfs.Operation](t)(x.op.RetryOperation(ctx, v.LastMove.Operation))
+			f.control.carry(ctx)
+			for deadline := time.Now().Add(10 * time.Second); x.record(x.name).Migration == nil && time.Now().Before(deadline); {
+				f.control.carry(ctx)
+			}
+			if m := x.record(x.name).Migration; m == nil || !m.Live || m.Options.OnBusy != freeze || m.ID == x.m {
+				t.Errorf("tried again: %+v", m)
+			}
+		})
+	}
+}
+
+// TestOperationTellsHowFarALiveMoveIs from the first moment to what the destination tells at the end.
+func TestOperationTellsHowFarALiveMoveIs(t *testing.T) {
+	f := newFlights(t, false)
+	ctx, x := t.Context(), f.begin(t, mobyfs.MoveOptions{})
+	id := x.record(x.name).Migration.Operation
+	now := func(step string, phase mobyfs.OperationPhase) mobyfs.Operation {
+		t.Helper()
+		f.control.carry(ctx)
+		o := must[mobyfs.Operation](t)(x.op.Operation(ctx, id))
+		if o.Step != step || o.Phase != phase {
+			t.Fatalf("it is %q, %s, want %q, %s", o.Step, o.Phase, step, phase)
+		}
+		return o
+	}
+	tell := func(p mobyfs.Progress) {
+		f.report(x.h2, mobyfs.Report{Address: "h2:8080", Live: true, Progress: map[mobyfs.MigrationID]mobyfs.Progress{x.m: p}})
+	}
+	now("preparing", mobyfs.OperationRunning)
+	p := mobyfs.Progress{Files: 3, Bytes: 40 << 20, TotalBytes: 100 << 20, Round: 2, Rate: 10 << 20, DirtyRate: 4 << 20, PredictedPause: 3 * time.Second, Feed: "rescan"}
+	tell(p)
+	if o := now("round 2", mobyfs.OperationRunning); o.Pull != p || o.ETA.Sub(f.clock.Now()).Round(time.Second) > 11*time.Second || o.ETA.IsZero() {
+		t.Errorf("it tells %+v, done %v", o.Pull, o.ETA)
+	}
+	p.Asks = true
+	tell(p)
+	if o := now("asking", mobyfs.OperationWaiting); !strings.Contains(o.Cause, "3s, longer than 500ms") || !strings.Contains(o.Cause, "--on-busy throttle") {
+		t.Errorf("it asks %q", o.Cause)
+	}
+	p.Asks = false
+	tell(p)
+	now("round 2", mobyfs.OperationRunning)
+	freeze := x.freeze(t)
+	f.advance(7 * time.Second)
+	if got := f.control.longestFrozen(); got != 7*time.Second {
+		t.Errorf("frozen for %v", got)
+	}
+	now("freezing", mobyfs.OperationRunning)
+	x.commit(t, freeze)
+	now("starting", mobyfs.OperationRunning)
+	if err := x.h2.Moved(ctx, x.id, x.m, mobyfs.MoveReport{Pause: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	now("", mobyfs.OperationDone)
+	if got := f.control.longestFrozen(); got != 0 {
+		t.Errorf("still frozen for %v", got)
+	}
+}
+
+// TestUndoGoesBackTheWayItCame: live if it came so or is used, and only while the last move is why the volume is there.
+func TestUndoGoesBackTheWayItCame(t *testing.T) {
+	f := newFlights(t, false)
+	ctx, x := t.Context(), f.begin(t, mobyfs.MoveOptions{WithContainers: true})
+	_, err := x.op.UndoMove(ctx, x.name)
+	wantCode(t, err, mobyfs.CodeInvalid)
+	x.commit(t, x.freeze(t))
+	var back mobyfs.Volume
+	for range 2 {
+		back = must[mobyfs.Volume](t)(x.op.UndoMove(ctx, x.name))
+		if m := back.Migration; m == nil || m.From != "h2" || m.To != "h1" || !m.Live || m.Undoes != x.m || !m.Options.WithContainers {
+			t.Fatalf("it goes back as %+v", m)
+		}
+	}
+	must[mobyfs.Volume](t)(x.op.CancelMove(ctx, x.name))
+	_, err = x.op.UndoMove(ctx, x.name) // the last move is the one that was cancelled
+	wantCode(t, err, mobyfs.CodeInvalid)
+	if mobyfs.HintOf(err) == "" {
+		t.Error("the refusal tells no way out")
+	}
+}
+
+// TestLiveDrainMovesWhatIsUsedToo: and leaves on a node with an older agent only what is used there.
+func TestLiveDrainMovesWhatIsUsedToo(t *testing.T) {
+	f := newFlights(t, false)
+	ctx := t.Context()
+	v := f.ready("used", "h1")
+	must[mobyfs.Grant](t)(f.h1.Claim(ctx, v.ID))
+	o := must[mobyfs.Operation](t)(f.op.Drain(ctx, "h1", api.DrainRequest{Live: true, Options: mobyfs.MoveOptions{WithContainers: true}}))
+	moving := func(name string) *mobyfs.Migration {
+		for deadline := time.Now().Add(10 * time.Second); f.record(name).Migration == nil && time.Now().Before(deadline); {
+			f.control.carry(ctx)
+		}
+		return f.record(name).Migration
+	}
+	if m := moving("used"); m == nil || !m.Live || !m.Options.WithContainers || m.Operation != partID(o.ID, v.ID) {
+		t.Fatalf("it moves as %+v", m)
+	}
+	old := f.node("h4") // with an older agent
+	for _, name := range []string{"unused", "held"} {
+		f.ready(name, "h4")
+	}
+	must[mobyfs.Grant](t)(old.Claim(ctx, f.record("held").ID))
+	must[mobyfs.Operation](t)(f.op.Drain(ctx, "h4", api.DrainRequest{Live: true}))
+	if m := moving("unused"); m == nil || m.Live {
+		t.Errorf("what nobody uses moves as %+v", m)
+	}
+	if m := f.record("held").Migration; m != nil {
+		t.Errorf("what an older agent's containers use moves as %+v", m)
+	}
+	_, err := f.op.Drain(ctx, "h2", api.DrainRequest{Options: mobyfs.MoveOptions{WithContainers: true}})
+	wantCode(t, err, mobyfs.CodeInvalid)
+}

@@ -143,7 +143,7 @@ func TestADrainEndsWhenItsNodeIsUncordonedAndNotWhenItIsCordoned(t *testing.T) {
 	f.ready("pgdata", "h1") // there is nowhere else to go
 	op := f.operator()
 	ana := pki.Identity{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}
-	o := must[mobyfs.Operation](t)(f.control.DrainNode(ctx, ana, "h1", "test"))
+	o := must[mobyfs.Operation](t)(f.control.DrainNode(ctx, ana, "h1", api.DrainRequest{Reason: "test"}))
 	_, err := op.CordonNode(ctx, "h1", true)
 	wantCode(t, err, mobyfs.CodeInvalid)
 	if n := must[mobyfs.Node](t)(op.CordonNode(ctx, "h1", false)); n.Use() != mobyfs.NodeActive || n.Operation != "" {

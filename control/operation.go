@@ -126,15 +126,25 @@ func (c *Control) completedOperation(o mobyfs.Operation) mobyfs.Operation {
 	if o.Phase != mobyfs.OperationRunning {
 		return o
 	}
+	var m *mobyfs.Migration
 	if o.Kind == mobyfs.OperationMove {
 		c.store.View(func(view store.View) {
-			if v, ok := view.Volume(o.Volume); ok && v.Migration != nil && v.Migration.ID == o.Migration {
-				p := c.told.volume(v).Migration.Progress
-				o.Progress.Bytes, o.Progress.TotalBytes = p.Bytes, p.TotalBytes
+			v, ok := view.Volume(o.Volume)
+			switch {
+			case ok && v.Migration != nil && v.Migration.ID == o.Migration:
+				m = c.told.volume(v).Migration
+			case ok && v.LastMove != nil && v.LastMove.ID == o.Migration:
+				m = v.LastMove
 			}
 		})
 	}
+	if m != nil {
+		o.Progress.Bytes, o.Progress.TotalBytes = m.Progress.Bytes, m.Progress.TotalBytes
+	}
 	o.ETA = eta(o, c.now())
+	if m != nil && m.Live {
+		o = c.liveStep(o, *m)
+	}
 	return o
 }
 

@@ -116,12 +116,13 @@ var (
 		"How many voters of the store may yet be lost before nothing can be decided; below 0 nothing can be.", nil, nil)
 	descChain  = prometheus.NewDesc("mobyfs_control_intermediate_expiry_seconds", "Seconds until the intermediate ends that signed control's own certificate.", nil, nil)
 	descBehind = prometheus.NewDesc("mobyfs_control_backup_overdue", "1 while the newest backup is too old, or too few nodes have it.", nil, nil)
+	descFrozen = prometheus.NewDesc("mobyfs_control_frozen_seconds", "Of the volumes that are frozen for a live migration, how long the first one has been so; 0 if none is.", nil, nil)
 	descBuild  = prometheus.NewDesc("mobyfs_build_info", "1; the labels tell which program this is.", []string{"program", "version"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s *standing) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descVoters, descMargin, descChain, descBehind, descBuild} {
+	for _, d := range []*prometheus.Desc{descVoters, descMargin, descChain, descBehind, descFrozen, descBuild} {
 		ch <- d
 	}
 }
@@ -144,5 +145,6 @@ func (s *standing) Collect(ch chan<- prometheus.Metric) {
 		overdue = 1
 	}
 	gauge(descBehind, overdue)
+	gauge(descFrozen, s.c.longestFrozen().Seconds())
 	gauge(descBuild, 1, "mobyfs-control", s.c.cfg.Version)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -125,7 +126,7 @@ func TestNoSeriesIsOfASingleVolumeOrNode(t *testing.T) {
 			}
 		}
 	}
-	must[mobyfs.Operation](t)(f.control.DrainNode(ctx, pki.Identity{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}, "node-of-another", "a reason of a kind"))
+	must[mobyfs.Operation](t)(f.control.DrainNode(ctx, pki.Identity{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}, "node-of-another", api.DrainRequest{Reason: "a reason of a kind"}))
 	all, err := f.control.Metrics(ctx, pki.Identity{Cluster: "shop", Role: pki.RoleViewer, Name: "ana"})
 	if err != nil {
 		t.Fatal(err)

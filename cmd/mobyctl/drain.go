@@ -15,10 +15,26 @@ import (
 )
 
 func newNodeDrainCommand(a *app) *cobra.Command {
-	return newNodeOperation(a, "drain NODE", "Move all volumes away from a node",
+	var m moving
+	cmd := newNodeOperation(a, "drain NODE", "Move all volumes away from a node",
 		`Move all volumes away from a node, two at a time. Volumes that containers use are moved once these have ended: stop them, or
-start them on another node, which moves the volume too. The node gets no volumes until it is uncordoned. The command follows
-the drain and may be ended; the drain goes on.`, (*api.Client).DrainNode)
+start them on another node, which moves the volume too. With --live they are moved while they are used, see volume move. The node gets no volumes until it is uncordoned. The command follows
+the drain and may be ended; the drain goes on.`, func(c *api.Client, ctx context.Context, node, reason string) (mobyfs.Operation, error) {
+			how := api.DrainRequest{Reason: reason, Live: m.live || m.withContainers}
+			var err error
+			if how.Options, err = m.options(); err != nil {
+				return mobyfs.Operation{}, err
+			}
+			return c.Drain(ctx, node, how)
+		})
+	f := cmd.Flags()
+	f.BoolVar(&m.live, "live", false, "move volumes too that containers use")
+	f.BoolVar(&m.withContainers, "with-containers", false, "run these containers where their volume goes; implies --live")
+	f.StringVar(&m.bwlimit, "bwlimit", "", "the most that each copy takes in a second: 100M")
+	f.DurationVar(&m.maxPause, "max-pause", 0, "the longest pause of containers that is aimed at (default 500ms)")
+	f.StringVar(&m.onBusy, "on-busy", "", "when containers write too fast: ask, throttle or freeze (default ask)")
+	f.StringVar(&m.consistency, "consistency", "", "crash: containers are frozen; clean: they are stopped (default crash)")
+	return cmd
 }
 
 func newNodeEvictCommand(a *app) *cobra.Command {

@@ -88,7 +88,7 @@ func TestExplanationIsATableOfNodes(t *testing.T) {
 	var b strings.Builder
 	printPlacement(&b, api.Placement{Node: "h2", Verdicts: []mobyfs.Verdict{
 		{Node: "h2", Fits: true, Reason: "10 GiB free for new volumes", Score: 71.25}, {Node: "h1", Reason: "cordoned"},
-	}})
+	}}, "created")
 	want := "NODE   FITS   SCORE   WHY\nh2     yes    71.2    10 GiB free for new volumes\nh1     no     -       cordoned\nit would go to h2; nothing was created\n"
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)

@@ -119,6 +119,12 @@ func workOf(o mobyfs.Operation) string {
 	if p.TotalBytes > 0 {
 		text = fmt.Sprintf("%s of %s", humanize.IBytes(uint64(p.Bytes)), humanize.IBytes(uint64(p.TotalBytes)))
 	}
+	if o.Step != "" {
+		text = o.Step + ": " + text
+		if o.Pull.PredictedPause > 0 {
+			text += fmt.Sprintf(", pause of %v", o.Pull.PredictedPause.Round(time.Millisecond))
+		}
+	}
 	if p.Waiting > 0 {
 		text += fmt.Sprintf(", %d wait", p.Waiting)
 	}

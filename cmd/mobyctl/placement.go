@@ -30,10 +30,10 @@ func (a *app) explain(cmd *cobra.Command, q api.PlacementQuestion) error {
 	if err != nil {
 		return err
 	}
-	return a.print(p, func(w io.Writer) { printPlacement(w, p) })
+	return a.print(p, func(w io.Writer) { printPlacement(w, p, "created") })
 }
 
-func printPlacement(w io.Writer, p api.Placement) {
+func printPlacement(w io.Writer, p api.Placement, done string) {
 	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(tw, "NODE\tFITS\tSCORE\tWHY")
 	for _, v := range p.Verdicts {
@@ -44,5 +44,5 @@ func printPlacement(w io.Writer, p api.Placement) {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", v.Node, fits, score, v.Reason)
 	}
 	_ = tw.Flush()
-	fmt.Fprintf(w, "it would go to %s; nothing was created\n", cmp.Or(p.Node, "no node"))
+	fmt.Fprintf(w, "it would go to %s; nothing was %s\n", cmp.Or(p.Node, "no node"), done)
 }

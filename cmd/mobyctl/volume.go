@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"sort"
@@ -165,12 +164,24 @@ func printVolume(w io.Writer, v mobyfs.Volume) {
 	row("created", "%s", v.CreatedAt.Local().Format(time.DateTime))
 	row("fence", "%d", v.Fence)
 	if m := v.Migration; m != nil {
-		row("moving", "%s → %s, %s", m.From, m.To, progress(m.Progress))
+		row("moving", "%s → %s, %s", m.From, m.To, howFar(*m))
+		if m.Live {
+			row("", "aims at a pause of %v; %s", m.Options.LongestPause(), shownOptions(m.Options))
+		}
+		if m.Progress.Feed != "" {
+			row("", "changes are told by %s", m.Progress.Feed)
+		}
 	}
 	if m := v.LastMove; m != nil {
 		row("last move", "%s → %s %s %s", m.From, m.To, m.State, m.EndedAt.Local().Format(time.DateTime))
 		if m.Reason != "" {
 			row("", "%s", m.Reason)
+		}
+		if m.Live && m.State == mobyfs.MigrationCommitted {
+			row("", "%s", liveReport(*m))
+		}
+		if m.Trouble != "" {
+			row("", "%s", m.Trouble)
 		}
 	}
 	_ = tw.Flush()
@@ -198,85 +209,6 @@ func newVolumeRmCommand(a *app) *cobra.Command {
 			})
 		},
 	}
-}
-
-func newVolumeMoveCommand(a *app) *cobra.Command {
-	var to string
-	var cancel, detach bool
-	cmd := &cobra.Command{
-		Use:   "move NAME --to NODE",
-		Short: "Move a volume that nobody uses to another node",
-		Long: "Move a volume that nobody uses to another node. The command follows the move and may be ended; the move\n" +
-			"goes on. --cancel gives a move up: the volume stays where it was.",
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if (to == "") == !cancel {
-				return mobyfs.Errorf(mobyfs.CodeInvalid, "say where %s shall go, or --cancel", args[0]).
-					WithHint("mobyctl volume move %s --to NODE; mobyctl node ls lists them", args[0])
-			}
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			if cancel {
-				return a.cancelMove(cmd.Context(), c, args[0])
-			}
-			return a.move(cmd.Context(), c, args[0], to, detach)
-		},
-	}
-	cmd.Flags().StringVar(&to, "to", "", "the node that the volume shall be on")
-	cmd.Flags().BoolVar(&cancel, "cancel", false, "give up the move that is under way")
-	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
-	return cmd
-}
-
-func (a *app) cancelMove(ctx context.Context, c *api.Client, name string) error {
-	v, err := c.CancelMove(ctx, name)
-	if err != nil {
-		return err
-	}
-	return a.print(v, func(w io.Writer) { fmt.Fprintf(w, "%s stays on %s\n", v.Name, v.Node) })
-}
-
-func (a *app) move(ctx context.Context, c *api.Client, name, to string, detach bool) error {
-	v, err := c.MoveVolume(ctx, name, to)
-	if err != nil {
-		return err
-	}
-	if v.Migration == nil {
-		return a.print(v, func(w io.Writer) { fmt.Fprintf(w, "%s is on %s already\n", v.Name, v.Node) })
-	}
-	id := v.Migration.ID
-	if detach {
-		return a.print(v, func(w io.Writer) { fmt.Fprintf(w, "%s is moving to %s (%s)\n", v.Name, to, id) })
-	}
-	var told mobyfs.Progress
-	v, err = follow(ctx, c, v, func(v mobyfs.Volume) bool {
-		if v.Migration == nil || v.Migration.ID != id {
-			return true
-		}
-		if p := v.Migration.Progress; p != told {
-			told = p
-			fmt.Fprintf(a.stderr, "%s: %s → %s, %s\n", v.Name, v.Migration.From, v.Migration.To, progress(p))
-		}
-		return false
-	})
-	if err != nil {
-		return err
-	}
-	m := v.LastMove
-	if m == nil || m.ID != id || m.State != mobyfs.MigrationCommitted {
-		reason := "another move replaced it"
-		if m != nil && m.ID == id {
-			reason = m.Reason
-		}
-		return mobyfs.Errorf(mobyfs.CodeUnavailable, "move %s to %s: %s; it stays on %s", name, to, reason, v.Node).
-			WithHint("mobyctl volume move %s --to %s tries again", name, to)
-	}
-	return a.print(v, func(w io.Writer) {
-		fmt.Fprintf(w, "%s moved to %s: %s in %.1f s, digest %s\n", v.Name, v.Node,
-			progress(m.Progress), m.EndedAt.Sub(m.StartedAt).Seconds(), m.Digest)
-	})
 }
 
 func progress(p mobyfs.Progress) string {
