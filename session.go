@@ -68,3 +68,10 @@ func CheckTakeover(t Takeover, backend string) error {
 // SharesBytes reports whether all nodes see the bytes of volumes of a backend. Such a volume moves without being copied,
 // and is not lost with its node.
 func SharesBytes(backend string) bool { return backend == SharedBackend }
+
+// MinStoreQuota and MaxStoreQuota bound how many bytes the store may be allowed on each control host. Below the least it
+// has no room to compress itself in; beyond the most its restart takes minutes.
+const (
+	MinStoreQuota = 16 << 20
+	MaxStoreQuota = 32 << 30
+)

@@ -52,6 +52,10 @@ type SSHConfig struct {
 type ControlConfig struct {
 	Host  string   `yaml:"host"`
 	Hosts []string `yaml:"hosts"`
+	// Quota is how much the store may take on each of them, such as 8GiB; control's default if empty.
+	Quota string `yaml:"quota"`
+	// SessionTTL is how long a node may be silent before its session ends, such as 30s; control's default if empty.
+	SessionTTL string `yaml:"sessionTTL"`
 }
 
 // UnmarshalYAML takes a mapping or a list.
@@ -61,6 +65,22 @@ func (c *ControlConfig) UnmarshalYAML(unmarshal func(any) error) error {
 	}
 	type plain ControlConfig
 	return unmarshal((*plain)(c))
+}
+
+// check tells what is wrong with the settings of the store and of sessions.
+func (c ControlConfig) check(d *document) {
+	if q := c.Quota; q != "" {
+		if n, err := mobyfs.ParseSize(q); err != nil || n < mobyfs.MinStoreQuota || n > mobyfs.MaxStoreQuota {
+			d.wrong("$.control.quota", "%q is no size from %s to %s: write it as 8GiB", q,
+				mobyfs.FormatSize(mobyfs.MinStoreQuota), mobyfs.FormatSize(mobyfs.MaxStoreQuota))
+		}
+	}
+	if s := c.SessionTTL; s != "" {
+		if t, err := time.ParseDuration(s); err != nil || t < mobyfs.MinSessionTTL || t > mobyfs.MaxSessionTTL || t%time.Second != 0 {
+			d.wrong("$.control.sessionTTL", "%q is no time of whole seconds from %v to %v: write it as %v", s,
+				mobyfs.MinSessionTTL, mobyfs.MaxSessionTTL, mobyfs.SessionTTL)
+		}
+	}
 }
 
 // names are the hosts that it names, if it names any.
@@ -263,6 +283,7 @@ func (c *Config) checkMonitoring(d *document) {
 	if c.Monitoring.PerVolume && c.Monitoring.Metrics == "" {
 		d.wrong("$.monitoring.perVolume", "metrics of each volume need an address at which nodes show them: write metrics: 127.0.0.1:9646")
 	}
+	c.Control.check(d)
 	if t := c.Monitoring.Traces; t != "" {
 		u, err := url.Parse(t)
 		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || strings.ContainsAny(t, " \n\"'") {

@@ -26,6 +26,8 @@ type Fleet struct {
 	Classes     []mobyfs.VolumeClass
 	Monitoring  Monitoring
 	Placement   placement.Policy // how control chooses nodes for volumes
+	Quota       string           // of the store on each control host; control's default if empty
+	SessionTTL  string           // of nodes; control's default if empty
 	// PasswordNeeded tells that cluster.yaml wants a sudo password asked for.
 	PasswordNeeded bool
 }
@@ -41,6 +43,8 @@ func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 		Classes:        c.classes(),
 		Monitoring:     c.Monitoring,
 		Placement:      c.Volumes.Placement.policy(),
+		Quota:          c.Control.Quota,
+		SessionTTL:     c.Control.SessionTTL,
 		PasswordNeeded: c.SSH.Sudo == host.SudoWithPassword,
 	}
 	if len(specs) == 0 {

@@ -234,6 +234,7 @@ func (in *Installer) files(d step.Desired, at, endpoint string) ([]step.File, er
 			Cluster: d.Cluster, Host: d.Node, ControlPort: in.Fleet.ControlPort,
 			PeerPort: in.Fleet.PeerPort, PeerAddress: address(at, in.Fleet.PeerPort), Traces: in.Fleet.Monitoring.Traces,
 			Strategy: string(in.Fleet.Placement.Strategy), Overcommit: in.Fleet.Placement.Overcommit, Headroom: in.Fleet.Placement.Headroom,
+			Quota: in.Fleet.Quota, SessionTTL: in.Fleet.SessionTTL,
 		}.Environment()
 		err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs-control.env"), env, envErr))
 		classes, classErr := json.MarshalIndent(in.Fleet.Classes, "", "  ")

@@ -39,6 +39,9 @@ type Control struct {
 	Strategy   string  // spread or binpack
 	Overcommit float64 // bytes promised per byte that there is
 	Headroom   float64 // share of each disk that stays free
+
+	Quota      string // of the store, such as 8GiB; control's default if empty
+	SessionTTL string // of nodes, such as 30s; control's default if empty
 }
 
 // Cluster fills cluster.yaml.

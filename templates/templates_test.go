@@ -52,6 +52,12 @@ func TestEnvironments(t *testing.T) {
 	if traced := must(Control{Cluster: "shop", Traces: "http://c:4318"}.Environment()); !strings.HasSuffix(traced, "\nOTEL_EXPORTER_OTLP_ENDPOINT=http://c:4318\n") {
 		t.Errorf("mobyfs-control.env ends with:\n%s", traced)
 	}
+	set := must(Control{Cluster: "shop", Quota: "2GiB", SessionTTL: "10s"}.Environment())
+	for _, line := range []string{"MOBYFS_CONTROL_QUOTA=2GiB\n", "MOBYFS_SESSION_TTL=10s\n"} {
+		if !strings.Contains(set, "\n"+line) {
+			t.Errorf("mobyfs-control.env lacks %q:\n%s", line, set)
+		}
+	}
 	golden(t, "mobyfs-control.env", must(Control{Cluster: "shop", Host: "h1", ControlPort: 7946, PeerPort: 7947, PeerAddress: "10.0.0.1:7947", Strategy: "spread", Overcommit: 1, Headroom: 0.05}.Environment()))
 }
 

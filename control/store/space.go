@@ -14,8 +14,8 @@ const DefaultQuota = 8 << 30
 
 // Quotas that a store may have. Beyond the larger one etcd becomes slow to start and to pass on.
 const (
-	MinQuota = 16 << 20
-	MaxQuota = 32 << 30
+	MinQuota = mobyfs.MinStoreQuota
+	MaxQuota = mobyfs.MaxStoreQuota
 )
 
 // Level is how much room a member of the store has.
