@@ -52,6 +52,7 @@ fuzz 40 ./migrate/bundle FuzzBlocks 'any blocks on two connections of a pull'
 fuzz 20 ./migrate/bundle FuzzOpening 'any opening of a connection of a pull'
 fuzz 60 ./migrate/transfer FuzzStream 'any stream of a pull, frame by frame'
 fuzz 30 ./migrate/feed FuzzEvents 'any events of a file system'
+fuzz 20 ./migrate/feed FuzzExtents 'any map of where a file lies, compared with itself'
 fuzz 30 ./provision/step FuzzFacts 'anything that a host prints of itself'
 
 cat >"$into" <<END

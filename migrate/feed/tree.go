@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,8 +101,20 @@ func (t *tree) known() error {
 }
 
 // narrower chooses what finds the ranges of big files.
-func (t *tree) narrower(Options) (narrower, string) {
-	return whole{}, "events of " + t.kind
+func (t *tree) narrower(o Options) (narrower, string) {
+	events := "events of " + t.kind
+	if o.eventsOnly {
+		return whole{}, events
+	}
+	switch t.kind {
+	case "xfs", "btrfs":
+		c, err := newClones(t.root, cmp.Or(o.Scratch, selfPath(t.root)))
+		if err != nil {
+			return whole{}, events + "; not where clones lie: " + err.Error()
+		}
+		return c, events + ", and where clones of big files lie"
+	}
+	return whole{}, events
 }
 
 // baseline looks at all big files, so that already their first change is told as ranges.

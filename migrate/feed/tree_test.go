@@ -94,6 +94,16 @@ func TestEventsOnBtrfs(t *testing.T) {
 	manySeeds(t, disk(t, "btrfs", 1<<30, ""), "fanotify", Options{eventsOnly: true})
 }
 
+func TestClonesOnXFS(t *testing.T) {
+	at := disk(t, "xfs", 1<<30, "")
+	must(t, os.Mkdir(filepath.Join(at, "scratch"), 0o700))
+	manySeeds(t, at, "fiemap", Options{Scratch: filepath.Join(at, "scratch")})
+}
+
+func TestClonesOnBtrfs(t *testing.T) {
+	manySeeds(t, disk(t, "btrfs", 1<<30, ""), "fiemap", Options{})
+}
+
 // TestEventsOfOthersAreDropped arms two trees of one file system: each is told of its own changes, and of none between them.
 func TestEventsOfOthersAreDropped(t *testing.T) {
 	at := disk(t, "ext4", 128<<20, "")
