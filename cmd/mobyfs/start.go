@@ -25,6 +25,7 @@ import (
 	"github.com/mobyfs/mobyfs/backend/shared"
 	"github.com/mobyfs/mobyfs/driver"
 	"github.com/mobyfs/mobyfs/internal/tracing"
+	"github.com/mobyfs/mobyfs/migrate/feed"
 	"github.com/mobyfs/mobyfs/migrate/transfer"
 )
 
@@ -133,6 +134,7 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, tracer trace.
 		}
 		backends = append(backends, all)
 	}
+	feeds := feed.New(log)
 	cfg := agent.Config{
 		Node: s.node, Address: s.advertise, Version: version, Root: s.root,
 		Zone: s.zone, Rack: s.rack, Labels: s.labelled(),
@@ -140,11 +142,15 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, tracer trace.
 		Control:  toControl,
 		Peer:     transfer.NewClient(s.files()),
 		Files:    s.files(),
-		Linger:   s.linger,
-		Trusted:  id.learn,
-		Held:     id.held,
-		Log:      log,
-		Tracer:   tracer,
+		Feed: func(dir string) feed.Feed {
+			f, _ := feeds.Arm(dir, feed.Options{})
+			return f
+		},
+		Linger:  s.linger,
+		Trusted: id.learn,
+		Held:    id.held,
+		Log:     log,
+		Tracer:  tracer,
 
 		VolumeMetrics: s.perVolume,
 	}

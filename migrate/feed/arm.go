@@ -43,8 +43,10 @@ func (f *Feeds) Arm(dir string, o Options) (Feed, string) {
 	t, why, err := f.armTree(dir, o)
 	if err != nil {
 		why = "nothing tells what changed here: " + err.Error()
+		f.log.Info("all of a directory will be compared", "path", dir, "cause", why)
 		return rescan{why}, why
 	}
+	f.log.Info("changes in a directory are told", "path", dir, "cause", why)
 	return t, why
 }
 
