@@ -98,12 +98,11 @@ simulation: ## a hundred hours of the control plane and its nodes in a minute, e
 bench: prepare build ## measures against doing it by hand; writes docs/benchmarks.md
 	go test -count=1 -timeout 30m -tags bench -run '^TestBench$$' -v ./test -bench-into $(CURDIR)/docs/benchmarks.md
 
-# In a mount namespace of its own, so that its disks go with it.
 .PHONY: bench-move
 bench-move: build ## measures moves against rsync, tar and btrfs send (two hours); writes docs/benchmarks-move.md
 	tools/prepare.sh rsync iperf3
 	CGO_ENABLED=0 go test -tags bench -c -o bin/movebench ./test/movebench
-	unshare --mount --propagation private bin/movebench -test.v -test.timeout 4h -test.run '^TestBenchMove$$' -bench-into $(CURDIR)/docs/benchmarks-move.md $(BENCH_FLAGS)
+	bin/movebench -test.v -test.timeout 4h -test.run '^TestBenchMove$$' -bench-into $(CURDIR)/docs/benchmarks-move.md $(BENCH_FLAGS)
 
 .PHONY: bench-driver
 bench-driver: prepare build ## measures what the driver costs Docker; writes docs/benchmarks-driver.md

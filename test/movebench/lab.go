@@ -32,11 +32,18 @@ type lab struct {
 	a, b *side
 }
 
-// newLab makes both hosts. With the process that made it all of it is gone: namespaces end with their holders, and mounts
-// are made in the mount namespace that `make bench-move` runs in.
+// newLab makes both hosts. Their namespaces end with the process that made them; disks of one that was killed, which Docker
+// has to see and so everybody does, are taken off by the next one.
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{dir: t.TempDir()}
+	must(t, clearOld())
+	l := &lab{dir: fmt.Sprintf("%s%d", labs, os.Getpid())}
+	must(t, os.Mkdir(l.dir, 0o700))
+	t.Cleanup(func() {
+		if err := os.RemoveAll(l.dir); err != nil {
+			t.Error(err)
+		}
+	})
 	l.a, l.b = l.host(t, "a", "10.77.0.1"), l.host(t, "b", "10.77.0.2")
 	must(t, command("ip", "link", "add", "cable", "netns", l.a.ns, "type", "veth", "peer", "name", "cable", "netns", l.b.ns))
 	for _, s := range []*side{l.a, l.b} {
@@ -64,6 +71,35 @@ func (l *lab) host(t *testing.T, name, address string) *side {
 		}
 	})
 	return s
+}
+
+// labs is where labs are; a process ID follows.
+const labs = "/var/tmp/movebench-"
+
+// clearOld takes off what processes left that were killed.
+func clearOld() error {
+	dirs, err := filepath.Glob(labs + "*")
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if pid, err := strconv.Atoi(strings.TrimPrefix(dir, labs)); err != nil || syscall.Kill(pid, 0) == nil {
+			continue
+		}
+		mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+		if err != nil {
+			return err
+		}
+		for _, m := range mounts {
+			if err := command("umount", m.Mountpoint); err != nil {
+				return err
+			}
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // groups is where control groups of version 2 are; they count the CPU without any controller.

@@ -52,7 +52,7 @@ func moveByRsync(t *testing.T, l *lab, src, into string, here, there *database) 
 
 func moveByTar(t *testing.T, l *lab, src, into string, here, there *database) {
 	t.Helper()
-	here.do(t, "kill?signal=TERM")
+	here.do(t, "stop?t=0") // returns once it has ended
 	byTar(t, l, src, into)
 	there.do(t, "start")
 }
