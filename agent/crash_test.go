@@ -16,8 +16,9 @@ import (
 )
 
 // rigIn is a cluster of h1 and h2 whose control and nodes lie in a directory, so that they outlive the process.
-func rigIn(t *testing.T, path string) *rig {
-	r := newRig(t)
+func rigIn(t *testing.T, path string) *rig { return fillRig(newRig(t), path) }
+
+func fillRig(r *rig, path string) *rig {
 	r.linger = time.Second
 	r.cluster = newCluster(r.cluster.signer, filepath.Join(path, "cluster.json"))
 	for _, name := range []string{"h1", "h2"} {

@@ -700,6 +700,7 @@ type containers struct {
 	up       chan struct{} // closed when dockerd ends; nil: it is down
 	ended    func()
 	boxes    map[string]*box // by name
+	file     string          // in which they lie
 	begins   func(*box) error
 	break_   func(what, id string) error // makes a call fail
 }
@@ -774,6 +775,7 @@ func (c *containers) Start(_ context.Context, id string) error {
 		defer c.mu.Unlock()
 		if refuse == nil {
 			b.state = "running"
+			c.save()
 		}
 		return refuse
 	}
@@ -810,6 +812,7 @@ type rig struct {
 	// session may hold a step of a live session up or make it fail; pause is what sessions predict.
 	session func(ctx context.Context, to, step string) error
 	pause   time.Duration
+	dockers string // a directory in which the dockerds of all nodes outlive the process; "" for none
 	// pull may hold a pull up or make it fail, before anything is copied.
 	pull func(ctx context.Context, to string, from mobyfs.From, progress func(mobyfs.Progress)) error
 }
@@ -873,6 +876,11 @@ func (r *rig) add(n *node) *node {
 	n.kernel = &kernel{mount: map[string]int{}, open: map[string]int{}}
 	n.docker = &containers{of: map[string][]string{}}
 	r.nodes[n.name] = n
+	if r.dockers != "" {
+		n.docker.keep(r.t, filepath.Join(r.dockers, n.name+".docker"))
+		n.starts()
+		n.docker.begin()
+	}
 	n.start()
 	r.t.Cleanup(func() { n.stop() })
 	return n

@@ -37,6 +37,7 @@ func (c *containers) put(b box) {
 		c.boxes = map[string]*box{}
 	}
 	c.boxes[b.name] = &b
+	c.save()
 }
 
 func (c *containers) box(id string) (*box, error) {
@@ -72,6 +73,7 @@ func (c *containers) change(id, what string, f func(b *box) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.did = append(c.did, what+" "+id)
+	defer c.save()
 	return f(b)
 }
 
@@ -204,7 +206,10 @@ func (n *node) starts() {
 	n.docker.mu.Lock()
 	defer n.docker.mu.Unlock()
 	n.docker.begins = func(b *box) error {
-		_, err := n.agent.Mount(context.Background(), b.volume, b.name)
+		for n.peers.Load() == nil { // dockerd waits for a driver that is just starting
+			time.Sleep(time.Millisecond)
+		}
+		_, err := n.peers.Load().Mount(context.Background(), b.volume, b.name)
 		return err
 	}
 }
@@ -302,4 +307,26 @@ func is(t *testing.T, what string, ok func() bool) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	t.Fatalf("after a minute it is not so: %s", what)
+}
+
+// breakOnce breaks the first session while the volume is frozen, and has the container write before the second one.
+func breakOnce(source *node, write func(), broke *bool) func(context.Context, string, string) error {
+	return func(_ context.Context, _, step string) error {
+		switch {
+		case step == "frozen" && !*broke:
+			*broke = true
+			return mobyfs.Errorf(mobyfs.CodeUnavailable, "connection reset")
+		case step == "round" && *broke && source.docker.state("db") == "running":
+			write()
+		}
+		return nil
+	}
+}
+
+// breakAlways breaks each session while the volume is frozen.
+func breakAlways(_ context.Context, _, step string) error {
+	if step == "frozen" {
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "connection reset")
+	}
+	return nil
 }

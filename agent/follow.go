@@ -19,12 +19,8 @@ import (
 // of the stream says what need not come again. Killed after it, the next try commits, if the source has not taken the freeze
 // back since.
 
-const (
-	// askEvery is how often a move that waits for an operator brings what has changed.
-	askEvery = 3 * time.Second
-	// throttledRounds is how many more rounds are tried once the source was to slow its containers down.
-	throttledRounds = 8
-)
+// askEvery is how often a move that waits for an operator brings what has changed.
+const askEvery = 3 * time.Second
 
 // journalOf is the file of the stream's journal of a migration.
 func (a *Agent) journalOf(m mobyfs.MigrationID) string {
@@ -74,6 +70,9 @@ func (w *worker) follow(ctx context.Context, from mobyfs.From, dir string, m mob
 		return mobyfs.Receipt{}, mobyfs.Errorf(mobyfs.CodeInvalid, "%s can't follow volumes that are in use", w.agent.Node)
 	}
 	f := &follower{w: w, m: m}
+	if f.options().OnBusy == mobyfs.BusyThrottle { // to go on without would be a promise that is not kept
+		return mobyfs.Receipt{}, mobyfs.Errorf(mobyfs.CodeInvalid, "no agent slows containers down yet").WithHint("use --on-busy ask or freeze")
+	}
 	f.bps = f.options().BytesPerSecond
 	var err error
 	f.peer, err = peer.Follow(ctx, from, dir, mobyfs.FollowOptions{BytesPerSecond: f.bps, Journal: w.agent.journalOf(m), Progress: f.progressed})
@@ -138,7 +137,7 @@ func (f *follower) rounds(ctx context.Context) error {
 		case pause <= o.LongestPause(), o.OnBusy == mobyfs.BusyFreeze && r.Number+1 >= o.Rounds():
 			f.ask(false)
 			return nil
-		case r.Number+1 < o.Rounds(), o.OnBusy == mobyfs.BusyThrottle && r.Number+1 < o.Rounds()+throttledRounds:
+		case r.Number+1 < o.Rounds():
 			f.ask(false)
 			continue
 		}
@@ -155,7 +154,7 @@ func (f *follower) rounds(ctx context.Context) error {
 func (f *follower) ask(yes bool) {
 	if yes && !f.asks {
 		f.w.log.Warn("containers change the volume faster than it can be brought; an operator has to decide", "migration", f.m,
-			"hint", fmt.Sprintf("the pause would be %v: allow it with --max-pause, or move it with --on-busy throttle or freeze", f.peer.Predict().Round(time.Millisecond)))
+			"hint", fmt.Sprintf("the pause would be %v: allow it with --max-pause, or move it with --on-busy freeze", f.peer.Predict().Round(time.Millisecond)))
 	}
 	f.w.mu.Lock()
 	f.asks = yes
