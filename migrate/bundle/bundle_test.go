@@ -199,9 +199,28 @@ func TestPackingBeginsAndEndsBySpeed(t *testing.T) {
 	for _, tc := range []struct {
 		link int64
 		want bool
-	}{{0, false}, {900, false}, {300, false}, {249, true}, {400, true}, {499, true}, {500, false}, {300, false}, {100, true}, {0, false}} {
+	}{{0, false}, {900, false}, {600, false}, {499, true}, {600, true}, {749, true}, {750, false}, {600, false}, {100, true}, {0, false}} {
 		if got := p.due(tc.link); got != tc.want {
 			t.Errorf("a link of %d when a core packs 1000: got %v, want %v", tc.link, got, tc.want)
 		}
 	}
+}
+
+func TestCoresThatWereSlowOnceAreMeasuredAgain(t *testing.T) {
+	all := &packer{}
+	all.speed.now.Store(1) // a moment at which everything else ran
+	p := all.lane()
+	data := text(blockSize, 1)
+	for n := 0; n < 100*lookEvery; n++ {
+		b := newBlock()
+		b.header, b.data = header{kind: kindPlain, raw: len(data), length: len(data)}, append(b.data, data...)
+		b, err := p.pack(b, func() int64 { return 1000 })
+		must(t, err)
+		packed := b.kind == kindZstd
+		b.free()
+		if packed {
+			return
+		}
+	}
+	t.Errorf("nothing is packed though a core packs %d bytes a second and the link takes 1000", all.speed.rate())
 }

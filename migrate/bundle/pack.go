@@ -13,8 +13,8 @@ import (
 const (
 	leastPacked = 4 << 10  // smaller blocks go as they are
 	probeSize   = 64 << 10 // of a block that follows one that did not get smaller
-	packBelow   = 4        // packing begins when one core packs this many times as much as the link takes
-	packUntil   = 2        // and ends when it is not this many times any more
+	lookEvery   = 16       // blocks, while nothing is packed
+	fastLink    = 1 << 30  // bytes a second; a core does not pack as much
 )
 
 // worthwhile reports whether n bytes are enough less than raw.
@@ -22,9 +22,10 @@ func worthwhile(n, raw int) bool { return n < raw-raw/8 }
 
 // packer is the packing of one direction of a bundle.
 type packer struct {
-	speed  speed       // bytes that went in by the time it took one core
-	on     atomic.Bool // the link is slow
-	doubts atomic.Bool // the last block did not get smaller
+	speed  best          // of one core
+	on     atomic.Bool   // the link is slow
+	doubts atomic.Bool   // the last block did not get smaller
+	passed atomic.Uint64 // blocks that were not packed because of the speeds
 }
 
 // lanePacker is that of one connection. It is used by one goroutine.
@@ -40,29 +41,28 @@ func (p *packer) lane() *lanePacker { return &lanePacker{all: p} }
 func (p *packer) due(link int64) bool {
 	one := p.speed.rate()
 	if one == 0 {
-		one = 1 << 30 // to begin with; the first blocks correct it
+		one = fastLink // to begin with; the first blocks correct it
 	}
-	factor := int64(packBelow)
+	most := one / 2 // packing begins where a core packs twice as much as the link takes
 	if p.on.Load() {
-		factor = packUntil
+		most = one / 4 * 3 // and ends later than it begins, so that it does not come and go
 	}
-	on := link > 0 && link < one/factor
+	on := link > 0 && link < most
 	p.on.Store(on)
 	return on
 }
 
 // pack returns the block packed, in a block of its own, or as it is.
 func (p *lanePacker) pack(b *block, link func() int64) (*block, error) {
-	if b.kind != kindPlain || len(b.data) < leastPacked || !p.all.due(link()) {
+	if b.kind != kindPlain || len(b.data) < leastPacked {
 		return b, nil
 	}
-	if p.zstd == nil {
-		var err error
-		p.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-			zstd.WithWindowSize(blockSize), zstd.WithEncoderCRC(false)) // TLS proves that it arrives as it is
-		if err != nil {
-			return nil, err
-		}
+	rate := link()
+	if !p.all.due(rate) {
+		return b, p.lookAgain(b, rate)
+	}
+	if err := p.prepare(); err != nil {
+		return nil, err
 	}
 	if p.all.doubts.Load() && len(b.data) > 2*probeSize {
 		middle := (len(b.data) - probeSize) / 2
@@ -82,10 +82,32 @@ func (p *lanePacker) pack(b *block, link func() int64) (*block, error) {
 	return packed, nil
 }
 
+func (p *lanePacker) prepare() (err error) {
+	if p.zstd == nil {
+		p.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+			zstd.WithWindowSize(blockSize), zstd.WithEncoderCRC(false)) // TLS proves that it arrives as it is
+	}
+	return err
+}
+
+// lookAgain measures now and then how fast a core packs while nothing is packed, unless the link is faster in any case.
+func (p *lanePacker) lookAgain(b *block, link int64) error {
+	if link == 0 || link > fastLink || p.all.passed.Add(1)%lookEvery != 0 {
+		return nil
+	}
+	if err := p.prepare(); err != nil {
+		return err
+	}
+	p.encode(b.data[:min(len(b.data), probeSize)])
+	return nil
+}
+
 func (p *lanePacker) encode(b []byte) []byte {
 	before := time.Now()
 	p.scratch = p.zstd.EncodeAll(b, p.scratch[:0])
-	p.all.speed.add(len(b), time.Since(before))
+	if len(b) >= probeSize {
+		p.all.speed.add(len(b), time.Since(before))
+	}
 	return p.scratch
 }
 

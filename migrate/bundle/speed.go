@@ -38,3 +38,16 @@ func (s *speed) add(n int, spent time.Duration) {
 
 // rate is in bytes a second; 0: too little was measured.
 func (s *speed) rate() int64 { return s.now.Load() }
+
+// best is the speed of what others may interrupt: a greater one counts at once, lower ones bring it down bit by bit.
+type best struct{ now atomic.Int64 }
+
+func (s *best) add(n int, spent time.Duration) {
+	sample := int64(float64(n) / max(spent, time.Microsecond).Seconds())
+	if old := s.now.Load(); sample < old {
+		sample = old - (old-sample)/16
+	}
+	s.now.Store(sample)
+}
+
+func (s *best) rate() int64 { return s.now.Load() }
