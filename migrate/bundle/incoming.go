@@ -30,6 +30,7 @@ type incoming struct {
 	waiting   [window]*block // by number
 	next      uint64         // the block that read takes next
 	last      []uint64       // 1 + the number of the latest block that has begun on each connection
+	over      []bool         // connections that have ended
 	limited   uint64         // 1 + the number of the latest limit
 	open      int            // connections that have not ended
 	err       error          // read fails with it once next is not there
@@ -42,7 +43,7 @@ type incoming struct {
 }
 
 func newIncoming(lanes []*lane, idle time.Duration) *incoming {
-	in := &incoming{lanes: lanes, last: make([]uint64, len(lanes)), open: len(lanes), idle: idle, idleSince: sinceBegan(),
+	in := &incoming{lanes: lanes, last: make([]uint64, len(lanes)), over: make([]bool, len(lanes)), open: len(lanes), idle: idle, idleSince: sinceBegan(),
 		ready: make(chan struct{}, 1), ended: make(chan struct{})}
 	in.room.L = &in.mu
 	return in
@@ -53,7 +54,7 @@ func (in *incoming) run(i int, l *lane) {
 	err := in.blocks(i, l)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.laneEnded(err)
+	in.laneEnded(i, err)
 }
 
 func (in *incoming) blocks(i int, l *lane) error {
@@ -83,7 +84,7 @@ func (in *incoming) admit(i int, h header) error {
 	in.last[i] = h.number + 1
 	for in.err == nil && !in.dropping && h.number >= in.next && h.number-in.next >= window {
 		if in.missing() {
-			return corrupt("block %d never comes", in.next)
+			return in.gap()
 		}
 		in.room.Wait()
 	}
@@ -95,7 +96,7 @@ func (in *incoming) admit(i int, h header) error {
 	case h.number < in.next || in.waiting[h.number%window] != nil:
 		return corrupt("block %d comes twice", h.number)
 	case in.missing():
-		return corrupt("block %d never comes", in.next)
+		return in.gap()
 	}
 	return nil
 }
@@ -105,12 +106,20 @@ func (in *incoming) missing() bool {
 	if in.waiting[in.next%window] != nil {
 		return false
 	}
-	for _, last := range in.last {
-		if last <= in.next+1 { // it may still begin, or is on its way
+	for i, last := range in.last {
+		if !in.over[i] && last <= in.next+1 { // it may still begin, or is on its way
 			return false
 		}
 	}
 	return true
+}
+
+// gap is why the next block never comes: damage if no connection has ended.
+func (in *incoming) gap() error {
+	if in.open < len(in.lanes) {
+		return in.lost()
+	}
+	return corrupt("block %d never comes", in.next)
 }
 
 // receive reads what belongs to a header.
@@ -170,11 +179,14 @@ func (in *incoming) wake() {
 
 // laneEnded notes the end of one connection. The others are given a moment to end too, for what the other end said
 // last may be on them.
-func (in *incoming) laneEnded(err error) {
+func (in *incoming) laneEnded(i int, err error) {
 	if err != io.EOF && in.cause == nil {
 		in.cause = err
 	}
 	in.open--
+	in.over[i] = true
+	in.wake() // the next block may be one that was to come on it
+	in.room.Broadcast()
 	if in.open == 0 {
 		in.finish(in.verdict())
 		if in.grace != nil {
@@ -311,7 +323,7 @@ func (in *incoming) poll(asked int64) (*block, time.Duration, error) {
 		return b, 0, nil
 	}
 	if in.missing() {
-		in.finish(corrupt("block %d never comes", in.next))
+		in.finish(in.gap())
 	}
 	if in.err != nil {
 		return nil, 0, in.err
