@@ -34,9 +34,17 @@ const frameHead = 5
 // limitOf is the greatest payload of a type.
 func limitOf(t frameType) int {
 	switch t {
-	case frameBatch, frameChunk:
+	case frameBatch, frameChunk, frameHave, frameSteps, framePiece:
 		return maxFrame
-	case frameHello:
+	case frameOffered:
+		return maxLuggage
+	case framePieceEnd:
+		return maxMeta + 64
+	case frameRoundEnd:
+		return maxText + 512
+	case frameRound:
+		return 1
+	case frameHello, frameFollow:
 		return maxTicket + 16
 	case frameError:
 		return 3 * maxText

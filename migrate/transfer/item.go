@@ -15,7 +15,8 @@ import (
 type want int
 
 const (
-	wantStat    want = iota // sizes and inode numbers
+	wantLive    want = iota // as wantStat, of a tree that changes: what is gone meanwhile is left out
+	wantStat                // sizes and inode numbers
 	wantMeta                // all but the content of files
 	wantContent             // small files' content as well
 )
@@ -178,6 +179,9 @@ func readlink(at int, name string) (string, error) {
 	}
 	return string(buf[:n]), nil
 }
+
+// errGone is told of an entry of a live tree that was there a moment ago.
+var errGone = errors.New("gone")
 
 // errChanged is told of an entry that is another than a moment ago.
 var errChanged = errors.New("changed")

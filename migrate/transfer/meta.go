@@ -77,6 +77,11 @@ func (m *meta) appendTo(b []byte) []byte {
 	if m.kind == kindLink {
 		return binary.AppendUvarint(b, m.link)
 	}
+	return m.appendBody(b)
+}
+
+// appendBody appends what comes after the name.
+func (m *meta) appendBody(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(m.mode))
 	b = binary.AppendUvarint(b, uint64(m.uid))
 	b = binary.AppendUvarint(b, uint64(m.gid))
@@ -111,12 +116,20 @@ func decodeMeta(b []byte) (meta, error) {
 		m.link = d.uint(math.MaxInt64)
 		return m, d.end(checkName(m.name))
 	}
+	err := d.body(&m)
+	if err == nil && (m.name != "" || m.kind != kindDir) {
+		err = checkName(m.name)
+	}
+	return m, d.end(err)
+}
+
+// body takes what comes after the name of an entry whose kind is known.
+func (d *decoder) body(m *meta) (err error) {
 	m.mode = uint32(d.uint(0o7777))
 	m.uid = uint32(d.uint(math.MaxUint32 - 1)) // the last one stands for "leave it" in chown(2)
 	m.gid = uint32(d.uint(math.MaxUint32 - 1))
 	m.sec = d.int()
 	m.nsec = uint32(d.uint(999_999_999))
-	var err error
 	switch m.kind {
 	case kindFile:
 		m.size = int64(d.uint(math.MaxInt64))
@@ -133,10 +146,15 @@ func decodeMeta(b []byte) (meta, error) {
 		err = fmt.Errorf("there is no kind %q", m.kind)
 	}
 	m.attrs = d.attrs()
-	if err == nil && (m.name != "" || m.kind != kindDir) {
-		err = checkName(m.name)
-	}
-	return m, d.end(err)
+	return err
+}
+
+// decodeBody is the inverse of appendBody.
+func decodeBody(k kind, body string) (meta, error) {
+	d := decoder{b: []byte(body)}
+	m := meta{kind: k}
+	err := d.body(&m)
+	return m, decoded("metadata", d.end(err))
 }
 
 func checkName(name string) error {

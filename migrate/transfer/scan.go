@@ -85,6 +85,9 @@ func (s *scanner) visit(visit func(*item) error) error {
 		for i := range b.items {
 			it := &b.items[i]
 			err := it.err
+			if err == errGone {
+				continue
+			}
 			if err == nil {
 				err = visit(it)
 			}
@@ -107,7 +110,7 @@ func (s *scanner) leave(d *opened) error {
 	if err := unix.Fstat(d.fd, &st); err != nil {
 		return fault("read "+d.path(""), err)
 	}
-	if stampOf(&st) != d.stamp {
+	if stampOf(&st) != d.stamp && s.want != wantLive {
 		return changed(d.path("") + "/")
 	}
 	s.close(d)
@@ -135,10 +138,16 @@ func (s *scanner) list(root int) error {
 // listDir lists the directory name in at and everything below.
 func (s *scanner) listDir(parent *opened, name string, at int) error {
 	d, err := s.enter(parent, name, at)
+	if s.want == wantLive && parent != nil && mobyfs.CodeOf(err) == mobyfs.CodeInUse {
+		return nil // it is gone
+	}
 	if err != nil {
 		return err
 	}
 	entries, err := dirfd.List(d.fd, s.names)
+	if err == unix.ENOENT && s.want == wantLive {
+		entries, err = nil, nil // it was removed
+	}
 	if err != nil {
 		return fault("list "+d.path(""), err)
 	}
@@ -146,7 +155,9 @@ func (s *scanner) listDir(parent *opened, name string, at int) error {
 	for _, e := range entries {
 		if e.Type == unix.DT_UNKNOWN {
 			var st unix.Stat_t
-			if err := unix.Fstatat(d.fd, e.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			if err := unix.Fstatat(d.fd, e.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err == unix.ENOENT && s.want == wantLive {
+				continue
+			} else if err != nil {
 				return entryError(d, e.Name, err)
 			}
 			e.Type = uint8(st.Mode & unix.S_IFMT >> 12)
@@ -238,6 +249,9 @@ func (s *scanner) help() {
 			}
 			if err := s.fill(it, b, &attrs); err != nil {
 				it.err = entryError(it.dir, it.name, err)
+				if s.want == wantLive && mobyfs.CodeOf(it.err) == mobyfs.CodeInUse {
+					it.err = errGone
+				}
 			}
 		}
 		for i := range b.items { // now that the buffer does not move any more

@@ -63,6 +63,7 @@ type sender struct {
 	out   chan outgoing
 	pool  pool
 	tree  *tree
+	typ   frameType // of batches
 	batch *buffer
 	since time.Time // the oldest entry of the batch
 }
@@ -71,7 +72,7 @@ type sender struct {
 func send(ctx context.Context, root int, w *frameWriter) (mobyfs.Receipt, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s := &sender{ctx: ctx, root: root, w: w, out: make(chan outgoing, 4), tree: newTree()}
+	s := &sender{ctx: ctx, root: root, w: w, out: make(chan outgoing, 4), typ: frameBatch, tree: newTree()}
 	s.batch = s.pool.get()
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -259,5 +260,5 @@ func (s *sender) flush() error {
 	full := s.batch
 	s.batch = s.pool.get()
 	s.since = time.Now()
-	return s.put(outgoing{typ: frameBatch, buf: full})
+	return s.put(outgoing{typ: s.typ, buf: full})
 }
