@@ -47,6 +47,11 @@ func makeSpecial(dir int, m *meta) error {
 	if err := unix.Fchownat(dir, m.name, int(m.uid), int(m.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
+	return finishEntry(dir, m)
+}
+
+// finishEntry gives an entry that has its owner the rest of its metadata.
+func finishEntry(dir int, m *meta) error {
 	for _, a := range m.attrs {
 		if err := unix.Lsetxattr(procPath(dir, m.name), a.name, a.value, 0); err != nil {
 			return attrError(a, err)
@@ -102,4 +107,56 @@ func bare(fd int) error {
 		return nil
 	}
 	return err
+}
+
+// dressExactly is dress of what may have had other attributes before.
+func dressExactly(fd int, m *meta) error {
+	var r attrReader
+	have, err := r.ofFile(fd)
+	if err != nil {
+		return err
+	}
+	for _, a := range have {
+		if !hasAttr(m.attrs, a.name) {
+			if err := unix.Fremovexattr(fd, a.name); err != nil && err != unix.ENODATA {
+				return attrError(a, err)
+			}
+		}
+	}
+	if len(have) > 0 && len(m.attrs) == 0 { // an ACL leaves its mask in the mode
+		if err := unix.Fchmod(fd, m.mode); err != nil {
+			return err
+		}
+	}
+	return dress(fd, m)
+}
+
+func hasAttr(all []attr, name string) bool {
+	for _, a := range all {
+		if a.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// dressEntry is dressExactly of an entry that is neither a file nor a directory, with its time.
+func dressEntry(dir int, m *meta) error {
+	var r attrReader
+	have, err := r.ofEntry(dir, m.name)
+	if err != nil {
+		return err
+	}
+	path := procPath(dir, m.name)
+	for _, a := range have {
+		if !hasAttr(m.attrs, a.name) {
+			if err := unix.Lremovexattr(path, a.name); err != nil && err != unix.ENODATA {
+				return attrError(a, err)
+			}
+		}
+	}
+	if err := unix.Fchownat(dir, m.name, int(m.uid), int(m.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	return finishEntry(dir, m)
 }

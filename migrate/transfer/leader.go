@@ -298,13 +298,17 @@ func (r *reading) entry() string {
 
 // take fills what a stat told, if it is of the same inode.
 func (r *reading) take(st *unix.Stat_t) error {
-	var it item
-	it.take(st)
-	if (inodeKey{it.dev, it.ino}) != r.node.src.key || it.kind != r.node.kind {
+	if r.fill(st) != r.node.src.key || r.meta.kind != r.node.kind {
 		return errGone
 	}
-	r.meta, r.stamp, r.blocks = it.meta, it.stamp, it.blocks
 	return nil
+}
+
+func (r *reading) fill(st *unix.Stat_t) inodeKey {
+	var it item
+	it.take(st)
+	r.meta, r.stamp, r.blocks = it.meta, it.stamp, it.blocks
+	return inodeKey{it.dev, it.ino}
 }
 
 func (r *reading) readOpen(attrs *attrReader) error {
@@ -431,7 +435,7 @@ func (l *leader) tell(r *reading) error {
 func (l *leader) remember(r *reading, unstable bool) {
 	s := r.node.src
 	s.stamp = r.stamp.ns()
-	s.dirty = unstable || r.node.kind != kindSymlink && time.Unix(0, s.stamp.ctime).After(l.synced.Add(-racyTime))
+	s.dirty = unstable || time.Unix(0, s.stamp.ctime).After(l.synced.Add(-racyTime))
 }
 
 // tellBig sends what changed of a file in pieces.
@@ -455,6 +459,8 @@ func (l *leader) tellBig(r *reading, body string) error {
 		fd = -1 // what was made stays empty until the next round
 	}
 	fresh := n.chunks == nil
+	oldEnd := n.src.stamp.size
+	n.cutChunks(r.meta.size)
 	if err := l.step(64, func(b []byte) []byte { return appendStepOpen(b, n.id, r.meta.size, fresh) }); err != nil {
 		return err
 	}
@@ -463,7 +469,7 @@ func (l *leader) tellBig(r *reading, body string) error {
 	}
 	unstable := fd < 0
 	if fd >= 0 {
-		if unstable, err = l.pieces(r, fd); err != nil {
+		if unstable, err = l.pieces(r, fd, oldEnd); err != nil {
 			return err
 		}
 	}
@@ -480,10 +486,8 @@ func (l *leader) tellBig(r *reading, body string) error {
 }
 
 // pieces sends the chunks that are not as they were.
-func (l *leader) pieces(r *reading, fd int) (unstable bool, err error) {
+func (l *leader) pieces(r *reading, fd int, oldEnd int64) (unstable bool, err error) {
 	n := r.node
-	oldEnd := n.src.stamp.size
-	n.cutChunks(r.meta.size)
 	p := &pieceReader{l: l, r: r, fd: fd, fresh: n.chunks == nil}
 	if r.ranges == nil || p.fresh || n.src.dirty {
 		err = p.all()
@@ -596,6 +600,7 @@ func (p *pieceReader) chunk(c *chunks, index int64, length int, segs []segment, 
 	err := c.read(index, buf.b, segs)
 	if err == io.ErrUnexpectedEOF { // the rest counts as zeros, until the next round
 		p.short = true
+		segs = []segment{{0, length}}
 		clear(buf.b)
 		err = readSome(p.fd, buf.b, index*chunkSize)
 	}

@@ -113,8 +113,8 @@ func (l *listing) settle() {
 	slices.SortFunc(l.names, func(a, b child) int { return strings.Compare(a.name, b.name) })
 }
 
-// digestOf makes the digest of the tree below root of what is known of it, and counts it.
-func digestOf(root *inode) *tree {
+// digestKnown makes the digest of the tree below root of what is known of it, and counts it.
+func digestKnown(root *inode) *tree {
 	w := manifestWalk{tree: newTree(), numbers: map[*inode]uint64{}}
 	w.visit("", root)
 	return w.tree

@@ -21,6 +21,10 @@ func (p *pull) read(ctx context.Context) {
 	for {
 		f := incoming{buf: p.pool.get()}
 		f.typ, f.err = readFrame(p.conn, f.buf)
+		if f.err == nil && f.typ == frameAlive {
+			p.pool.release(f.buf)
+			continue
+		}
 		select {
 		case p.frames <- f:
 		case <-ctx.Done():

@@ -68,11 +68,11 @@ type sender struct {
 	since time.Time // the oldest entry of the batch
 }
 
-// send sends the tree below the open directory root, from its first batch to the trailer.
-func send(ctx context.Context, root int, w *frameWriter) (mobyfs.Receipt, error) {
+// startSender begins to write what is put. stop waits until all is written, and tells why the sender's context ended, if it did
+// before.
+func startSender(ctx context.Context, root int, w *frameWriter) (_ *sender, stop func() error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	s := &sender{ctx: ctx, root: root, w: w, out: make(chan outgoing, 4), typ: frameBatch, tree: newTree()}
+	s := &sender{ctx: ctx, root: root, w: w, out: make(chan outgoing, 4), typ: frameSteps, tree: newTree()}
 	s.batch = s.pool.get()
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -80,7 +80,20 @@ func send(ctx context.Context, root int, w *frameWriter) (mobyfs.Receipt, error)
 			cancel(mobyfs.Errorf(mobyfs.CodeUnavailable, "write: %w", err))
 		}
 	})
-	err := scan(ctx, root, wantContent, s.visit)
+	return s, func() error {
+		close(s.out)
+		wg.Wait()
+		cause := ctxErr(ctx)
+		cancel(nil)
+		return cause
+	}
+}
+
+// send sends the tree below the open directory root, from its first batch to the trailer.
+func send(ctx context.Context, root int, w *frameWriter) (mobyfs.Receipt, error) {
+	s, stop := startSender(ctx, root, w)
+	s.typ = frameBatch
+	err := scan(s.ctx, root, wantContent, s.visit)
 	if err == nil {
 		err = s.flush()
 	}
@@ -90,9 +103,7 @@ func send(ctx context.Context, root int, w *frameWriter) (mobyfs.Receipt, error)
 	if err == nil {
 		err = s.put(outgoing{typ: frameTrailer, head: appendString(nil, receipt.Digest)})
 	}
-	close(s.out)
-	wg.Wait()
-	if cause := ctxErr(ctx); cause != nil && mobyfs.CodeOf(err) != mobyfs.CodeInUse {
+	if cause := stop(); cause != nil && mobyfs.CodeOf(err) != mobyfs.CodeInUse {
 		err = cause
 	}
 	return receipt, err

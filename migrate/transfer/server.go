@@ -143,7 +143,7 @@ type pullee struct {
 // run does what the client asks for. Its error has been told to the client if it can be.
 // refused is why it may not do anything.
 func (p *pullee) run(ctx context.Context, refused error) (mobyfs.Receipt, error) {
-	ticket, err := p.greet(refused)
+	ticket, live, err := p.greet(refused)
 	if err != nil {
 		return mobyfs.Receipt{}, p.refuse(err)
 	}
@@ -152,7 +152,7 @@ func (p *pullee) run(ctx context.Context, refused error) (mobyfs.Receipt, error)
 		return mobyfs.Receipt{}, p.refuse(err)
 	}
 	defer o.Release()
-	if o.Live {
+	if o.Live && !live {
 		return mobyfs.Receipt{}, p.refuse(mobyfs.Errorf(mobyfs.CodeInUse, "the volume is in use: it can only be followed").
 			WithHint("run the same version of mobyfs on both nodes"))
 	}
@@ -161,7 +161,12 @@ func (p *pullee) run(ctx context.Context, refused error) (mobyfs.Receipt, error)
 		return mobyfs.Receipt{}, p.refuse(fault("open the volume", err))
 	}
 	defer dirfd.Close(root)
-	receipt, err := p.send(ctx, root)
+	var receipt mobyfs.Receipt
+	if live {
+		receipt, err = p.lead(ctx, root, &o)
+	} else {
+		receipt, err = p.send(ctx, root)
+	}
 	if err != nil {
 		return receipt, p.refuse(err)
 	}
@@ -175,29 +180,29 @@ func (p *pullee) refuse(err error) error {
 }
 
 // greet learns who the client is and what it wants.
-func (p *pullee) greet(refused error) (ticket string, err error) {
+func (p *pullee) greet(refused error) (ticket string, live bool, err error) {
 	state := p.conn.State()
 	if p.peer, err = pki.PeerIdentity(&state); err == nil {
 		err = refused
 	}
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	p.conn.AwaitReads(min(handshakeTimeout, p.s.idleTime()))
 	buf := &buffer{}
 	t, err := readFrame(p.conn, buf)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
-	if t != frameHello {
-		return "", corrupt("a frame of type %d came first", t)
+	if t != frameHello && (t != frameFollow || p.conn.Version() < bundle.Protocol2) {
+		return "", false, corrupt("a frame of type %d came first", t)
 	}
 	h, err := decodeHello(buf.b)
 	if err == nil && h.protocol != uint64(p.conn.Version()) {
 		err = mobyfs.Errorf(mobyfs.CodeInvalid, "pull protocol %d is not spoken here, only 1 and 2 are", h.protocol).
 			WithHint("run the same version of mobyfs on both nodes")
 	}
-	return h.ticket, err
+	return h.ticket, t == frameFollow, err
 }
 
 // send tells the plan, waits for the word to go, sends the tree and waits until the client has it.

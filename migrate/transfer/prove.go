@@ -1,0 +1,160 @@
+package transfer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/dirfd"
+)
+
+// prove reads back what the round changed and compares it with what was sent. If all was written out before, it is read from the
+// disk where the kernel lets go of what it holds.
+func (m *mirror) prove(fromDisk bool) error {
+	for _, t := range m.touched {
+		if t.node == nil {
+			continue
+		}
+		parent := t.node.at.dir
+		if parent == nil {
+			parent = t.node
+		}
+		h, err := m.fdOf(parent)
+		if err != nil {
+			return err
+		}
+		if err := m.do(func() error {
+			defer h.release()
+			return fault("read back "+t.node.at.path(), m.readBack(h.fd, t, fromDisk))
+		}); err != nil {
+			h.release()
+			return err
+		}
+	}
+	err := m.drain()
+	m.touched = nil
+	clear(m.of)
+	return err
+}
+
+func (m *mirror) readBack(dir int, t *touched, fromDisk bool) error {
+	n := t.node
+	r := reading{visit: visit{at: n.at, node: n}, dir: &handle{fd: dir}}
+	var attrs attrReader
+	var st unix.Stat_t
+	fd := -1
+	var err error
+	switch n.kind {
+	case kindFile, kindDir:
+		if fd, err = openQuietly(dir, r.entry(), 0); err != nil {
+			return err
+		}
+		defer dirfd.Close(fd)
+		if err = unix.Fstat(fd, &st); err == nil {
+			r.fill(&st)
+			r.meta.attrs, err = attrs.ofFile(fd)
+		}
+	default:
+		if err = unix.Fstatat(dir, r.entry(), &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
+			r.fill(&st)
+			r.meta.attrs, err = attrs.ofEntry(dir, n.at.name)
+		}
+		if err == nil && n.kind == kindSymlink {
+			r.meta.target, err = readlink(dir, n.at.name)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if r.meta.kind != n.kind || string(r.meta.appendBody(nil)) != n.body {
+		return differs(fmt.Sprintf("%q has other metadata than what was sent", n.at.path()))
+	}
+	if !t.filled {
+		return nil
+	}
+	if fromDisk {
+		_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) // a hint
+	}
+	return m.readBackContent(fd, r.meta.size, t)
+}
+
+func (m *mirror) readBackContent(fd int, size int64, t *touched) error {
+	buf := m.pool.get()
+	defer m.pool.release(buf)
+	if t.node.chunks == nil {
+		buf.b = buf.b[:size]
+		if err := readFull(fd, buf.b, 0); err != nil {
+			return err
+		}
+		return compare(sumSmall(buf.b), t.node.sum)
+	}
+	for _, index := range t.chunks {
+		buf.b = buf.b[:min(chunkSize, size-index*chunkSize)]
+		if err := readFull(fd, buf.b, index*chunkSize); err != nil {
+			return err
+		}
+		var want sum
+		if i, found := findChunk(t.node.chunks, index); found {
+			want = t.node.chunks[i].sum
+		}
+		if err := compare(sumChunk(buf.b), want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle makes a round durable and reads it back.
+func (m *mirror) settle() error {
+	if err := writeOut(m.root); err != nil {
+		return err
+	}
+	return m.prove(true)
+}
+
+// settleLast makes the last round durable while it reads it back, and proves that the whole tree is the source's.
+func (m *mirror) settleLast(ctx context.Context, digest string) (mobyfs.Receipt, error) {
+	synced, err := syncInBackground(m.root)
+	if err != nil {
+		return mobyfs.Receipt{}, err
+	}
+	if err := m.prove(false); err != nil {
+		return mobyfs.Receipt{}, err
+	}
+	t := digestKnown(m.nodes[0])
+	if got := t.digest(); got != digest {
+		return mobyfs.Receipt{}, differs(fmt.Sprintf("the digest is %s, that of the source is %s", got, digest))
+	}
+	select {
+	case err = <-synced:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	return mobyfs.Receipt{Digest: digest, Progress: mobyfs.Progress{Files: t.files, Bytes: m.bytes.Load()}}, fault("sync the file system", err)
+}
+
+// prediction foretells the pause from what the rounds took.
+type prediction struct {
+	looked time.Duration // to find out what changed
+	tail   time.Duration // from the end of the stream until the round was durable and read back
+	rate   int64         // bytes that come in a second
+	dirty  int64         // bytes that change in a second
+	since  time.Time     // when the source last began to look
+}
+
+// freezeTime is what it takes to freeze containers, until it was measured.
+const freezeTime = 50 * time.Millisecond
+
+func (p prediction) pause(now time.Time) time.Duration {
+	if p.since.IsZero() {
+		return 0
+	}
+	d := freezeTime + p.looked + p.tail
+	if p.rate > 0 {
+		d += time.Duration(float64(p.dirty) * now.Sub(p.since).Seconds() / float64(p.rate) * float64(time.Second))
+	}
+	return d
+}
