@@ -2,6 +2,10 @@ package transfer
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -12,7 +16,7 @@ import (
 var _ mobyfs.LivePeer = (*Client)(nil)
 
 // Follow opens a live session. See mobyfs.LivePeer. The session ends with Close, when ctx does, or when that of a round does.
-// The journal is not used yet: into must be empty.
+// Of what an earlier session of the same migration left nothing is used: it is removed first.
 func (c *Client) Follow(ctx context.Context, from mobyfs.From, into string, o mobyfs.FollowOptions) (mobyfs.Follower, error) {
 	f := &follower{o: o, p: &pull{c: c, from: from}}
 	if err := f.start(ctx, into); err != nil {
@@ -47,6 +51,9 @@ func (f *follower) failed(ctx context.Context, err error) error {
 }
 
 func (f *follower) start(ctx context.Context, into string) (err error) {
+	if err = takeUp(into, f.o.Journal, f.p.from.Migration); err != nil {
+		return err
+	}
 	if f.root, err = openEmpty(into); err != nil {
 		return err
 	}
@@ -258,4 +265,26 @@ func (f *follower) report() {
 	f.mu.Unlock()
 	now.Files, now.Bytes, now.TotalBytes = f.m.files.Load(), f.m.bytes.Load(), f.plan.bytes
 	f.o.Progress(now)
+}
+
+// takeUp removes what an earlier session left in the directory, if the journal says that it was of this migration, and notes that
+// this one begins. Killed in between, it is begun anew.
+func takeUp(into, journal string, m mobyfs.MigrationID) error {
+	if journal == "" {
+		return nil
+	}
+	noted, err := os.ReadFile(journal)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fault("read what was noted of the migration", err)
+	}
+	if string(noted) != string(m) {
+		return fault("note the migration", os.WriteFile(journal, []byte(m), 0o600))
+	}
+	entries, err := os.ReadDir(into)
+	for _, e := range entries {
+		if err == nil {
+			err = os.RemoveAll(filepath.Join(into, e.Name()))
+		}
+	}
+	return fault("empty "+into, err)
 }

@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,12 +15,14 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/migrate/feed"
 )
 
 // liveFleet offers dir as one that is in use. freeze stops what writes; thawed counts.
 type liveFleet struct {
 	*fleet
 	freeze func()
+	feed   func(dir string) feed.Feed
 
 	mu     sync.Mutex
 	frozen int
@@ -33,6 +36,7 @@ func newLiveFleet(t testing.TB, dir string, freeze func()) *liveFleet {
 	l.server.Offer = func(ctx context.Context, peer pki.Identity, ticket string) (Offered, error) {
 		o, err := plain(ctx, peer, ticket)
 		o.Live, o.Luggage = true, []byte("a container")
+		o.Feed = l.feed
 		o.Freeze = func(context.Context) (int, error) {
 			if l.freeze != nil {
 				l.freeze()
@@ -131,6 +135,20 @@ func TestLiveSessionBringsOneOfEverything(t *testing.T) {
 }
 
 func TestLiveMoveOfATreeThatChangesAllTheTimeIsExact(t *testing.T) {
+	changing(t, nil)
+}
+
+func TestLiveMoveThatIsToldWhatChangesIsExact(t *testing.T) {
+	feeds := feed.New(slog.New(slog.DiscardHandler))
+	changing(t, func(dir string) feed.Feed {
+		f, why := feeds.Arm(dir, feed.Options{})
+		t.Logf("the feed is %s: %s", f.Name(), why)
+		return f
+	})
+}
+
+// changing moves trees while a writer changes them until they are frozen.
+func changing(t *testing.T, told func(dir string) feed.Feed) {
 	seeds := 12
 	if testing.Short() {
 		seeds = 3
@@ -158,6 +176,7 @@ func TestLiveMoveOfATreeThatChangesAllTheTimeIsExact(t *testing.T) {
 			freeze := func() { once.Do(func() { close(stop); <-ended }) }
 			defer freeze()
 			l := newLiveFleet(t, src, freeze)
+			l.feed = told
 			f, into := l.follow(t, mobyfs.FollowOptions{})
 			for range 1 + seed%5 {
 				_, err := f.Round(t.Context())
@@ -354,5 +373,27 @@ func TestChangeRightAfterAReadIsSeen(t *testing.T) {
 	r, err := session.Freeze(t.Context())
 	must(t, err)
 	must(t, session.Close())
+	sameTrees(t, src, into, r)
+}
+
+func TestFollowBeginsAnewWhereAnEarlierSessionOfTheMigrationEnded(t *testing.T) {
+	src := smallTree(t)
+	l := newLiveFleet(t, src, nil)
+	o := mobyfs.FollowOptions{Journal: filepath.Join(t.TempDir(), "journal")}
+	first, into := l.follow(t, o)
+	_, err := first.Round(t.Context())
+	must(t, err)
+	must(t, first.Close())
+	other := l.from()
+	other.Migration = "m2"
+	if _, err := l.client.Follow(t.Context(), other, into, mobyfs.FollowOptions{Journal: filepath.Join(t.TempDir(), "journal")}); mobyfs.CodeOf(err) != mobyfs.CodeInvalid {
+		t.Errorf("into what another migration left: got %v, want CodeInvalid", err)
+	}
+	must(t, os.Remove(filepath.Join(src, "z")))
+	second, err := l.client.Follow(t.Context(), l.from(), into, o)
+	must(t, err)
+	r, err := second.Freeze(t.Context())
+	must(t, err)
+	must(t, second.Close())
 	sameTrees(t, src, into, r)
 }
