@@ -19,6 +19,8 @@ type Node struct {
 	Epoch      uint64    `json:"epoch"`              // of its newest session
 	Backends   []string  `json:"backends,omitempty"` // that it has; nil if it has not said
 	Live       bool      `json:"live,omitempty"`     // its agent can be either end of a live migration
+	// TrashSeconds is how long it keeps what was removed; DefaultTrash if it has not said.
+	TrashSeconds int64 `json:"trash_seconds,omitempty"`
 	// RivalAt is when another agent spoke for it that control does not listen to: two machines have its certificate. It
 	// is told once in RivalEvery; zero if there never was one.
 	RivalAt time.Time `json:"rival_at,omitzero"`

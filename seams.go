@@ -43,13 +43,15 @@ type Control interface {
 	// CreateVolume records a volume, or returns the one that exists with an equal spec. If node is not empty the
 	// home is that node or the call fails with CodeNoSpace. Otherwise control places it.
 	CreateVolume(ctx context.Context, name string, spec VolumeSpec, node string) (Volume, error)
-	// Created tells that the bytes of a volume in VolumeCreating now exist here, and makes it VolumeReady.
+	// Created tells that the bytes of a volume in VolumeCreating now exist here, and makes it VolumeReady. Of one that
+	// is Returning it tells that they are out of the trash.
 	Created(ctx context.Context, id VolumeID) (Volume, error)
 	// Volume returns the record of the volume that has the name now, or CodeNotFound.
 	Volume(ctx context.Context, name string) (Volume, error)
 	// RemoveVolume frees the name and makes the volume VolumeRemoving. CodeInUse or CodeMoving if it may not go.
 	RemoveVolume(ctx context.Context, name string) error
-	// Removed tells that the bytes of a volume in VolumeRemoving are gone from here, and deletes the record.
+	// Removed tells that the bytes of a volume in VolumeRemoving are gone from here, and deletes the record. Of one that
+	// is Returning it tells that the trash does not have them any more.
 	Removed(ctx context.Context, id VolumeID) error
 	// Claim asks for the lease. The Grant either gives it, or From tells that a migration to here has begun (or
 	// goes on) whose commit will give it. CodeInUse and CodeMoving tell by whom and what to do.
@@ -142,6 +144,8 @@ type Report struct {
 	Held     *Held                    `json:"held,omitempty"`     // nil = unchanged
 	Backends []string                 `json:"backends,omitempty"` // that keep volumes here
 	Live     bool                     `json:"live,omitempty"`     // this agent can be either end of a live migration
+	// TrashSeconds is how long what was removed stays in the trash here.
+	TrashSeconds int64 `json:"trash_seconds,omitempty"`
 
 	// What placement shall know of the node from its first day on. Later, operators say.
 	Labels  map[string]string `json:"labels,omitempty"`

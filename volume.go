@@ -31,7 +31,9 @@ type Volume struct {
 	UsedBytes int64       `json:"used_bytes"`          // as the home last reported; 0 until it has
 	Revision  int64       `json:"revision"`            // of the record in the store; grows with each change
 	Aside     *Aside      `json:"aside,omitempty"`     // nil unless no node had the bytes after a restore
-	Kept      []string    `json:"kept,omitempty"`      // nodes with other bytes of it since a restore, which stay untouched
+	// Undeletion is nil unless the volume was removed and came back.
+	Undeletion *Undeletion `json:"undeletion,omitempty"`
+	Kept       []string    `json:"kept,omitempty"` // nodes with other bytes of it since a restore, which stay untouched
 }
 
 // Aside says why a volume is kept on record and can't be used: after control was restored from a backup no node had its
@@ -193,6 +195,8 @@ func (v Volume) Condition() string {
 		return string(v.State)
 	case v.Aside != nil:
 		return "aside"
+	case v.Returning():
+		return "returning"
 	case v.Migration != nil:
 		return "moving"
 	case v.Lease != nil:

@@ -43,7 +43,6 @@ const (
 	carriedDoubt    = 30 * time.Second        // uses counted by an earlier life of the agent are believed without proof
 	settleEvery     = 10 * time.Second        // uses in doubt are compared with the kernel
 	unseenAfter     = 10 * time.Minute        // a use that neither the kernel nor dockerd shows is believed; a container may wait for its other volumes
-	trashAge        = time.Hour               // what was removed can be brought back by hand
 	purgeEvery      = 10 * time.Minute
 	measureEvery    = time.Minute      // how much space a volume takes
 	moveGivesUp     = 10 * time.Minute // a source can't be reached, and the migration is aborted
@@ -68,6 +67,9 @@ type Config struct {
 	// Linger is how long a lease stays after the last container has ended, unless another node wants the volume: a
 	// container that is restarted, or created and then started, begins where it ended. 0 gives it back at once.
 	Linger time.Duration
+	// Trash is how long what was removed or has moved away stays in the trash, if the disk does not run short;
+	// mobyfs.DefaultTrash if 0.
+	Trash  time.Duration
 	Kernel Kernel // nil: the real one
 	// Watchdog ends writing to volumes of takeover auto when the session is over; nil: such volumes are not attached here.
 	Watchdog Watchdog
@@ -111,6 +113,9 @@ var _ mobyfs.Mounter = (*Agent)(nil)
 
 // Open loads what an earlier life knew and takes up its work. It asks nobody: Docker can be answered at once.
 func Open(cfg Config) (*Agent, error) {
+	if cfg.Trash == 0 {
+		cfg.Trash = mobyfs.DefaultTrash
+	}
 	if cfg.Kernel == nil {
 		cfg.Kernel = realKernel{}
 	}
@@ -283,12 +288,35 @@ func (a *Agent) learn(v mobyfs.Volume) {
 	}
 }
 
-// purge empties the trash of what has been there long enough.
+// purge empties the trash of what has been there long enough, and of more while the disk is short of space.
 func (a *Agent) purge(ctx context.Context) {
 	for _, b := range a.Backends {
-		if err := b.Purge(ctx, time.Now().Add(-trashAge)); err != nil {
+		err := b.Purge(ctx, time.Now().Add(-a.Trash))
+		if trash, ok := b.(backend.Trash); ok && err == nil {
+			err = a.purgeEarly(ctx, trash)
+		}
+		if err != nil {
 			a.Log.Warn("empty the trash", "backend", b.Name(), "err", err)
 		}
+	}
+}
+
+// shortOf is the part of a disk, one in so many, that is kept free by emptying the trash early.
+const shortOf = 20
+
+// purgeEarly empties the trash from the oldest on while less than a twentieth of the disk is free.
+func (a *Agent) purgeEarly(ctx context.Context, b backend.Trash) error {
+	for {
+		c, err := b.Capacity(ctx)
+		if err != nil || c.FreeBytes >= c.TotalBytes/shortOf && (c.TotalInodes == 0 || c.FreeInodes >= c.TotalInodes/shortOf) {
+			return err
+		}
+		id, err := b.PurgeOldest(ctx)
+		if err != nil || id == "" {
+			return err
+		}
+		a.metrics.purgedEarly.Inc()
+		a.Log.Warn("the disk is short of space: a removed volume was deleted from the trash before its time", "backend", b.Name(), "volume", string(id))
 	}
 }
 

@@ -20,13 +20,13 @@ import (
 type catalogue struct {
 	mu      sync.Mutex
 	volumes map[mobyfs.VolumeID]mobyfs.Volume
-	names   map[string]mobyfs.VolumeID // of volumes that are not being removed
-	told    map[mobyfs.VolumeID]bool   // records that control told in this life of the agent
-	gone    map[mobyfs.VolumeID]bool   // records deleted since the last full state, in case an old answer is late
-	onDisk  map[mobyfs.VolumeID]bool   // volumes whose records survive a crash, if not their newest
-	fresh   bool                       // the watch is up: what is not here does not exist, give or take a moment, unless it is unknown
-	partial bool                       // control tells what concerns this node: what is not here is unknown, unless it is in gone
-	since   time.Time                  // when fresh became false
+	names   map[string]mobyfs.VolumeID       // of volumes that are not being removed
+	told    map[mobyfs.VolumeID]bool         // records that control told in this life of the agent
+	gone    map[mobyfs.VolumeID]mobyfs.Fence // records deleted since the last full state, in case an old answer is late
+	onDisk  map[mobyfs.VolumeID]bool         // volumes whose records survive a crash, if not their newest
+	fresh   bool                             // the watch is up: what is not here does not exist, give or take a moment, unless it is unknown
+	partial bool                             // control tells what concerns this node: what is not here is unknown, unless it is in gone
+	since   time.Time                        // when fresh became false
 	version uint64
 	saver   saver
 	changed chan struct{} // closed and replaced at each change
@@ -76,7 +76,7 @@ func (c *catalogue) clear() {
 	c.volumes = map[mobyfs.VolumeID]mobyfs.Volume{}
 	c.names = map[string]mobyfs.VolumeID{}
 	c.told = map[mobyfs.VolumeID]bool{}
-	c.gone = map[mobyfs.VolumeID]bool{}
+	c.gone = map[mobyfs.VolumeID]mobyfs.Fence{}
 }
 
 func (c *catalogue) put(v mobyfs.Volume) {
@@ -89,12 +89,19 @@ func (c *catalogue) put(v mobyfs.Volume) {
 }
 
 func (c *catalogue) drop(id mobyfs.VolumeID) {
+	last := c.volumes[id].Fence
 	if name := c.volumes[id].Name; c.names[name] == id {
 		delete(c.names, name)
 	}
 	delete(c.volumes, id)
 	delete(c.told, id)
-	c.gone[id] = true
+	c.gone[id] = max(c.gone[id], last)
+}
+
+// mayCome refuses records from before a volume was removed. One that was brought back since says so.
+func (c *catalogue) mayCome(v mobyfs.Volume) bool {
+	last, gone := c.gone[v.ID]
+	return !gone || v.Undeletion != nil && v.Fence > last
 }
 
 // touched notes a change, under mu.
@@ -120,7 +127,7 @@ func (c *catalogue) learn(v mobyfs.Volume) (news bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known, here := c.volumes[v.ID]
-	if c.gone[v.ID] || here && v.Revision < known.Revision {
+	if !c.mayCome(v) || here && v.Revision < known.Revision {
 		return false
 	}
 	news = !here || v.Revision > known.Revision || !c.told[v.ID]
@@ -175,7 +182,8 @@ func (c *catalogue) isUnknown(id mobyfs.VolumeID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, here := c.volumes[id]
-	return c.partial && !here && !c.gone[id]
+	_, gone := c.gone[id]
+	return c.partial && !here && !gone
 }
 
 // remove forgets a volume whose record is deleted.
@@ -186,13 +194,15 @@ func (c *catalogue) remove(id mobyfs.VolumeID) {
 	c.touched()
 }
 
-// leaving notes that control has agreed to remove a volume, before its new record arrives.
+// leaving notes that control has agreed to remove a volume, before its new record arrives. Nothing is removed before that is
+// there: under its fence the volume is found in the trash again.
 func (c *catalogue) leaving(id mobyfs.VolumeID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if v, here := c.volumes[id]; here {
 		v.State = mobyfs.VolumeRemoving
 		c.put(v)
+		c.told[id] = false
 		c.touched()
 	}
 }

@@ -124,6 +124,9 @@ func TestDeathAtEachDurableMomentLosesNothing(t *testing.T) {
 	child := killtest.Build(t)
 	lives, deaths := 0, map[string]int{}
 	for _, moment := range moments {
+		if strings.HasPrefix(moment, "dir.purge.") {
+			continue // an hour later, when uses that no kernel shows have been given up; backend/dir kills there
+		}
 		after := 1
 		if strings.HasPrefix(moment, "agent.") {
 			after = 7 // these come in each step of the life

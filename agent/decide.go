@@ -46,6 +46,7 @@ const (
 	release task = "release"   // give the lease back
 	confirm task = "confirm"   // that a lease used here is still ours
 	create  task = "create"    // the empty volume
+	recall  task = "undelete"  // the volume: it was removed, and comes back
 	remove  task = "remove"    // the volume, for good
 	adopt   task = "adopt"     // what a committed migration brought
 	discard task = "discard"   // what a migration brought that did not win
@@ -201,6 +202,8 @@ func (v view) onDisk() step {
 	switch {
 	case home && r.State == mobyfs.VolumeCreating:
 		return step{task: create, why: "this node was chosen as its home"}
+	case home && r.Returning() && v.told:
+		return step{task: recall, fence: r.Fence, why: "it was removed, and comes back"}
 	case home && r.State == mobyfs.VolumeRemoving && v.told && v.exports == 0:
 		return step{task: remove, fence: r.Fence, why: "it was removed"}
 	}

@@ -39,6 +39,7 @@ type cluster struct {
 	rev     int64
 	volumes map[mobyfs.VolumeID]*mobyfs.Volume
 	reports map[string]mobyfs.Report
+	removed map[string]mobyfs.Volume // by name, as they were
 
 	inventories      []mobyfs.Inventory // that nodes told
 	backups          map[string][]byte  // their content, by ID
@@ -195,6 +196,17 @@ func (c *cluster) edit(name string, f func(v *mobyfs.Volume)) {
 	})
 }
 
+// undelete brings a removed volume back as an operator does.
+func (c *cluster) undelete(name string) {
+	_ = c.change(context.Background(), "operator", "undelete", func() (*mobyfs.Volume, error) {
+		v := c.removed[name]
+		v.State, v.Undeletion = mobyfs.VolumeReady, &mobyfs.Undeletion{Removed: v.Fence, Pending: true}
+		v.Fence++
+		c.volumes[v.ID] = &v
+		return &v, nil
+	})
+}
+
 func (c *cluster) find(name string) *mobyfs.Volume {
 	for _, v := range c.volumes {
 		if v.Name == name && v.State != mobyfs.VolumeRemoving {
@@ -302,8 +314,11 @@ func (s *seat) Created(ctx context.Context, id mobyfs.VolumeID) (mobyfs.Volume, 
 		if v.State == mobyfs.VolumeRemoving {
 			return false, mobyfs.Errorf(mobyfs.CodeNotFound, "it is being removed")
 		}
-		changed := v.State != mobyfs.VolumeReady
+		changed := v.State != mobyfs.VolumeReady || v.Returning()
 		v.State = mobyfs.VolumeReady
+		if v.Undeletion != nil {
+			v.Undeletion = &mobyfs.Undeletion{Removed: v.Undeletion.Removed}
+		}
 		return changed, nil
 	})
 }
@@ -381,9 +396,13 @@ func (s *seat) Removed(ctx context.Context, id mobyfs.VolumeID) error {
 		if v == nil {
 			return nil, nil
 		}
-		if v.State != mobyfs.VolumeRemoving || v.Node != s.node {
+		if v.State != mobyfs.VolumeRemoving && !v.Returning() || v.Node != s.node {
 			return nil, mobyfs.Errorf(mobyfs.CodeDenied, "volume %q is %s on %s", v.Name, v.State, v.Node)
 		}
+		if s.removed == nil {
+			s.removed = map[string]mobyfs.Volume{}
+		}
+		s.removed[v.Name] = *v
 		delete(s.volumes, id)
 		s.rev++
 		s.save()

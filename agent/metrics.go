@@ -12,16 +12,17 @@ import (
 type metrics struct {
 	registry *prometheus.Registry
 
-	heartbeats *prometheus.HistogramVec // by code
-	selfFences prometheus.Counter
-	lostLeases prometheus.Counter
-	fences     *prometheus.CounterVec   // rejections, by what was to be done
-	failures   *prometheus.CounterVec   // of steps, by step and code
-	phases     *prometheus.HistogramVec // of migrations to here, by phase and code
-	migrations *prometheus.CounterVec   // to here, by how they ended
-	pulled     prometheus.Counter
-	served     *prometheus.CounterVec // pulls, by code
-	serving    prometheus.Gauge
+	heartbeats  *prometheus.HistogramVec // by code
+	selfFences  prometheus.Counter
+	lostLeases  prometheus.Counter
+	purgedEarly prometheus.Counter
+	fences      *prometheus.CounterVec   // rejections, by what was to be done
+	failures    *prometheus.CounterVec   // of steps, by step and code
+	phases      *prometheus.HistogramVec // of migrations to here, by phase and code
+	migrations  *prometheus.CounterVec   // to here, by how they ended
+	pulled      prometheus.Counter
+	served      *prometheus.CounterVec // pulls, by code
+	serving     prometheus.Gauge
 }
 
 var (
@@ -42,7 +43,8 @@ func newMetrics(a *Agent) *metrics {
 			"How long heartbeats took, by code; ok is success.", callBuckets), []string{"code"}),
 		selfFences: prometheus.NewCounter(counter("self_fences_total",
 			"Times that writing to a volume was ended here because control could not be reached in time, or another node has the volume.")),
-		lostLeases: prometheus.NewCounter(counter("lost_leases_total", "Leases that containers here relied on and that control gave to nobody or to another node.")),
+		purgedEarly: prometheus.NewCounter(counter("trash_purged_early_total", "Removed volumes that were deleted from the trash before their time, for the disk was short of space.")),
+		lostLeases:  prometheus.NewCounter(counter("lost_leases_total", "Leases that containers here relied on and that control gave to nobody or to another node.")),
 		fences: prometheus.NewCounterVec(counter("fence_rejections_total",
 			"Operations that were refused because a newer decision was made since, by operation."), []string{"operation"}),
 		failures: prometheus.NewCounterVec(counter("step_failures_total", "Steps of work on volumes that failed and are tried again, by step and code."), []string{"step", "code"}),
@@ -53,7 +55,7 @@ func newMetrics(a *Agent) *metrics {
 		served:     prometheus.NewCounterVec(counter("pulls_served_total", "Pulls that other nodes asked for here, by code; ok is one that was let in."), []string{"code"}),
 		serving:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "mobyfs_agent_pulls_serving", Help: "Pulls that are being served from here."}),
 	}
-	m.registry.MustRegister(m.heartbeats, m.selfFences, m.lostLeases, m.fences, m.failures, m.phases, m.migrations, m.pulled, m.served, m.serving, &census{a})
+	m.registry.MustRegister(m.heartbeats, m.selfFences, m.lostLeases, m.purgedEarly, m.fences, m.failures, m.phases, m.migrations, m.pulled, m.served, m.serving, &census{a})
 	for _, operation := range []string{"attach", "export", "adopt", "remove"} {
 		m.fences.WithLabelValues(operation) // 0 from the beginning, for an alert to see the first
 	}

@@ -101,6 +101,7 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	r.mu.Unlock()
 	report.Zone, report.Rack, report.Labels = a.Zone, a.Rack, a.Labels
 	report.Live = true
+	report.TrashSeconds = int64(a.Trash / time.Second)
 	report.Backends = slices.Sorted(maps.Keys(a.backends))
 	report.Version, report.Capacity, report.Progress = a.Version, capacity, map[mobyfs.MigrationID]mobyfs.Progress{}
 	for _, w := range a.all() {

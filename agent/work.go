@@ -36,6 +36,8 @@ func (w *worker) do(ctx context.Context, s step, v view) error {
 		return w.doAttach(ctx, s, v)
 	case create:
 		return w.doCreate(ctx, v)
+	case recall:
+		return w.doRecall(ctx, s, v)
 	case remove:
 		return w.doRemove(ctx, s, v)
 	case vacate:
@@ -341,6 +343,40 @@ func (w *worker) trouble(err error) error {
 	defer w.mu.Unlock()
 	w.problem = err.Error()
 	return err
+}
+
+// doRecall takes a volume that was removed out of the trash and says so, or that the trash does not have it any more.
+func (w *worker) doRecall(ctx context.Context, s step, v view) error {
+	r := v.record
+	b, ok := w.home(r).(backend.Trash)
+	if !ok {
+		return w.trouble(mobyfs.Errorf(mobyfs.CodeInvalid, "backend %s does not give volumes back", r.Spec.WithDefaults().Backend))
+	}
+	err := b.Undelete(ctx, w.id, r.Undeletion.Removed, s.fence)
+	w.agent.metrics.fence("undelete", err)
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	switch {
+	case mobyfs.CodeOf(err) == mobyfs.CodeNotFound:
+		if err := w.agent.Control.Removed(call, w.id); err != nil && mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
+			return err
+		}
+		w.log.Warn("a removed volume was to come back, and the trash does not have it any more", "volume", r.Name)
+		w.agent.catalogue.remove(w.id)
+		return nil
+	case err != nil:
+		return w.trouble(err)
+	}
+	w.mu.Lock()
+	w.backend, w.bytes, w.problem, w.size, w.seen = b, true, "", v.size(), max(w.seen, s.fence)
+	w.mu.Unlock()
+	now, err := w.agent.Control.Created(call, w.id)
+	if err != nil {
+		return err
+	}
+	w.log.Info("undeleted", "volume", r.Name, "fence", s.fence)
+	w.agent.learn(now)
+	return nil
 }
 
 // doRemove removes the bytes of a volume that control has removed, and says so.

@@ -127,6 +127,11 @@ type Service interface {
 	RestoreStatus(ctx context.Context, who pki.Identity) (Restore, error)
 	// Converge ends the waiting without some nodes.
 	Converge(ctx context.Context, who pki.Identity, without []string) (Restore, error)
+	// RemovedVolumes lists the volumes that may come back, the last removed first.
+	RemovedVolumes(ctx context.Context, who pki.Identity) ([]mobyfs.Tombstone, error)
+	// UndeleteVolume brings back what was removed last under a name, under another one if as is not empty. The volume is
+	// Returning until its node has taken it out of its trash; if that does not have it any more, the volume is gone again.
+	UndeleteVolume(ctx context.Context, who pki.Identity, name, as string) (mobyfs.Volume, error)
 	// SettleVolume makes the bytes that one node keeps besides the volume's own the volume's, or gives up those of another.
 	SettleVolume(ctx context.Context, who pki.Identity, name, use, drop string) (mobyfs.Volume, error)
 	Inventory(ctx context.Context, who pki.Identity, part mobyfs.Inventory) error

@@ -16,17 +16,19 @@ import (
 
 // Calls about volumes that operators and agents make.
 var (
-	createVolume = call{http.MethodPost, "/v1/volumes", "create-volume", "Create a volume, or get the one that exists with an equal spec"}
-	listVolumes  = call{http.MethodGet, "/v1/volumes", "list-volumes", "List volumes by name, a page at a time"}
-	getVolume    = call{http.MethodGet, "/v1/volumes/{name}", "get-volume", "Get a volume by its name"}
-	waitVolume   = call{http.MethodGet, "/v1/volumes/{name}:wait", "wait-volume", "Get a volume once its record is newer than a revision"}
-	patchVolume  = call{http.MethodPatch, "/v1/volumes/{name}", "patch-volume", "Change what a volume is asked to be"}
-	removeVolume = call{http.MethodDelete, "/v1/volumes/{name}", "remove-volume", "Remove a volume that nobody uses"}
-	moveVolume   = call{http.MethodPost, "/v1/volumes/{name}:move", "move-volume", "Begin to move a volume to another node"}
-	takeOver     = call{http.MethodPost, "/v1/volumes/{name}:takeover", "take-over-volume", "Give a volume whose node is silent to another node"}
-	changeMove   = call{http.MethodPost, "/v1/volumes/{name}:change-move", "change-move", "Change the options of the live move that is under way"}
-	undoMove     = call{http.MethodPost, "/v1/volumes/{name}:undo-move", "undo-move", "Begin to move a volume back to where it came from"}
-	cancelMove   = call{http.MethodPost, "/v1/volumes/{name}:cancel-move", "cancel-move", "Give up the move that is under way"}
+	createVolume   = call{http.MethodPost, "/v1/volumes", "create-volume", "Create a volume, or get the one that exists with an equal spec"}
+	listVolumes    = call{http.MethodGet, "/v1/volumes", "list-volumes", "List volumes by name, a page at a time"}
+	getVolume      = call{http.MethodGet, "/v1/volumes/{name}", "get-volume", "Get a volume by its name"}
+	waitVolume     = call{http.MethodGet, "/v1/volumes/{name}:wait", "wait-volume", "Get a volume once its record is newer than a revision"}
+	patchVolume    = call{http.MethodPatch, "/v1/volumes/{name}", "patch-volume", "Change what a volume is asked to be"}
+	removeVolume   = call{http.MethodDelete, "/v1/volumes/{name}", "remove-volume", "Remove a volume that nobody uses"}
+	moveVolume     = call{http.MethodPost, "/v1/volumes/{name}:move", "move-volume", "Begin to move a volume to another node"}
+	takeOver       = call{http.MethodPost, "/v1/volumes/{name}:takeover", "take-over-volume", "Give a volume whose node is silent to another node"}
+	changeMove     = call{http.MethodPost, "/v1/volumes/{name}:change-move", "change-move", "Change the options of the live move that is under way"}
+	undoMove       = call{http.MethodPost, "/v1/volumes/{name}:undo-move", "undo-move", "Begin to move a volume back to where it came from"}
+	cancelMove     = call{http.MethodPost, "/v1/volumes/{name}:cancel-move", "cancel-move", "Give up the move that is under way"}
+	removedVolumes = call{http.MethodGet, "/v1/removed-volumes", "list-removed-volumes", "List the volumes that may come back, the last removed first"}
+	undelete       = call{http.MethodPost, "/v1/volumes/{name}:undelete", "undelete-volume", "Bring back what was removed last under a name"}
 )
 
 // patchType is the content of a change in the form of RFC 7396: what is null is taken away, what is absent stays.
@@ -41,7 +43,7 @@ type VolumeQuery struct {
 	Cursor string   `query:"cursor" maxLength:"512" doc:"where the page before ended, as its Link header says"`
 	Labels []string `query:"label,explode" maxItems:"16" doc:"name=value, or name for any value; may come several times, and all must hold"`
 	Node   string   `query:"node" maxLength:"63" doc:"the home"`
-	State  string   `query:"state" enum:"creating,ready,in use,moving,aside,removing" doc:"the condition"`
+	State  string   `query:"state" enum:"creating,ready,in use,moving,aside,returning,removing" doc:"the condition"`
 	Text   string   `query:"q" maxLength:"128" doc:"part of the name, without regard to case"`
 }
 
@@ -49,6 +51,10 @@ type VolumeQuery struct {
 type VolumePage struct {
 	Volumes []mobyfs.Volume
 	Next    string // cursor of the next page; empty if this is the last
+}
+
+type undeleteRequest struct {
+	As string `json:"as,omitempty" doc:"another name for it; the one that it had if empty"`
 }
 
 type volumeList struct {
@@ -156,6 +162,16 @@ func (s *Server) serveVolumes() {
 	})
 	handle(s, removeVolume, func(ctx context.Context, who pki.Identity, in *named) (*none, error) {
 		return nil, s.service.RemoveVolume(ctx, who, in.Name)
+	})
+	handle(s, removedVolumes, func(ctx context.Context, who pki.Identity, _ *none) (*reply[[]mobyfs.Tombstone], error) {
+		all, err := s.service.RemovedVolumes(ctx, who)
+		return &reply[[]mobyfs.Tombstone]{all}, err
+	})
+	handle(s, undelete, func(ctx context.Context, who pki.Identity, in *struct {
+		Name string `path:"name"`
+		Body undeleteRequest
+	}) (*revised[mobyfs.Volume], error) {
+		return ofVolumeRecord(s.service.UndeleteVolume(ctx, who, in.Name, in.Body.As))
 	})
 	handle(s, moveVolume, func(ctx context.Context, who pki.Identity, in *struct {
 		Name string `path:"name"`
@@ -277,6 +293,18 @@ func (c *Client) PatchVolume(ctx context.Context, name string, patch VolumePatch
 // Volume implements mobyfs.Control.
 func (c *Client) Volume(ctx context.Context, name string) (v mobyfs.Volume, err error) {
 	err = c.ask(ctx, getVolume, name, nil, &v)
+	return v, err
+}
+
+// RemovedVolumes lists the volumes that may come back, the last removed first.
+func (c *Client) RemovedVolumes(ctx context.Context) (all []mobyfs.Tombstone, err error) {
+	err = c.ask(ctx, removedVolumes, "", nil, &all)
+	return all, err
+}
+
+// UndeleteVolume brings back what was removed last under a name, under another one if as is not empty.
+func (c *Client) UndeleteVolume(ctx context.Context, name, as string) (v mobyfs.Volume, err error) {
+	err = c.ask(ctx, undelete, name, undeleteRequest{as}, &v)
 	return v, err
 }
 

@@ -100,6 +100,17 @@ type Live interface {
 	Reopen(ctx context.Context, id mobyfs.VolumeID, migration mobyfs.MigrationID) (dir string, err error)
 }
 
+// Trash is a backend that gives removed volumes back until they are purged.
+type Trash interface {
+	Backend
+	// Undelete makes a volume that was removed at a fence the volume again, at a higher one. What lies in the trash of it
+	// at other fences has moved away, and is left alone. When the volume is here at the new fence already it does nothing.
+	// CodeNotFound if the trash does not have it any more.
+	Undelete(ctx context.Context, id mobyfs.VolumeID, removed, fence mobyfs.Fence) error
+	// PurgeOldest deletes the volume that has been in the trash longest, and tells which; "" if there is none.
+	PurgeOldest(ctx context.Context) (mobyfs.VolumeID, error)
+}
+
 // Usage is what a volume takes on disk. A file of several names counts once.
 type Usage struct {
 	Bytes  int64 // of blocks, so holes take nothing

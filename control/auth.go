@@ -35,6 +35,7 @@ const (
 	doOperate  action = "change operations and nodes"
 	doBackup   action = "make backups and end the time after a restore"
 	doFetch    action = "fetch backups"
+	doUndelete action = "bring removed volumes back"
 	doTell     action = "tell what a node holds"
 )
 
@@ -50,7 +51,7 @@ func may(role string, do action) bool {
 		return role == pki.RoleAuditor || operates(role)
 	case doCreate, doRemove, doRepeat, doFetch:
 		return role == pki.RoleNode || operates(role)
-	case doMove, doTakeOver, doPatch, doAdmit, doOperate, doBackup:
+	case doMove, doTakeOver, doPatch, doAdmit, doOperate, doBackup, doUndelete:
 		return operates(role)
 	case doCreated, doRemoved, doClaim, doRelease, doAccept, doCommit, doAbort, doFreeze, doThaw, doReport, doTell:
 		return role == pki.RoleNode

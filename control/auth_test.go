@@ -89,7 +89,9 @@ func calls(v mobyfs.Volume) map[string]func(ctx context.Context, c caller) error
 			_, err := c.SettleVolume(ctx, "other", "", "h9")
 			return err
 		},
-		"inventory": func(ctx context.Context, c caller) error { return c.Inventory(ctx, mobyfs.Inventory{}) },
+		"removed volumes": func(ctx context.Context, c caller) error { _, err := c.RemovedVolumes(ctx); return err },
+		"undelete":        func(ctx context.Context, c caller) error { _, err := c.UndeleteVolume(ctx, "other", ""); return err },
+		"inventory":       func(ctx context.Context, c caller) error { return c.Inventory(ctx, mobyfs.Inventory{}) },
 	}
 }
 
@@ -109,9 +111,9 @@ func watchOnce(ctx context.Context, c caller) error {
 // change by what is denied.
 func TestWhoMayDoWhat(t *testing.T) {
 	any := []string{"create", "get", "remove", "watch", "healthy", "ready"}
-	reader := []string{"get", "watch", "healthy", "ready", "volumes", "nodes", "cluster", "events", "wait", "page", "node", "explain", "backups", "restore"}
+	reader := []string{"get", "watch", "healthy", "ready", "volumes", "nodes", "cluster", "events", "wait", "page", "node", "explain", "backups", "restore", "removed volumes"}
 	auditor := append([]string{"audit", "trail", "segment"}, reader...)
-	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over", "patch node", "cordon", "uncordon", "make a backup", "fetch a backup", "converge", "settle"}, auditor...)
+	operator := append([]string{"create", "remove", "move", "cancel", "patch", "take over", "patch node", "cordon", "uncordon", "make a backup", "fetch a backup", "converge", "settle", "undelete"}, auditor...)
 	allowed := map[pki.Identity][]string{
 		{Cluster: "shop", Role: pki.RoleOperator, Name: "ana"}:    operator,
 		{Cluster: "shop", Role: pki.RoleAdmin, Name: "ana"}:       operator,

@@ -85,6 +85,8 @@ type caller interface {
 	Rebalance(ctx context.Context, minGain float64) (mobyfs.Operation, error)
 	MakeBackup(ctx context.Context) (api.Backup, error)
 	SettleVolume(ctx context.Context, name, use, drop string) (mobyfs.Volume, error)
+	RemovedVolumes(ctx context.Context) ([]mobyfs.Tombstone, error)
+	UndeleteVolume(ctx context.Context, name, as string) (mobyfs.Volume, error)
 	Backups(ctx context.Context) ([]api.Backup, error)
 	RestoreStatus(ctx context.Context) (api.Restore, error)
 	Converge(ctx context.Context, without []string) (api.Restore, error)
@@ -397,6 +399,12 @@ func (l local) Backup(ctx context.Context, id string, w io.Writer) error {
 }
 func (l local) SettleVolume(ctx context.Context, name, use, drop string) (mobyfs.Volume, error) {
 	return l.c.SettleVolume(ctx, l.who, name, use, drop)
+}
+func (l local) RemovedVolumes(ctx context.Context) ([]mobyfs.Tombstone, error) {
+	return l.c.RemovedVolumes(ctx, l.who)
+}
+func (l local) UndeleteVolume(ctx context.Context, name, as string) (mobyfs.Volume, error) {
+	return l.c.UndeleteVolume(ctx, l.who, name, as)
 }
 func (l local) MakeBackup(ctx context.Context) (api.Backup, error) { return l.c.MakeBackup(ctx, l.who) }
 func (l local) Backups(ctx context.Context) ([]api.Backup, error)  { return l.c.Backups(ctx, l.who) }

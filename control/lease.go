@@ -94,7 +94,7 @@ func (c *Control) held(id mobyfs.VolumeID) (fence mobyfs.Fence, ok bool) {
 // claim gives the node the lease if it is the home, and else begins to move the volume to it.
 func (c *Control) claim(tx *store.Tx, v *mobyfs.Volume, node string) (string, error) {
 	switch {
-	case v.State != mobyfs.VolumeReady || v.Aside != nil:
+	case v.State != mobyfs.VolumeReady || v.Aside != nil || v.Returning():
 		return "", notReady(*v)
 	case v.Migration != nil:
 		return c.claimMoving(v, node)

@@ -104,7 +104,7 @@ func (s *census) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	conditions := map[string]int{"ready": 0, "in use": 0, "moving": 0, "aside": 0, string(mobyfs.VolumeCreating): 0, string(mobyfs.VolumeRemoving): 0}
+	conditions := map[string]int{"ready": 0, "in use": 0, "moving": 0, "aside": 0, "returning": 0, string(mobyfs.VolumeCreating): 0, string(mobyfs.VolumeRemoving): 0}
 	var nodes []mobyfs.Node
 	c.store.View(func(view store.View) {
 		for condition := range conditions {

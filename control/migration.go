@@ -85,7 +85,7 @@ func (c *Control) moveAsOperation(tx *store.Tx, v *mobyfs.Volume, how api.MoveRe
 func (c *Control) move(tx *store.Tx, v *mobyfs.Volume, how api.MoveRequest) (string, error) {
 	shared := mobyfs.SharesBytes(v.Spec.Backend)
 	switch {
-	case v.State != mobyfs.VolumeReady || v.Aside != nil:
+	case v.State != mobyfs.VolumeReady || v.Aside != nil || v.Returning():
 		return "", notReady(*v)
 	case v.Migration != nil && (v.Migration.To == how.To || how.To == ""):
 		return "", nil // that is what goes on

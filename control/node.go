@@ -81,6 +81,10 @@ func checkReport(node string, r mobyfs.Report) error {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s names backends that can't be", node).
 			WithHint("install a mobyfs of the cluster's version on %s", node)
 	}
+	if r.TrashSeconds < 0 || time.Duration(r.TrashSeconds) > mobyfs.MaxTrash/time.Second {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s keeps what was removed for a time that can't be", node).
+			WithHint("set MOBYFS_TRASH on %s to a time up to %v", node, mobyfs.MaxTrash)
+	}
 	return mobyfs.Node{Labels: r.Labels, Zone: r.Zone, Rack: r.Rack}.CheckLabels()
 }
 
@@ -93,7 +97,7 @@ func (c *Control) describe(ctx context.Context, name string, r mobyfs.Report) er
 		known, _ = v.Node(name)
 		out, _ = store.Evictions.In(v, pki.RoleNode+"/"+name)
 	})
-	moved := known.Address != r.Address || known.Version != r.Version || !slices.Equal(known.Backends, r.Backends) || known.Live != r.Live || back(known, out, c.now())
+	moved := known.Address != r.Address || known.Version != r.Version || !slices.Equal(known.Backends, r.Backends) || known.Live != r.Live || known.TrashSeconds != r.TrashSeconds || back(known, out, c.now())
 	if !moved && known.Capacity.TotalBytes == r.Capacity.TotalBytes && !drifted(known.Capacity, r.Capacity) {
 		return nil
 	}
@@ -126,7 +130,7 @@ func drifted(a, b mobyfs.Capacity) bool {
 // described is the record of a node that reports r.
 func (c *Control) described(n mobyfs.Node, r mobyfs.Report) mobyfs.Node {
 	n.Address, n.Version, n.Capacity, n.Volumes, n.LastSeenAt = r.Address, r.Version, r.Capacity, r.Volumes, c.now().UTC()
-	n.Backends, n.Live = r.Backends, r.Live
+	n.Backends, n.Live, n.TrashSeconds = r.Backends, r.Live, r.TrashSeconds
 	return n
 }
 

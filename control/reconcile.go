@@ -33,6 +33,9 @@ func (c *Control) reconcileUntil(ctx context.Context) {
 const sweepEvery = 10 * time.Minute
 
 func (c *Control) sweep(ctx context.Context) {
+	if err := c.forgetTombstones(ctx); err != nil {
+		c.log.Warn("records of removed volumes could not be deleted", "err", err)
+	}
 	if err := c.forgetRequests(ctx); err != nil {
 		c.log.Warn("old requests could not be deleted", "err", err)
 	}

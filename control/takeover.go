@@ -99,7 +99,7 @@ func (c *Control) takeAway(v *mobyfs.Volume, to string, lease bool, reason strin
 func (c *Control) mayTakeOver(v mobyfs.Volume, claimed bool) error {
 	class := takeoverOf(v)
 	switch {
-	case v.State != mobyfs.VolumeReady || v.Aside != nil:
+	case v.State != mobyfs.VolumeReady || v.Aside != nil || v.Returning():
 		return notReady(v)
 	case !mobyfs.SharesBytes(v.Spec.WithDefaults().Backend):
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s can't be taken from %s: its bytes are there and nowhere else", title(v), v.Node).

@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"errors"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -196,6 +197,9 @@ func (c *Control) Created(ctx context.Context, who pki.Identity, id mobyfs.Volum
 			return "", notTheHome(*v, who.Name)
 		case v.State == mobyfs.VolumeRemoving:
 			return "", gone(*v)
+		case v.Returning():
+			v.Undeletion.Pending = false
+			return "volume is back from the trash", nil
 		case v.State == mobyfs.VolumeReady:
 			return "", nil
 		}
@@ -222,14 +226,13 @@ func (c *Control) Removed(ctx context.Context, who pki.Identity, id mobyfs.Volum
 		switch {
 		case v.Node != who.Name:
 			return notTheHome(v, who.Name)
+		case v.Returning():
+			return c.missed(tx, &v)
 		case v.State != mobyfs.VolumeRemoving:
 			return mobyfs.Errorf(mobyfs.CodeInvalid, "%s is not being removed", title(v)).
 				WithHint("mobyctl volume rm %s", v.Name)
 		}
-		if err := tx.DeleteVolume(id); err != nil {
-			return err
-		}
-		return record(tx, "volume is gone", v)
+		return errors.Join(c.bury(tx, v), tx.DeleteVolume(id), record(tx, "volume is gone", v))
 	})
 	failpoint.Reach("control.removed.after")
 	switch {
@@ -265,6 +268,10 @@ func notReady(v mobyfs.Volume) error {
 	if v.Aside != nil {
 		return mobyfs.Errorf(mobyfs.CodeCorrupt, "%s is set aside since control was restored: %s", title(v), v.Aside.Reason).
 			WithHint("start the node that has them, or remove the volume: mobyctl volume rm %s", v.Name)
+	}
+	if v.Returning() {
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s is on its way back from the trash of %s", title(v), v.Node).
+			WithHint("try again in a moment; mobyctl node ls tells whether %s is there", v.Node)
 	}
 	return mobyfs.Errorf(mobyfs.CodeUnavailable, "%s is being made on %s", title(v), v.Node).
 		WithHint("try again in a moment; mobyctl node ls tells whether %s is there", v.Node)

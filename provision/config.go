@@ -120,6 +120,7 @@ type DockerConfig struct {
 // VolumesConfig says how volumes are made and kept.
 type VolumesConfig struct {
 	Linger  string        `yaml:"linger"` // as Go writes durations
+	Trash   string        `yaml:"trash"`  // likewise
 	Shared  string        `yaml:"shared"` // directory that all nodes see, for volumes of backend shared
 	Classes []ClassConfig `yaml:"classes"`
 	// Placement is how control chooses nodes for them.
@@ -187,6 +188,7 @@ const (
 	DefaultAgentPort   = 8080
 	DefaultPeerPort    = 7947
 	DefaultLinger      = "5s"
+	DefaultTrash       = "1h"
 )
 
 // LoadConfig reads and checks a cluster.yaml. What is wrong in it is a *ConfigError.
@@ -228,6 +230,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Ports.Peer == 0 {
 		c.Ports.Peer = DefaultPeerPort
+	}
+	if c.Volumes.Trash == "" {
+		c.Volumes.Trash = DefaultTrash
 	}
 	if c.Volumes.Linger == "" {
 		c.Volumes.Linger = DefaultLinger
@@ -293,6 +298,9 @@ func (c *Config) checkMonitoring(d *document) {
 }
 
 func (c *Config) checkVolumes(d *document) {
+	if trash, err := time.ParseDuration(c.Volumes.Trash); err != nil || trash < time.Minute || trash > mobyfs.MaxTrash {
+		d.wrong("$.volumes.trash", "%q is no time from 1m to %v: write it as 24h", c.Volumes.Trash, mobyfs.MaxTrash)
+	}
 	if linger, err := time.ParseDuration(c.Volumes.Linger); err != nil || linger < 0 || linger > mobyfs.MaxLinger {
 		d.wrong("$.volumes.linger", "%q is no time from 0s to %v: write it as 5s or 1m30s", c.Volumes.Linger, mobyfs.MaxLinger)
 	}

@@ -132,7 +132,7 @@ func TestConfigDefaults(t *testing.T) {
 		SSH:     SSHConfig{HostKeys: host.HostKeysAsk, Sudo: host.SudoAuto},
 		Ports:   PortsConfig{Control: 7946, Agent: 8080, Peer: 7947},
 		Docker:  DockerConfig{Discovery: discovery.Sock, Address: discovery.SockEndpoint},
-		Volumes: VolumesConfig{Linger: "5s"},
+		Volumes: VolumesConfig{Linger: "5s", Trash: "1h"},
 		Hosts:   []HostConfig{{Name: "vol-1", Address: "10.0.1.11"}},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {

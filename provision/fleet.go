@@ -21,6 +21,7 @@ type Fleet struct {
 	PeerPort    int // at which those hear each other
 	AgentPort   int
 	Endpoint    discovery.Endpoint // where Docker calls the driver, on each host
+	Trash       string             // how long what was removed stays in the trash, as agents read it
 	Linger      string             // how long a lease stays after the last container, as agents read it
 	Shared      string             // directory that all nodes see; empty for none
 	Classes     []mobyfs.VolumeClass
@@ -39,6 +40,7 @@ func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 		ControlPort: c.Ports.Control, PeerPort: first(c.Ports.Peer, DefaultPeerPort), AgentPort: c.Ports.Agent,
 		Endpoint:       c.Docker.Address,
 		Linger:         c.Volumes.Linger,
+		Trash:          c.Volumes.Trash,
 		Shared:         c.Volumes.Shared,
 		Classes:        c.classes(),
 		Monitoring:     c.Monitoring,

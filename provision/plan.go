@@ -210,7 +210,7 @@ func (in *Installer) files(d step.Desired, at, endpoint string) ([]step.File, er
 	}
 	env, err := templates.Node{
 		Cluster: d.Cluster, Node: d.Node, Control: endpoint, Advertise: address(at, in.Fleet.AgentPort), AgentPort: in.Fleet.AgentPort,
-		Endpoint: string(d.Endpoint), Linger: in.Fleet.Linger, Shared: in.Fleet.Shared,
+		Endpoint: string(d.Endpoint), Linger: in.Fleet.Linger, Trash: in.Fleet.Trash, Shared: in.Fleet.Shared,
 		Metrics: in.Fleet.Monitoring.Metrics, PerVolume: in.Fleet.Monitoring.PerVolume, Traces: in.Fleet.Monitoring.Traces,
 	}.Environment()
 	err = errors.Join(err, add(path.Join(step.EnvDir, "mobyfs.env"), env, nil))

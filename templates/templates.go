@@ -18,6 +18,7 @@ type Node struct {
 	Control   string // host:port of each control process, with commas between
 	Advertise string // host:port at which other agents reach this one
 	AgentPort int
+	Trash     string // how long what was removed stays in the trash, such as 24h
 	Linger    string // how long a lease stays after the last container, such as 5s
 	Shared    string // directory that all nodes see, for volumes of backend shared; empty for none
 	Metrics   string // host:port at which Prometheus reads; empty for nowhere

@@ -42,7 +42,7 @@ func rendered(t *testing.T) func(string, error) string {
 func TestEnvironments(t *testing.T) {
 	must := rendered(t)
 	golden(t, "mobyfs.env", must(Node{Cluster: "shop", Node: "vol-1", Control: "10.0.1.11:7946", Advertise: "10.0.1.11:8080", AgentPort: 8080,
-		Endpoint: "unix:///run/docker/plugins/mobyfs.sock", Linger: "5s"}.Environment()))
+		Endpoint: "unix:///run/docker/plugins/mobyfs.sock", Linger: "5s", Trash: "24h"}.Environment()))
 	watched := must(Node{Cluster: "shop", Metrics: "127.0.0.1:9646", PerVolume: true, Traces: "http://c:4318"}.Environment())
 	for _, line := range []string{"MOBYFS_METRICS=127.0.0.1:9646\n", "MOBYFS_VOLUME_METRICS=true\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://c:4318\n"} {
 		if !strings.Contains(watched, "\n"+line) {

@@ -35,6 +35,9 @@ func RunWith(t *testing.T, spec mobyfs.VolumeSpec, open Opener) {
 	if _, ok := open(t, t.TempDir()).(backend.Live); ok {
 		all = slices.Concat(all, livePromises)
 	}
+	if _, ok := open(t, t.TempDir()).(backend.Trash); ok {
+		all = slices.Concat(all, trashPromises)
+	}
 	for _, p := range all {
 		t.Run(p.name, func(t *testing.T) {
 			root := t.TempDir()

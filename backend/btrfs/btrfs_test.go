@@ -62,24 +62,22 @@ func hostDisk(t *testing.T) string {
 	return at
 }
 
-// TestBackend runs the suite with the temporary directories of its tests on a btrfs.
-func TestBackend(t *testing.T) {
-	t.Setenv("TMPDIR", hostDisk(t))
-	backendtest.RunWith(t, small, open)
+// suite runs the suite with the temporary directories of its tests on a disk.
+func suite(t *testing.T, disk string, spec mobyfs.VolumeSpec) {
+	t.Setenv("TMPDIR", disk)
+	t.Run("suite", func(t *testing.T) { backendtest.RunWith(t, spec, open) })
 }
 
-func TestBackendWithoutSizes(t *testing.T) {
-	t.Setenv("TMPDIR", hostDisk(t))
-	backendtest.Run(t, open)
-}
+func TestBackend(t *testing.T) { suite(t, hostDisk(t), small) }
+
+func TestBackendWithoutSizes(t *testing.T) { suite(t, hostDisk(t), mobyfs.VolumeSpec{}) }
 
 // TestBackendWithQuotasThatCountSharedBytes is about hosts on which somebody has turned on the older kind of quotas, the only
 // one before Linux 6.7.
 func TestBackendWithQuotasThatCountSharedBytes(t *testing.T) {
 	disk := hostDisk(t)
 	run(t, "btrfs", "quota", "enable", disk)
-	t.Setenv("TMPDIR", disk)
-	backendtest.RunWith(t, small, open)
+	suite(t, disk, small)
 }
 
 func TestBtrfsIsOfferedOnlyWhereTheRootLiesOnIt(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/durable"
 )
 
 // trashed is an entry of the trash. Its id is a volume's, or "." and a migration's for staged bytes that nobody
@@ -78,17 +79,25 @@ func (b *Backend) deleteTrash(ctx context.Context, doomed func(trashed) bool) er
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := b.deleteEntry(ctx, e.path); err != nil {
+		if err := b.deleteEntry(ctx, e); err != nil {
 			errs = append(errs, fmt.Errorf("delete %s: %w", e.path, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// deleteEntry deletes an entry of the trash, closed first: nothing that is mounted in it is emptied.
-func (b *Backend) deleteEntry(ctx context.Context, path string) error {
+// deleteEntry deletes an entry of the trash, closed first: nothing that is mounted in it is emptied. A volume gets the name of
+// what nobody wants any more before anything of it is deleted: half of it must not come back.
+func (b *Backend) deleteEntry(ctx context.Context, e trashed) error {
+	path := e.path
 	if err := b.medium.Close(path); err != nil {
 		return err
+	}
+	if !strings.HasPrefix(e.id, ".") {
+		path = b.trashName(".purged-" + e.id)
+		if err := durable.Rename("dir.purge", e.path, path); err != nil {
+			return err
+		}
 	}
 	if err := b.medium.Drop(path); err != nil {
 		return err

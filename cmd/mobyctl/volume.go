@@ -18,7 +18,7 @@ import (
 func newVolumeCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "volume", Short: "Create, list, inspect, change, move and remove volumes"}
 	cmd.AddCommand(newVolumeCreateCommand(a), newVolumeLsCommand(a), newVolumeInspectCommand(a),
-		newVolumeRmCommand(a), newVolumeMoveCommand(a), newVolumeTakeoverCommand(a), newVolumeSettleCommand(a), newVolumeResizeCommand(a), newVolumeSetCommand(a))
+		newVolumeRmCommand(a), newVolumeUndeleteCommand(a), newVolumeMoveCommand(a), newVolumeTakeoverCommand(a), newVolumeSettleCommand(a), newVolumeResizeCommand(a), newVolumeSetCommand(a))
 	return cmd
 }
 
@@ -77,7 +77,8 @@ func newVolumeCreateCommand(a *app) *cobra.Command {
 }
 
 func newVolumeLsCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var deleted bool
+	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List all volumes of the cluster",
 		Args:  cobra.NoArgs,
@@ -85,6 +86,9 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 			c, err := a.client()
 			if err != nil {
 				return err
+			}
+			if deleted {
+				return a.listRemoved(cmd.Context(), c)
 			}
 			volumes, err := c.Volumes(cmd.Context())
 			if err != nil {
@@ -94,6 +98,8 @@ func newVolumeLsCommand(a *app) *cobra.Command {
 			return a.print(volumes, func(w io.Writer) { printVolumes(w, volumes) })
 		},
 	}
+	cmd.Flags().BoolVar(&deleted, "deleted", false, "those that were removed and can be brought back, the last one first")
+	return cmd
 }
 
 func printVolumes(w io.Writer, volumes []mobyfs.Volume) {

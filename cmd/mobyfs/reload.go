@@ -85,7 +85,7 @@ func (r reload) take(now, next settings, log *slog.Logger) settings {
 		"cluster": {now.cluster, next.cluster}, "node": {now.node, next.node}, "port": {now.port, next.port},
 		"root": {now.root, next.root}, "endpoint": {now.endpoint, next.endpoint}, "docker": {now.docker, next.docker},
 		"zone": {now.zone, next.zone}, "rack": {now.rack, next.rack}, "labels": {now.labels, next.labels},
-		"linger": {now.linger, next.linger}, "metrics": {now.metrics, next.metrics}, "volume metrics": {now.perVolume, next.perVolume},
+		"linger": {now.linger, next.linger}, "trash": {now.trash, next.trash}, "metrics": {now.metrics, next.metrics}, "volume metrics": {now.perVolume, next.perVolume},
 	} {
 		if !reflect.DeepEqual(pair[0], pair[1]) {
 			restart = append(restart, name)

@@ -35,6 +35,7 @@ type settings struct {
 	endpoint  discovery.Endpoint // to serve Docker at, where systemd hands over no socket
 	kept      string             // file of the endpoints that are served until dockerd ends
 	docker    string             // dockerd's own socket; empty: dockerd is not asked for the names of containers
+	trash     time.Duration      // how long what was removed stays in the trash
 	linger    time.Duration      // how long a lease stays after the last container
 	shared    string             // directory that all nodes see, for volumes of backend shared; empty: none
 	zone      string             // with rack and labels what placement knows of the node when it joins
@@ -65,6 +66,11 @@ func (s *settings) bind(f *pflag.FlagSet, lookup func(key string) string) {
 		linger = -1 // which check refuses
 	}
 	f.DurationVar(&s.linger, "linger", linger, "how long a volume stays held here after its last container ended, unless another node wants it (MOBYFS_LINGER)")
+	trash, err := time.ParseDuration(env("MOBYFS_TRASH", mobyfs.DefaultTrash.String()))
+	if err != nil {
+		trash = -1 // which check refuses
+	}
+	f.DurationVar(&s.trash, "trash", trash, "how long what was removed can be brought back, if the disk does not run short before (MOBYFS_TRASH)")
 	f.StringVar(&s.shared, "shared", env("MOBYFS_SHARED", ""), "directory that all nodes see, such as a mount of NFS, for volumes of backend shared (MOBYFS_SHARED)")
 	f.StringVar(&s.metrics, "metrics", env("MOBYFS_METRICS", ""), "host:port at which Prometheus reads metrics: in plain text at 127.0.0.1, elsewhere with certificates; nowhere if empty (MOBYFS_METRICS)")
 	f.BoolVar(&s.perVolume, "volume-metrics", env("MOBYFS_VOLUME_METRICS", "") == "true", "metrics of each volume of this node by itself, too (MOBYFS_VOLUME_METRICS=true)")
@@ -146,6 +152,9 @@ func (s *settings) check() error {
 	}
 	if _, err := parseLevel(s.log); err != nil {
 		return err
+	}
+	if s.trash != 0 && s.trash < time.Minute || s.trash > mobyfs.MaxTrash {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "the trash can't be kept for that time").WithHint("set MOBYFS_TRASH to a time from 1m to %v, such as 24h", mobyfs.MaxTrash)
 	}
 	if s.linger < 0 || s.linger > mobyfs.MaxLinger {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "a lease can't linger for that time").WithHint("set MOBYFS_LINGER to a time from 0s to %v, such as 5s", mobyfs.MaxLinger)

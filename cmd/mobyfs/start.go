@@ -147,6 +147,7 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, tracer trace.
 			return f
 		},
 		Linger:  s.linger,
+		Trash:   s.trash,
 		Trusted: id.learn,
 		Held:    id.held,
 		Log:     log,

@@ -56,7 +56,7 @@ var (
 	tables = []table{
 		Operations, Budgets, Volumes, Nodes, Events, Sessions, Downs, Requests, Quarantine, Authorities, Issuers, Holders, Evictions, Tokens, People,
 		Segments, Copies, Holdings, Inventories,
-		Spaces, Turns, Promises, Backups, BackupTurns,
+		Spaces, Turns, Promises, Backups, BackupTurns, Tombstones,
 	}
 )
 

@@ -230,6 +230,10 @@ func copyOf(v *mobyfs.Volume) mobyfs.Volume {
 		aside := *v.Aside
 		c.Aside = &aside
 	}
+	if v.Undeletion != nil {
+		u := *v.Undeletion
+		c.Undeletion = &u
+	}
 	c.Kept = slices.Clone(v.Kept)
 	return c
 }
