@@ -25,8 +25,9 @@ type Service interface {
 	CreateVolume(ctx context.Context, who pki.Identity, name string, spec mobyfs.VolumeSpec, node string) (mobyfs.Volume, error)
 	Volume(ctx context.Context, who pki.Identity, name string) (mobyfs.Volume, error)
 	RemoveVolume(ctx context.Context, who pki.Identity, name string) error
-	// Watch calls each with the full state, then with changes, until ctx ends or each returns an error.
-	Watch(ctx context.Context, who pki.Identity, each func(mobyfs.Change) error) error
+	// Follow gives what a watcher is told. wake is called when there may be something new; it does not wait, and holds
+	// nothing up.
+	Follow(ctx context.Context, who pki.Identity, wake func()) (Feed, error)
 
 	// Records tells of volumes by their IDs, of which there may be mobyfs.MaxRecords.
 	Records(ctx context.Context, who pki.Identity, ids []mobyfs.VolumeID) (mobyfs.Records, error)
@@ -144,6 +145,16 @@ type Service interface {
 	// Ready is nil if this control should be asked: it knows what the store holds, and can write. Otherwise it says why
 	// not. It needs no permission, and tells of no volume, node or person.
 	Ready(ctx context.Context) error
+}
+
+// Feed is the state of the cluster, then its changes, as one watcher is told of them. While nobody asks, changes of one
+// object become one.
+type Feed interface {
+	// Next is the full state at first, then the next change; none of them if there is nothing new. It does not wait. One
+	// call is made at a time; after an error none.
+	Next() (mobyfs.Change, bool, error)
+	// Close is called once, when nothing is asked any more.
+	Close()
 }
 
 // Cluster is the cluster in a few numbers.

@@ -66,9 +66,61 @@ func (f *fake) Claim(ctx context.Context, who pki.Identity, _ mobyfs.VolumeID) (
 	return f.claim(ctx, who)
 }
 
-func (f *fake) Watch(ctx context.Context, _ pki.Identity, each func(mobyfs.Change) error) error {
-	return f.watch(ctx, each)
+// Follow tells what watch tells, as one that is asked.
+func (f *fake) Follow(ctx context.Context, _ pki.Identity, wake func()) (Feed, error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	t := &told{cancel: cancel, changes: make(chan mobyfs.Change, 1), ended: make(chan error, 1)}
+	go func() {
+		err := f.watch(ctx, func(c mobyfs.Change) error {
+			select {
+			case t.changes <- c:
+				wake()
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		if err == nil {
+			err = errors.New("the service has ended it")
+		}
+		t.ended <- err
+		wake()
+	}()
+	return t, nil
 }
+
+// told is a Feed of what a fake tells.
+type told struct {
+	cancel  context.CancelFunc
+	changes chan mobyfs.Change
+	ended   chan error
+	began   bool
+}
+
+func (t *told) Next() (mobyfs.Change, bool, error) {
+	if !t.began { // the full state is there at once, in truth
+		t.began = true
+		select {
+		case c := <-t.changes:
+			return c, true, nil
+		case err := <-t.ended:
+			return mobyfs.Change{}, false, err
+		}
+	}
+	select {
+	case c := <-t.changes:
+		return c, true, nil
+	default:
+	}
+	select {
+	case err := <-t.ended:
+		return mobyfs.Change{}, false, err
+	default:
+		return mobyfs.Change{}, false, nil
+	}
+}
+
+func (t *told) Close() { t.cancel() }
 
 func (f *fake) Admit(*x509.Certificate) error { return nil }
 
@@ -83,6 +135,7 @@ type world struct {
 	t         *testing.T
 	authority *pki.Authority
 	control   pki.Files
+	links     bool // clients are agents', and control speaks to them by links
 }
 
 func newWorld(t *testing.T) *world {
@@ -119,7 +172,11 @@ func (w *world) serve(service Service, address string) (*Server, string) {
 	if address == "" {
 		address = "127.0.0.1:0"
 	}
-	tlsConfig, err := w.control.ServerTLS()
+	serve := w.control.ServerTLS
+	if w.links {
+		serve = w.control.ControlTLS
+	}
+	tlsConfig, err := serve()
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -151,9 +208,25 @@ func (w *world) client(endpoints ...string) *Client {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c := NewClient(endpoints, tlsConfig)
+	newClient := NewClient
+	if w.links {
+		newClient = NewAgentClient
+	}
+	c := newClient(endpoints, tlsConfig)
 	w.t.Cleanup(c.Close)
 	return c
+}
+
+// eachWay tests with HTTP/2, and with links.
+func eachWay(t *testing.T, test func(t *testing.T, w *world)) {
+	t.Helper()
+	for name, links := range map[string]bool{"HTTP/2": false, "link": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.links = links
+			test(t, w)
+		})
+	}
 }
 
 // deadAddress is an address on which nobody listens.
@@ -172,197 +245,206 @@ func granting(g mobyfs.Grant) *fake {
 }
 
 func TestErrorsArriveAsTheyWereMeant(t *testing.T) {
-	w := newWorld(t)
-	var answer error
-	_, address := w.serve(&fake{claim: func(_ context.Context, who pki.Identity) (mobyfs.Grant, error) {
-		if want := (pki.Identity{Cluster: "shop", Role: "node", Name: "h1"}); who != want {
-			t.Errorf("the caller is %v, want %v", who, want)
+	eachWay(t, func(t *testing.T, w *world) {
+		var answer error
+		_, address := w.serve(&fake{claim: func(_ context.Context, who pki.Identity) (mobyfs.Grant, error) {
+			if want := (pki.Identity{Cluster: "shop", Role: "node", Name: "h1"}); who != want {
+				t.Errorf("the caller is %v, want %v", who, want)
+			}
+			return mobyfs.Grant{}, answer
+		}}, "")
+		c := w.client(address)
+		for _, code := range []mobyfs.Code{
+			mobyfs.CodeInvalid, mobyfs.CodeNotFound, mobyfs.CodeExists, mobyfs.CodeInUse, mobyfs.CodeMoving, mobyfs.CodeStaleFence,
+			mobyfs.CodeDenied, mobyfs.CodeUnavailable, mobyfs.CodeNoSpace, mobyfs.CodeCorrupt, mobyfs.CodeInternal,
+		} {
+			disk := errors.New("disk on fire")
+			answer = fmt.Errorf("claim it: %w", mobyfs.Errorf(code, `volume "pgdata": %w`, disk).WithHint("do %s", code))
+			_, err := c.Claim(t.Context(), "v")
+			var got *mobyfs.Error
+			if !errors.As(err, &got) {
+				t.Fatalf("%s: it arrives as %T", code, err)
+			}
+			if got.Code != code || got.Text != `claim it: volume "pgdata": disk on fire` || got.Hint != "do "+string(code) || got.Err.Error() != "disk on fire" {
+				t.Errorf("%s: it arrives as %+v", code, got)
+			}
 		}
-		return mobyfs.Grant{}, answer
-	}}, "")
-	c := w.client(address)
-	for _, code := range []mobyfs.Code{
-		mobyfs.CodeInvalid, mobyfs.CodeNotFound, mobyfs.CodeExists, mobyfs.CodeInUse, mobyfs.CodeMoving, mobyfs.CodeStaleFence,
-		mobyfs.CodeDenied, mobyfs.CodeUnavailable, mobyfs.CodeNoSpace, mobyfs.CodeCorrupt, mobyfs.CodeInternal,
-	} {
-		disk := errors.New("disk on fire")
-		answer = fmt.Errorf("claim it: %w", mobyfs.Errorf(code, `volume "pgdata": %w`, disk).WithHint("do %s", code))
+		answer = errors.New("a bug")
 		_, err := c.Claim(t.Context(), "v")
-		var got *mobyfs.Error
-		if !errors.As(err, &got) {
-			t.Fatalf("%s: it arrives as %T", code, err)
+		if mobyfs.CodeOf(err) != mobyfs.CodeInternal || err.Error() != "a bug" {
+			t.Errorf("an error without a code arrives as %v (%s)", err, mobyfs.CodeOf(err))
 		}
-		if got.Code != code || got.Text != `claim it: volume "pgdata": disk on fire` || got.Hint != "do "+string(code) || got.Err.Error() != "disk on fire" {
-			t.Errorf("%s: it arrives as %+v", code, got)
-		}
-	}
-	answer = errors.New("a bug")
-	_, err := c.Claim(t.Context(), "v")
-	if mobyfs.CodeOf(err) != mobyfs.CodeInternal || err.Error() != "a bug" {
-		t.Errorf("an error without a code arrives as %v (%s)", err, mobyfs.CodeOf(err))
-	}
+	})
 }
 
 func TestPanicIsAnsweredAndTheServerGoesOn(t *testing.T) {
-	w := newWorld(t)
-	broken := true
-	_, address := w.serve(&fake{claim: func(context.Context, pki.Identity) (mobyfs.Grant, error) {
-		if broken {
-			panic("oops")
+	eachWay(t, func(t *testing.T, w *world) {
+		broken := true
+		_, address := w.serve(&fake{claim: func(context.Context, pki.Identity) (mobyfs.Grant, error) {
+			if broken {
+				panic("oops")
+			}
+			return mobyfs.Grant{Fence: 7}, nil
+		}}, "")
+		c := w.client(address)
+		if _, err := c.Claim(t.Context(), "v"); mobyfs.CodeOf(err) != mobyfs.CodeInternal || strings.Contains(err.Error(), "oops") {
+			t.Errorf("got %v (%s)", err, mobyfs.CodeOf(err))
 		}
-		return mobyfs.Grant{Fence: 7}, nil
-	}}, "")
-	c := w.client(address)
-	if _, err := c.Claim(t.Context(), "v"); mobyfs.CodeOf(err) != mobyfs.CodeInternal || strings.Contains(err.Error(), "oops") {
-		t.Errorf("got %v (%s)", err, mobyfs.CodeOf(err))
-	}
-	broken = false
-	if g, err := c.Claim(t.Context(), "v"); err != nil || g.Fence != 7 {
-		t.Errorf("after it: %v, %v", g, err)
-	}
+		broken = false
+		if g, err := c.Claim(t.Context(), "v"); err != nil || g.Fence != 7 {
+			t.Errorf("after it: %v, %v", g, err)
+		}
+	})
 }
 
 func TestNobodyThereNamesTheEndpoints(t *testing.T) {
-	w := newWorld(t)
-	a, b := deadAddress(t), deadAddress(t)
-	_, err := w.client(a, b).Claim(t.Context(), "v")
-	if mobyfs.CodeOf(err) != mobyfs.CodeUnavailable || !strings.Contains(err.Error(), a) || !strings.Contains(err.Error(), b) ||
-		!strings.Contains(err.Error(), "connection refused") || mobyfs.HintOf(err) == "" {
-		t.Errorf("got %q (%s), hint %q", err, mobyfs.CodeOf(err), mobyfs.HintOf(err))
-	}
-	if err := w.client(a).Watch(t.Context(), func(mobyfs.Change) {}); mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
-		t.Errorf("watch: got %v", err)
-	}
-	if _, err := w.client().Claim(t.Context(), "v"); err == nil {
-		t.Error("without an endpoint it succeeds")
-	}
+	eachWay(t, func(t *testing.T, w *world) {
+		a, b := deadAddress(t), deadAddress(t)
+		_, err := w.client(a, b).Claim(t.Context(), "v")
+		if mobyfs.CodeOf(err) != mobyfs.CodeUnavailable || !strings.Contains(err.Error(), a) || !strings.Contains(err.Error(), b) ||
+			!strings.Contains(err.Error(), "connection refused") || mobyfs.HintOf(err) == "" {
+			t.Errorf("got %q (%s), hint %q", err, mobyfs.CodeOf(err), mobyfs.HintOf(err))
+		}
+		if err := w.client(a).Watch(t.Context(), func(mobyfs.Change) {}); mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
+			t.Errorf("watch: got %v", err)
+		}
+		if _, err := w.client().Claim(t.Context(), "v"); err == nil {
+			t.Error("without an endpoint it succeeds")
+		}
+	})
 }
 
 // TestControlThatIsCutOffIsPassedOver: it is there and can decide nothing. If none can, the answer of one is told.
 func TestControlThatIsCutOffIsPassedOver(t *testing.T) {
-	w := newWorld(t)
-	asked := 0
-	_, cut := w.serve(&fake{claim: func(context.Context, pki.Identity) (mobyfs.Grant, error) {
-		asked++
-		return mobyfs.Grant{}, mobyfs.Errorf(mobyfs.CodeUnavailable, "the store has no quorum")
-	}}, "")
-	_, fine := w.serve(granting(mobyfs.Grant{Fence: 7}), "")
-	c := w.client(cut, fine)
-	for range 3 {
-		if g, err := c.Claim(t.Context(), "v"); err != nil || g.Fence != 7 {
-			t.Errorf("got %+v, %v", g, err)
+	eachWay(t, func(t *testing.T, w *world) {
+		asked := 0
+		_, cut := w.serve(&fake{claim: func(context.Context, pki.Identity) (mobyfs.Grant, error) {
+			asked++
+			return mobyfs.Grant{}, mobyfs.Errorf(mobyfs.CodeUnavailable, "the store has no quorum")
+		}}, "")
+		_, fine := w.serve(granting(mobyfs.Grant{Fence: 7}), "")
+		c := w.client(cut, fine)
+		for range 3 {
+			if g, err := c.Claim(t.Context(), "v"); err != nil || g.Fence != 7 {
+				t.Errorf("got %+v, %v", g, err)
+			}
 		}
-	}
-	if asked != 1 {
-		t.Errorf("it was asked %d times, want once", asked)
-	}
-	_, err := w.client(cut, cut).Claim(t.Context(), "v")
-	if mobyfs.CodeOf(err) != mobyfs.CodeUnavailable || !strings.Contains(err.Error(), "no quorum") {
-		t.Errorf("got %v", err)
-	}
+		if asked != 1 {
+			t.Errorf("it was asked %d times, want once", asked)
+		}
+		_, err := w.client(cut, cut).Claim(t.Context(), "v")
+		if mobyfs.CodeOf(err) != mobyfs.CodeUnavailable || !strings.Contains(err.Error(), "no quorum") {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 func TestServerThatIsNotControlIsRefused(t *testing.T) {
-	w := newWorld(t)
-	w.control = w.files(pki.RoleNode, "h2") // a node that pretends
-	_, address := w.serve(granting(mobyfs.Grant{}), "")
-	if _, err := w.client(address).Claim(t.Context(), "v"); mobyfs.CodeOf(err) != mobyfs.CodeUnavailable || !strings.Contains(err.Error(), "certificate") {
-		t.Errorf("got %v", err)
-	}
+	eachWay(t, func(t *testing.T, w *world) {
+		w.control = w.files(pki.RoleNode, "h2") // a node that pretends
+		_, address := w.serve(granting(mobyfs.Grant{}), "")
+		if _, err := w.client(address).Claim(t.Context(), "v"); mobyfs.CodeOf(err) != mobyfs.CodeUnavailable || !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 func TestClientGoesToTheNextEndpointAndStaysThere(t *testing.T) {
-	w := newWorld(t)
-	dead := deadAddress(t)
-	_, address := w.serve(granting(mobyfs.Grant{Fence: 7}), "")
-	c := w.client(dead, address)
-	for range 3 {
-		if g, err := c.Claim(t.Context(), "v"); err != nil || g.Fence != 7 {
-			t.Fatalf("got %v, %v", g, err)
+	eachWay(t, func(t *testing.T, w *world) {
+		dead := deadAddress(t)
+		_, address := w.serve(granting(mobyfs.Grant{Fence: 7}), "")
+		c := w.client(dead, address)
+		for range 3 {
+			if g, err := c.Claim(t.Context(), "v"); err != nil || g.Fence != 7 {
+				t.Fatalf("got %v, %v", g, err)
+			}
 		}
-	}
-	if c.way.Load().last.Load() != 1 {
-		t.Error("it does not remember who answered")
-	}
+		if c.way.Load().last.Load() != 1 {
+			t.Error("it does not remember who answered")
+		}
+	})
 }
 
 func TestRestartOfTheServerIsNotNoticed(t *testing.T) {
-	w := newWorld(t)
-	s, address := w.serve(granting(mobyfs.Grant{Fence: 1}), "")
-	c := w.client(address)
-	for i := range 3 {
-		if _, err := c.Claim(t.Context(), "v"); err != nil {
-			t.Fatalf("after restart %d: %v", i, err)
+	eachWay(t, func(t *testing.T, w *world) {
+		s, address := w.serve(granting(mobyfs.Grant{Fence: 1}), "")
+		c := w.client(address)
+		for i := range 3 {
+			if _, err := c.Claim(t.Context(), "v"); err != nil {
+				t.Fatalf("after restart %d: %v", i, err)
+			}
+			w.shutdown(s)
+			s, _ = w.serve(granting(mobyfs.Grant{Fence: 1}), address)
 		}
-		w.shutdown(s)
-		s, _ = w.serve(granting(mobyfs.Grant{Fence: 1}), address)
-	}
-	if _, err := c.Claim(t.Context(), "v"); err != nil {
-		t.Error(err)
-	}
+		if _, err := c.Claim(t.Context(), "v"); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestShutdownEndsWatchesAndLetsCallsFinish(t *testing.T) {
-	w := newWorld(t)
-	claiming, finish := make(chan struct{}), make(chan struct{})
-	s, address := w.serve(&fake{
-		claim: func(context.Context, pki.Identity) (mobyfs.Grant, error) {
-			close(claiming)
-			<-finish
-			return mobyfs.Grant{Fence: 7}, nil
-		},
-		watch: func(ctx context.Context, each func(mobyfs.Change) error) error {
-			if err := each(mobyfs.Change{Full: &mobyfs.Snapshot{}}); err != nil {
-				return err
+	eachWay(t, func(t *testing.T, w *world) {
+		claiming, finish := make(chan struct{}), make(chan struct{})
+		s, address := w.serve(&fake{
+			claim: func(context.Context, pki.Identity) (mobyfs.Grant, error) {
+				close(claiming)
+				<-finish
+				return mobyfs.Grant{Fence: 7}, nil
+			},
+			watch: func(ctx context.Context, each func(mobyfs.Change) error) error {
+				if err := each(mobyfs.Change{Full: &mobyfs.Snapshot{}}); err != nil {
+					return err
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			},
+		}, "")
+		c := w.client(address)
+		watching, watched, claimed := make(chan struct{}), make(chan error, 1), make(chan error, 1)
+		go func() { watched <- c.Watch(context.Background(), func(mobyfs.Change) { close(watching) }) }()
+		go func() {
+			g, err := c.Claim(context.Background(), "v")
+			if err == nil && g.Fence != 7 {
+				err = fmt.Errorf("it got %+v", g)
 			}
-			<-ctx.Done()
-			return ctx.Err()
-		},
-	}, "")
-	c := w.client(address)
-	watching, watched, claimed := make(chan struct{}), make(chan error, 1), make(chan error, 1)
-	go func() { watched <- c.Watch(context.Background(), func(mobyfs.Change) { close(watching) }) }()
-	go func() {
-		g, err := c.Claim(context.Background(), "v")
-		if err == nil && g.Fence != 7 {
-			err = fmt.Errorf("it got %+v", g)
+			claimed <- err
+		}()
+		<-watching
+		<-claiming
+		var stopping sync.WaitGroup
+		stopping.Go(func() { w.shutdown(s) })
+		if err := <-watched; mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
+			t.Errorf("the watch ended with %v", err)
 		}
-		claimed <- err
-	}()
-	<-watching
-	<-claiming
-	var stopping sync.WaitGroup
-	stopping.Go(func() { w.shutdown(s) })
-	if err := <-watched; mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
-		t.Errorf("the watch ended with %v", err)
-	}
-	close(finish)
-	if err := <-claimed; err != nil {
-		t.Errorf("the call under way: %v", err)
-	}
-	stopping.Wait()
+		close(finish)
+		if err := <-claimed; err != nil {
+			t.Errorf("the call under way: %v", err)
+		}
+		stopping.Wait()
+	})
 }
 
 func TestCallsShareOneConnection(t *testing.T) {
-	w := newWorld(t)
-	_, address := w.serve(granting(mobyfs.Grant{}), "")
-	c := w.client(address)
-	var dials atomic.Int32
-	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{ConnectStart: func(string, string) { dials.Add(1) }})
-	claim := func() {
-		if _, err := c.Claim(ctx, "v"); err != nil {
-			t.Error(err)
+	eachWay(t, func(t *testing.T, w *world) {
+		_, address := w.serve(granting(mobyfs.Grant{}), "")
+		c := w.client(address)
+		var dials atomic.Int32
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{ConnectStart: func(string, string) { dials.Add(1) }})
+		claim := func() {
+			if _, err := c.Claim(ctx, "v"); err != nil {
+				t.Error(err)
+			}
 		}
-	}
-	claim()
-	var all sync.WaitGroup
-	for range 20 {
-		all.Go(claim)
-	}
-	all.Wait()
-	if n := dials.Load(); n != 1 {
-		t.Errorf("21 calls made %d connections, want 1", n)
-	}
+		claim()
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(claim)
+		}
+		all.Wait()
+		if n := dials.Load(); n != 1 {
+			t.Errorf("21 calls made %d connections, want 1", n)
+		}
+	})
 }
 
 func TestNamesNeverLeadToAnotherPath(t *testing.T) {
@@ -388,7 +470,7 @@ func piped(t *testing.T, service Service) *Client {
 	})}
 	go func() { _ = server.Serve(l) }()
 	c := NewClient([]string{"control:7946"}, &tls.Config{})
-	c.way.Load().transport.DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
+	c.way.Load().http.Transport.(*http.Transport).DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
 		near, far := net.Pipe()
 		conns <- far
 		return near, nil
@@ -447,7 +529,7 @@ func TestDeadConnectionIsNoticedByItsSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conns := make(chan net.Conn, 1)
 		c := NewClient([]string{"control:7946"}, &tls.Config{})
-		c.way.Load().transport.DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
+		c.way.Load().http.Transport.(*http.Transport).DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
 			near, far := net.Pipe()
 			conns <- far
 			return near, nil

@@ -82,6 +82,14 @@ func checkJSON(body []byte) error {
 	if !utf8.Valid(body) {
 		return refuse(http.StatusBadRequest, "the body is not UTF-8")
 	}
+	if isPlain(body) {
+		return nil
+	}
+	return checkClosely(body)
+}
+
+// checkClosely is checkJSON for a body of which more must be known, such as why it is refused.
+func checkClosely(body []byte) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	if err := checkValue(d, 0); err != nil {

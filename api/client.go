@@ -38,14 +38,14 @@ const (
 // Every call may be repeated, so one that breaks is tried again once on each endpoint before it fails; so is one that an
 // endpoint can't serve, such as a control that is cut off from the others.
 type Client struct {
-	way atomic.Pointer[way]
+	way   atomic.Pointer[way]
+	links bool // it is an agent's
 }
 
 // way is how control is reached. It does not change; a Client gets another one.
 type way struct {
 	endpoints []string
 	http      *http.Client
-	transport *http.Transport
 	last      atomic.Int32 // index of the endpoint that answered last
 }
 
@@ -55,16 +55,24 @@ var _ mobyfs.Control = (*Client)(nil)
 // who the client is and whom it takes for control. Nothing is sent until the first call.
 func NewClient(endpoints []string, tlsConfig *tls.Config) *Client {
 	c := &Client{}
-	c.way.Store(newWay(endpoints, tlsConfig))
+	c.way.Store(c.newWay(endpoints, tlsConfig))
+	return c
+}
+
+// NewAgentClient is NewClient for an agent. Its calls and its watch go over one light connection (internal/link) if
+// control speaks so, which it does with nodes alone.
+func NewAgentClient(endpoints []string, tlsConfig *tls.Config) *Client {
+	c := &Client{links: true}
+	c.way.Store(c.newWay(endpoints, tlsConfig))
 	return c
 }
 
 // Redirect makes calls from now on as a client that was made with these would. Calls under way end where they began.
 func (c *Client) Redirect(endpoints []string, tlsConfig *tls.Config) {
-	c.way.Swap(newWay(endpoints, tlsConfig)).transport.CloseIdleConnections()
+	c.way.Swap(c.newWay(endpoints, tlsConfig)).http.CloseIdleConnections()
 }
 
-func newWay(endpoints []string, tlsConfig *tls.Config) *way {
+func (c *Client) newWay(endpoints []string, tlsConfig *tls.Config) *way {
 	dialing := dialTimeout
 	if len(endpoints) > 1 {
 		dialing = nextTimeout
@@ -80,11 +88,14 @@ func newWay(endpoints []string, tlsConfig *tls.Config) *way {
 		HTTP2:                 &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		DisableCompression:    true,
 	}
+	var carries http.RoundTripper = transport
+	if c.links {
+		carries = newCarrier(transport)
+	}
 	return &way{
 		endpoints: endpoints,
-		transport: transport,
 		http: &http.Client{
-			Transport:     transport,
+			Transport:     carries,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
@@ -94,7 +105,7 @@ func newWay(endpoints []string, tlsConfig *tls.Config) *way {
 func (c *Client) Endpoints() []string { return c.way.Load().endpoints }
 
 // Close drops the connections that are not in use.
-func (c *Client) Close() { c.way.Load().transport.CloseIdleConnections() }
+func (c *Client) Close() { c.way.Load().http.CloseIdleConnections() }
 
 // ask makes a call and decodes the answer into out, if that is not nil. name fills the path's {name}, {node} or {id}.
 func (c *Client) ask(ctx context.Context, what call, name string, in, out any) error {

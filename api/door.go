@@ -57,21 +57,38 @@ func (g *guests) note(c net.Conn, state http.ConnState) {
 	if !ok || state == http.StateNew {
 		return
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	if state == http.StateClosed || state == http.StateHijacked {
-		delete(g.conns, conn)
+		g.leave(conn)
 		return
 	}
-	if _, known := g.conns[conn]; known {
+	if g.has(conn) {
 		return
 	}
 	if certs := conn.ConnectionState().PeerCertificates; len(certs) > 0 {
-		if g.conns == nil {
-			g.conns = map[*tls.Conn]*x509.Certificate{}
-		}
-		g.conns[conn] = certs[0]
+		g.come(conn, certs[0])
 	}
+}
+
+func (g *guests) has(conn *tls.Conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.conns[conn] != nil
+}
+
+// come counts a connection among those that are open, from before anything is asked in it.
+func (g *guests) come(conn *tls.Conn, cert *x509.Certificate) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.conns == nil {
+		g.conns = map[*tls.Conn]*x509.Certificate{}
+	}
+	g.conns[conn] = cert
+}
+
+func (g *guests) leave(conn *tls.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.conns, conn)
 }
 
 // throwOut cuts the connections of those who are not admitted any more, with all that goes on in them.

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/pki"
@@ -72,7 +73,14 @@ func FuzzCheckJSON(f *testing.F) {
 		strings.Repeat("[", 20) + strings.Repeat("]", 20), `{"a":[{"b":1},{"b":2}]}`, ``} {
 		f.Add([]byte(text))
 	}
+	f.Add([]byte(" { \"a\" : [ 1 , -2.5 , true , null ] , \"b\" : { } , \"c\" : \"\\\"}\" } "))
+	f.Add([]byte(`{"address":"h1:8080","capacity":{"total_bytes":1099511627776,"free_bytes":1e9},"n":1e999}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
+		if utf8.Valid(body) && isPlain(body) {
+			if err := checkClosely(body); err != nil {
+				t.Fatalf("%q looks plain, and is refused: %v", body, err)
+			}
+		}
 		if err := checkJSON(body); err != nil {
 			if p := refusalOf(err); p.Code != mobyfs.CodeInvalid || p.Next == "" || len(p.Detail) > 300 {
 				t.Fatalf("%q is refused with %+v", body, p)
@@ -130,6 +138,33 @@ func FuzzNextCursor(f *testing.F) {
 		cursor, err := nextCursor(link)
 		if (cursor == "") != (err != nil || link == "") {
 			t.Fatalf("%q is read as %q, %v", link, cursor, err)
+		}
+	})
+}
+
+// What agents say is plain: nobody has to look at it closely.
+func TestReportsArePlain(t *testing.T) {
+	for _, what := range []any{
+		mobyfs.Report{Address: "h1:8080", Version: "v1", Volumes: 3, Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 39}},
+		ofVolume{"v"}, ofLease{"v", 7}, ofMigration{"v", "m"},
+	} {
+		body, err := json.Marshal(what)
+		if err != nil || !isPlain(body) {
+			t.Errorf("%s is not plain (%v)", body, err)
+		}
+	}
+}
+
+func BenchmarkCheckJSON(b *testing.B) {
+	body := []byte(`{"address":"h1:8080","version":"v1","instance":"abc","capacity":{"total_bytes":1099511627776,"free_bytes":549755813888},"volumes":2}`)
+	b.Run("plain", func(b *testing.B) {
+		for b.Loop() {
+			_ = checkJSON(body)
+		}
+	})
+	b.Run("closely", func(b *testing.B) {
+		for b.Loop() {
+			_ = checkClosely(body)
 		}
 	})
 }

@@ -16,6 +16,7 @@ const (
 	maxCalls   = 128
 	maxStreams = 32  // watches, events, audit
 	h2Streams  = 200 // on one connection, calls and streams together
+	maxLinks   = 8   // of one agent: it has one, and another for each certificate that it had before
 )
 
 // clients counts what each client has going on.

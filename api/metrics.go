@@ -45,7 +45,10 @@ func newMetrics(s *Server) *metrics {
 	for _, why := range []string{refusedCalls, refusedStreams, refusedPage} {
 		m.refused.WithLabelValues(why) // 0 from the beginning, for an alert to see the first
 	}
-	m.registry.MustRegister(m.seconds, m.refused, under)
+	links := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "mobyfs_api_links", Help: "Links of agents that are open.",
+	}, func() float64 { return float64(s.links.Links()) })
+	m.registry.MustRegister(m.seconds, m.refused, under, links)
 	return m
 }
 

@@ -19,6 +19,28 @@ type outcome struct {
 	status int
 	told   bool     // by the call
 	why    *problem // nil if nobody knows more than the status
+	after  []func() // what is done once the request is answered
+	goesOn bool     // the answer, after its handler has returned
+}
+
+// answered does what is to be done once the request is answered, unless that goes on.
+func (o *outcome) answered() {
+	if !o.goesOn {
+		o.ended()
+	}
+}
+
+func (o *outcome) ended() {
+	for _, f := range o.after {
+		f()
+	}
+	o.after = nil
+}
+
+// outcomeOf is the outcome of the request that is being answered.
+func outcomeOf(ctx context.Context) *outcome {
+	o, _ := ctx.Value(outcomeKey{}).(*outcome)
+	return o
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -36,7 +58,7 @@ type outcomeKey struct{}
 
 // toldRefusal notes that the refusal of a request has been told.
 func toldRefusal(ctx context.Context) {
-	if o, ok := ctx.Value(outcomeKey{}).(*outcome); ok {
+	if o := outcomeOf(ctx); o != nil {
 		o.told = true
 	}
 }

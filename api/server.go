@@ -24,6 +24,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/link"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/internal/tracing"
 )
@@ -37,6 +38,8 @@ const (
 	answerTimeout = 15 * time.Second // for the service, not for a watch
 	idleTimeout   = 2 * time.Minute
 	sendTime      = 300 * time.Millisecond // for the last answers before connections are closed
+	linkSilence   = time.Minute            // without a sign of an agent, after which its link is ended
+	linkLook      = 5 * time.Second        // between two looks for such links
 )
 
 // Server is the control plane's end.
@@ -49,6 +52,7 @@ type Server struct {
 	mux     *http.ServeMux
 	huma    huma.API
 	http    *http.Server
+	links   *link.Server
 
 	watches    context.Context // ends when Shutdown begins
 	endWatches context.CancelFunc
@@ -111,15 +115,21 @@ func NewServer(service Service, log *slog.Logger) *Server {
 		ErrorLog:          stdlog.New(strangers{s, log}, "", 0),
 		ConnState:         s.guests.note,
 	}
+	s.links = &link.Server{
+		Handler: s.Handler(), MaxBody: maxBody, MaxCalls: h2Streams, MaxLinks: maxLinks,
+		CallTime: bodyTimeout, Patience: watchPatience, Silence: linkSilence,
+	}
 	return s
 }
 
 // Serve answers on the listener, which it closes, until Shutdown. tlsConfig must demand and verify client
 // certificates, save of who comes to the pki.Door. Connections of who is evicted are cut. After Shutdown it returns nil.
 func (s *Server) Serve(l net.Listener, tlsConfig *tls.Config) error {
-	s.http.TLSConfig = tlsConfig
 	go s.service.OnEviction(s.watches, func() { s.guests.throwOut(s.service.Admit) })
-	err := s.http.ServeTLS(l, "", "")
+	go s.links.Run(s.watches, linkLook)
+	front := newFront(s, l, tlsConfig)
+	go front.run()
+	err := s.http.Serve(front)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -129,10 +139,13 @@ func (s *Server) Serve(l net.Listener, tlsConfig *tls.Config) error {
 // Shutdown ends all watches, lets other calls finish until ctx ends, and closes all connections.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.endWatches()
+	s.links.Shutdown()
+	defer s.links.Close()
 	finishing, finished := context.WithCancel(ctx)
 	defer finished()
 	go s.waitUntilQuiet(finishing, finished)
 	err := s.http.Shutdown(finishing)
+	s.links.Wait(finishing)
 	if ctx.Err() == nil {
 		err = nil // what is left are connections on which nothing goes on; http.Server does not end them all
 	}
@@ -161,12 +174,12 @@ func (s *Server) waitUntilQuiet(ctx context.Context, quiet func()) {
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.underWay.Add(1)
-		defer s.underWay.Add(-1)
+		o := &outcome{ResponseWriter: w, after: []func(){func() { s.underWay.Add(-1) }}}
+		defer o.answered()
 		defer s.survive(w, r)
 		who, refused := s.visitor(r)
 		key := r.Header.Get(keyHeader)
 		ctx := mobyfs.WithActor(r.Context(), mobyfs.Actor{Who: actorOf(who), From: r.RemoteAddr, Request: key[:min(len(key), maxKey)]})
-		o := &outcome{ResponseWriter: w}
 		w, ctx = o, context.WithValue(ctx, outcomeKey{}, o)
 		defer s.tellRefusal(ctx, who, asking(r), o)
 		if refused != nil {
@@ -201,7 +214,8 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problemOf(err))
 		return
 	}
-	defer leave()
+	o := outcomeOf(r.Context())
+	o.after = append(o.after, leave)
 	s.serve(w, r)
 }
 

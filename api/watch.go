@@ -16,6 +16,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/link"
+	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
 // watch is a stream of mobyfs.Change, one JSON object a line; empty lines say that the server is there.
@@ -43,15 +45,20 @@ func (s *Server) serveWatch() {
 	})
 }
 
-// watch streams until the client goes, the server shuts down, or the service ends it.
+// watch streams until the client goes, the server shuts down, or the service ends it. On a link no goroutine waits for
+// what there will be to tell.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
+	if on := streamer(w); on != nil {
+		s.watchLink(w, r, on.Stream())
+		return
+	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.watches, cancel)()
 	lines := &lineWriter{w: w, rc: http.NewResponseController(w), kind: streamType}
 	defer lines.end() // w is not ours any more after the return
 	begin := sync.OnceFunc(func() { lines.keepAlive(cancel) })
-	err := s.service.Watch(ctx, caller(ctx), func(c mobyfs.Change) error {
+	err := Watch(ctx, s.service, caller(ctx), func(c mobyfs.Change) error {
 		line, err := json.Marshal(c)
 		if err != nil {
 			return err
@@ -69,6 +76,93 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 		s.note(r.Context(), watch.id, err)
 		writeProblem(w, problemOf(err))
 	}
+}
+
+// Watch calls each with the full state, then with changes, until ctx ends or each returns an error.
+func Watch(ctx context.Context, s Service, who pki.Identity, each func(mobyfs.Change) error) error {
+	news := make(chan struct{}, 1)
+	feed, err := s.Follow(ctx, who, func() {
+		select {
+		case news <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer feed.Close()
+	for {
+		change, ok, err := feed.Next()
+		if err == nil && ok {
+			err = each(change)
+		}
+		if err != nil {
+			return err
+		}
+		if ok {
+			continue
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// streamer is what an answer can go on with after its handler has returned; nil if it can't.
+func streamer(w http.ResponseWriter) link.Streamer {
+	for {
+		switch x := w.(type) {
+		case link.Streamer:
+			return x
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = x.Unwrap()
+		default:
+			return nil
+		}
+	}
+}
+
+// watchLink begins a stream on a link. Lines that say that the server is there are not needed: the link says it.
+func (s *Server) watchLink(w http.ResponseWriter, r *http.Request, stream *link.Stream) {
+	feed, err := s.service.Follow(r.Context(), caller(r.Context()), stream.Wake)
+	var first []byte
+	if err == nil {
+		if first, err = s.nextLine(feed); err != nil {
+			feed.Close()
+		}
+	}
+	if err != nil {
+		s.note(r.Context(), watch.id, err)
+		writeProblem(w, problemOf(err))
+		return
+	}
+	w.Header().Set("Content-Type", streamType)
+	w.Header().Set("Cache-Control", "no-store")
+	o := outcomeOf(r.Context())
+	o.goesOn = true
+	done := o.after
+	o.after = nil // o holds much that is not needed any more
+	stream.Start(first, func() ([]byte, error) { return s.nextLine(feed) }, func() {
+		feed.Close()
+		for _, f := range done {
+			f()
+		}
+	})
+}
+
+// nextLine is the next line of a watch; nothing if there is nothing new.
+func (s *Server) nextLine(feed Feed) ([]byte, error) {
+	if err := s.watches.Err(); err != nil {
+		return nil, mobyfs.Errorf(mobyfs.CodeUnavailable, "control is stopping").WithHint("connect again in a moment")
+	}
+	change, ok, err := feed.Next()
+	if err != nil || !ok {
+		return nil, err
+	}
+	line, err := json.Marshal(change)
+	return append(line, '\n'), err
 }
 
 // lineWriter writes whole lines and sends each at once.
@@ -154,11 +248,17 @@ func (c *Client) Watch(ctx context.Context, each func(mobyfs.Change)) error {
 		return err
 	}
 	defer resp.Body.Close()
-	silence := time.AfterFunc(watchSilence, func() { cancel(fmt.Errorf("nothing came for %v", watchSilence)) })
-	defer silence.Stop()
+	quiet := func() (again func()) { return func() {} }
+	if alive, ok := resp.Body.(interface{ Alive() bool }); !ok || !alive.Alive() { // no link, which would look by itself
+		silence := time.AfterFunc(watchSilence, func() { cancel(fmt.Errorf("nothing came for %v", watchSilence)) })
+		defer silence.Stop()
+		quiet = func() func() {
+			silence.Stop()
+			return func() { silence.Reset(watchSilence) }
+		}
+	}
 	err = readLines(resp.Body, func(line []byte) error {
-		silence.Stop() // each may take its time
-		defer silence.Reset(watchSilence)
+		defer quiet()() // each may take its time
 		if len(bytes.TrimSpace(line)) == 0 {
 			return nil
 		}

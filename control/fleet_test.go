@@ -215,7 +215,11 @@ func (f *fleet) client(a *pki.Authority, role, name string) *api.Client {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	c := api.NewClient([]string{f.address}, tlsConfig)
+	newClient := api.NewClient
+	if role == pki.RoleNode {
+		newClient = api.NewAgentClient
+	}
+	c := newClient([]string{f.address}, tlsConfig)
 	f.t.Cleanup(c.Close)
 	return c
 }
@@ -380,7 +384,7 @@ func (l local) TakeOver(ctx context.Context, name, to, reason string) (mobyfs.Vo
 	return l.c.TakeOver(ctx, l.who, name, to, reason)
 }
 func (l local) Watch(ctx context.Context, each func(mobyfs.Change)) error {
-	return l.c.Watch(ctx, l.who, func(c mobyfs.Change) error { each(c); return nil })
+	return api.Watch(ctx, l.c, l.who, func(c mobyfs.Change) error { each(c); return nil })
 }
 func (l local) Records(ctx context.Context, ids []mobyfs.VolumeID) (mobyfs.Records, error) {
 	return l.c.Records(ctx, l.who, ids)

@@ -336,6 +336,12 @@ func TestAttackExpiredOperator(t *testing.T) {
 // Eviction takes effect on the connection that is open, while a watch streams over it, on new connections, on resumed
 // ones, and when the certificate is to be renewed.
 func TestAttackEvictedNodeGoesOn(t *testing.T) {
+	t.Run("over HTTP/2", func(t *testing.T) { attackEvictedNodeGoesOn(t, api.NewClient) })
+	t.Run("over a link", func(t *testing.T) { attackEvictedNodeGoesOn(t, api.NewAgentClient) })
+}
+
+func attackEvictedNodeGoesOn(t *testing.T, newClient func([]string, *tls.Config) *api.Client) {
+	t.Helper()
 	f := newFleet(t, true)
 	files, err := f.join(f.token(api.TokenRequest{Role: pki.RoleNode}), "h1")
 	if err != nil {
@@ -346,7 +352,7 @@ func TestAttackEvictedNodeGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(8)
-	c := api.NewClient([]string{f.address}, config)
+	c := newClient([]string{f.address}, config)
 	defer c.Close()
 	if err := errOf(c.Report(t.Context(), reportOf(files, t))); err != nil {
 		t.Fatal(err)

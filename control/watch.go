@@ -18,22 +18,17 @@ const (
 	wholeNodes   = 500
 )
 
-// Watch implements api.Service. While each takes its time, changes of one object become one.
-func (c *Control) Watch(ctx context.Context, who pki.Identity, each func(mobyfs.Change) error) error {
+// Follow implements api.Service.
+func (c *Control) Follow(_ context.Context, who pki.Identity, wake func()) (api.Feed, error) {
 	if err := c.allow(who, doWatch); err != nil {
-		return err
+		return nil, err
 	}
-	if who.Role != pki.RoleNode {
-		return c.watchAll(ctx, func() bool { return false }, each)
+	f := &feed{control: c, wake: wake}
+	if who.Role == pki.RoleNode {
+		f.node = who.Name
 	}
-	if err := c.watchAll(ctx, c.isLarge, each); !errors.Is(err, errLarge) {
-		return err
-	}
-	return c.watchNode(ctx, who.Name, each)
+	return f, nil
 }
-
-// errLarge says that the cluster has grown so that its agents do not watch everything any more.
-var errLarge = errors.New("the cluster is large")
 
 // isLarge reports whether agents watch what concerns their nodes alone.
 func (c *Control) isLarge() (large bool) {
@@ -43,57 +38,68 @@ func (c *Control) isLarge() (large bool) {
 	return large
 }
 
-// watchAll tells everything until ctx ends, or enough says that it is too much: then it returns errLarge.
-func (c *Control) watchAll(ctx context.Context, enough func() bool, each func(mobyfs.Change) error) error {
-	if enough() {
-		return errLarge
-	}
-	box := c.store.Subscribe() // before the snapshot, so that nothing falls in between
-	defer box.Close()
-	if err := each(c.snapshot()); err != nil {
-		return err
-	}
-	return c.pass(ctx, box, func() bool { return !enough() }, each)
+// feed tells one watcher everything, or a node of a large cluster the volumes that concern it, and who belongs to the
+// cluster. One that it was told of is told once more when it concerns it no longer.
+type feed struct {
+	control *Control
+	wake    func()
+	node    string // "" of who is no node
+	part    bool   // it tells what concerns the node
+	box     *store.Mailbox
+	refs    []store.Ref // to be told of, the oldest first
 }
 
-// watchNode tells the volumes that concern a node, and who belongs to the cluster. One that it was told of is told once more when it concerns it no
-// longer.
-func (c *Control) watchNode(ctx context.Context, node string, each func(mobyfs.Change) error) error {
-	box := c.store.SubscribeTo(store.NodeRef(node), store.AllOf(store.KindAuthority), store.AllOf(store.KindEviction))
-	defer box.Close()
-	if err := each(c.snapshotOf(node)); err != nil {
-		return err
+// Next implements api.Feed.
+func (f *feed) Next() (change mobyfs.Change, ok bool, err error) {
+	if f.box == nil {
+		return f.full(), true, nil
 	}
-	return c.pass(ctx, box, func() bool { return true }, func(change mobyfs.Change) error {
-		if change.Node != nil {
-			return nil // it knows about itself
-		}
-		return each(change)
-	})
-}
-
-// pass tells what comes into the box, as long as more says so.
-func (c *Control) pass(ctx context.Context, box *store.Mailbox, more func() bool, each func(mobyfs.Change) error) error {
 	for {
-		refs, err := box.Next(ctx)
-		if errors.Is(err, store.ErrClosed) {
-			return mobyfs.Errorf(mobyfs.CodeUnavailable, "control is stopping").WithHint("connect again in a moment")
-		}
-		if err != nil {
-			return err
-		}
-		for _, ref := range refs {
-			change, ok := c.change(ref)
-			if !ok {
-				continue
-			}
-			if !more() {
-				return errLarge
-			}
-			if err := each(change); err != nil {
-				return err
+		if len(f.refs) == 0 {
+			if f.refs, err = f.box.Take(); len(f.refs) == 0 {
+				if errors.Is(err, store.ErrClosed) {
+					err = mobyfs.Errorf(mobyfs.CodeUnavailable, "control is stopping").WithHint("connect again in a moment")
+				}
+				return change, false, err
 			}
 		}
+		ref := f.refs[0]
+		if f.refs = f.refs[1:]; len(f.refs) == 0 {
+			f.refs = nil
+		}
+		if change, ok = f.control.change(ref); !ok {
+			continue
+		}
+		if f.grown() {
+			f.box.Close()
+			return f.full(), true, nil
+		}
+		if f.part && change.Node != nil {
+			continue // it knows about itself
+		}
+		return change, true, nil
+	}
+}
+
+// grown reports whether the cluster has become one of which a node is not told everything any more.
+func (f *feed) grown() bool { return f.node != "" && !f.part && f.control.isLarge() }
+
+// full begins anew with the full state.
+func (f *feed) full() mobyfs.Change {
+	f.refs = nil
+	f.part = f.part || f.grown()
+	if !f.part {
+		f.box = f.control.store.Notify(f.wake) // before the snapshot, so that nothing falls in between
+		return f.control.snapshot()
+	}
+	f.box = f.control.store.Notify(f.wake, store.NodeRef(f.node), store.AllOf(store.KindAuthority), store.AllOf(store.KindEviction))
+	return f.control.snapshotOf(f.node)
+}
+
+// Close implements api.Feed.
+func (f *feed) Close() {
+	if f.box != nil {
+		f.box.Close()
 	}
 }
 

@@ -137,7 +137,7 @@ func (f *front) toControl() (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.NewClient(f.control, config), nil
+	return api.NewAgentClient(f.control, config), nil
 }
 
 // last takes back that this life was counted, once the agent has been there long enough.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -19,24 +20,30 @@ type Mailbox struct {
 	topics []Ref
 	mu     sync.Mutex
 	refs   []Ref
-	in     map[Ref]bool
-	wake   chan struct{} // holds one value when there is something to see
+	in     map[Ref]bool  // nil if refs are few
+	told   func()        // called when there is something to see; nil for who waits in Next
+	wake   chan struct{} // of who does: holds one value when there is something to see
 	ended  bool
 }
 
-// Next waits for changes and returns them, oldest first. ErrClosed when the store has stopped.
+// Take returns changes, oldest first; none if there are none. ErrClosed when the store has stopped.
+func (m *Mailbox) Take() ([]Ref, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	refs := m.refs
+	m.refs, m.in = nil, nil
+	if len(refs) == 0 && m.ended {
+		return nil, ErrClosed
+	}
+	return refs, nil
+}
+
+// Next waits for changes and returns them, oldest first. ErrClosed when the store has stopped. It is for mailboxes that
+// tell nobody.
 func (m *Mailbox) Next(ctx context.Context) ([]Ref, error) {
 	for {
-		m.mu.Lock()
-		refs, ended := m.refs, m.ended
-		m.refs = nil
-		clear(m.in)
-		m.mu.Unlock()
-		switch {
-		case len(refs) > 0:
-			return refs, nil
-		case ended:
-			return nil, ErrClosed
+		if refs, err := m.Take(); len(refs) > 0 || err != nil {
+			return refs, err
 		}
 		select {
 		case <-m.wake:
@@ -52,13 +59,31 @@ func (m *Mailbox) Close() { m.all.remove(m) }
 func (m *Mailbox) put(ref Ref) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.in[ref] {
+	if m.has(ref) {
 		m.all.coalesced.Add(1)
 	} else {
-		m.in[ref] = true
 		m.refs = append(m.refs, ref)
 	}
 	m.signal()
+}
+
+// fewRefs is up to how many are looked through one by one.
+const fewRefs = 8
+
+// has reports whether a record is among refs; if not it is about to be.
+func (m *Mailbox) has(ref Ref) bool {
+	if m.in == nil && len(m.refs) < fewRefs {
+		return slices.Contains(m.refs, ref)
+	}
+	if m.in == nil {
+		m.in = make(map[Ref]bool, 2*fewRefs)
+		for _, r := range m.refs {
+			m.in[r] = true
+		}
+	}
+	was := m.in[ref]
+	m.in[ref] = true
+	return was
 }
 
 func (m *Mailbox) end() {
@@ -69,6 +94,10 @@ func (m *Mailbox) end() {
 }
 
 func (m *Mailbox) signal() {
+	if m.told != nil {
+		m.told()
+		return
+	}
 	select {
 	case m.wake <- struct{}{}:
 	default:
@@ -79,11 +108,20 @@ func (m *Mailbox) signal() {
 func AllOf(k Kind) Ref { return Ref{Kind: k} }
 
 // Subscribe gives a mailbox that hears of every change from now on.
-func (s *Store) Subscribe() *Mailbox { return s.boxes.add(Ref{}) }
+func (s *Store) Subscribe() *Mailbox { return s.boxes.add(nil, Ref{}) }
 
 // SubscribeTo gives a mailbox that hears from now on of the changes of some records; of a node's also of those of all
 // volumes that concern the node, or did before the change.
-func (s *Store) SubscribeTo(refs ...Ref) *Mailbox { return s.boxes.add(refs...) }
+func (s *Store) SubscribeTo(refs ...Ref) *Mailbox { return s.boxes.add(nil, refs...) }
+
+// Notify is SubscribeTo, of every change if there are no refs, for who does not wait with Next: whenever something is put
+// into the mailbox, told is called, which must neither wait nor ask the store.
+func (s *Store) Notify(told func(), refs ...Ref) *Mailbox {
+	if len(refs) == 0 {
+		refs = []Ref{{}}
+	}
+	return s.boxes.add(told, refs...)
+}
 
 // Touch tells subscribers to look at a record again, for what its reader adds to it has changed.
 func (s *Store) Touch(ref Ref) {
@@ -105,8 +143,11 @@ type mailboxes struct {
 	coalesced atomic.Int64 // changes that became one with a newer one
 }
 
-func (b *mailboxes) add(topics ...Ref) *Mailbox {
-	m := &Mailbox{all: b, topics: topics, in: map[Ref]bool{}, wake: make(chan struct{}, 1)}
+func (b *mailboxes) add(told func(), topics ...Ref) *Mailbox {
+	m := &Mailbox{all: b, topics: topics, told: told}
+	if told == nil {
+		m.wake = make(chan struct{}, 1)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.boxes == nil {

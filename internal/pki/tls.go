@@ -29,7 +29,10 @@ func (f Files) ServerTLS(checks ...Check) (*tls.Config, error) {
 // nothing but what lets somebody in.
 const Door = "door.control.mobyfs"
 
-// ControlTLS is ServerTLS, and lets anybody in through the Door, without a certificate.
+// LinkProtocol is the name, in TLS, of what agents speak with control if both can: see internal/link.
+const LinkProtocol = "mobyfs-link/1"
+
+// ControlTLS is ServerTLS, and lets anybody in through the Door, without a certificate. Who has one may ask for a link.
 func (f Files) ControlTLS(checks ...Check) (*tls.Config, error) {
 	c, err := f.ServerTLS(checks...)
 	if err != nil {
@@ -38,8 +41,12 @@ func (f Files) ControlTLS(checks ...Check) (*tls.Config, error) {
 	inner := c.GetConfigForClient
 	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		c, err := inner(hello)
-		if err == nil && hello.ServerName == Door {
+		switch {
+		case err != nil:
+		case hello.ServerName == Door:
 			c.ClientAuth, c.VerifyConnection = tls.NoClientCert, nil
+		default:
+			c.NextProtos = append([]string{LinkProtocol}, c.NextProtos...)
 		}
 		return c, err
 	}

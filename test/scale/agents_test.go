@@ -71,7 +71,7 @@ func benchAgents(t *testing.T) []row {
 		show(t, row{what: "Memory of that process (resident)",
 			figure: fmt.Sprintf("**%s**, %s of them not files; before the agents came %s: %d KiB for each agent", mib(to.rss), mib(to.own), mib(alone.rss), (to.rss-alone.rss)>>10/int64(max(there, 1))),
 			goal:   "≤ 512 MiB", met: to.rss <= 512<<20 && there == *nodes,
-			why: "each agent has one connection for its watch and its calls; net/http keeps three goroutines and its buffers for it, crypto/tls the keys and the chain of certificates"}),
+			why: "each agent has one link for its watch and its calls: the keys and buffers of crypto/tls, a goroutine with a small stack, a mailbox; the collector has room of half as much as is in use"}),
 		show(t, row{what: fmt.Sprintf("%d of %d agents connect, 64 at once, and each gets its volumes", there, *nodes), figure: joined.Round(100 * time.Millisecond).String()}),
 	}
 	return append(rows, benchFanOut(t, c, h))

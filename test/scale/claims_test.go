@@ -56,7 +56,7 @@ func benchClaims(t *testing.T) []row {
 			what:   fmt.Sprintf("Claims and releases, %d clients, against bare etcd's compare-and-swap with event", clients),
 			figure: fmt.Sprintf("**%.2f**: %s against %s", ratio, ours, theirs),
 			goal:   "≥ 0.5", met: ratio >= 0.5,
-			why: fmt.Sprintf("both share the cores with their callers, and a claim costs %v of CPU on both sides where the bare transaction costs %v: beside etcd there are HTTP/2 and TLS, "+
+			why: fmt.Sprintf("both share the cores with their callers, and a claim costs %v of CPU on both sides where the bare transaction costs %v: beside etcd there are the link and TLS, "+
 				"the check of the request, the rules, the record and its event, and what all watchers know", ours.cost(), theirs.cost()),
 		}))
 	}

@@ -135,6 +135,9 @@ func (c *cluster) client(role, name string) *api.Client {
 	}
 	tlsConfig := c.server.Clone()
 	tlsConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
+	if role == pki.RoleNode {
+		return api.NewAgentClient([]string{c.address}, tlsConfig)
+	}
 	return api.NewClient([]string{c.address}, tlsConfig)
 }
 

@@ -1,7 +1,5 @@
 //go:build bench
 
-// Package scale measures the control plane by itself: mobyfs-control in a process of its own, and its callers in this
-// one, over mutual TLS on loopback.
 package scale
 
 import (
@@ -56,7 +54,7 @@ func TestBenchControl(t *testing.T) {
 func write(t *testing.T, rows []row) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Benchmarks of the control plane\nMade by `make bench-control` on %s: mobyfs-control in a process of its own, its callers in another, over mutual TLS 1.3\n"+
-		"and HTTP/2 on loopback, every change durable on this machine's disk. A ratio is of two figures of the same run.\n\n"+
+		"(agents by links, people by HTTP/2) on loopback, every change durable on this machine's disk. A ratio is of two figures of the same run.\n\n"+
 		"| what | measured | goal | met |\n|---|---|---|---|\n", machine())
 	for _, r := range rows {
 		met := map[bool]string{true: "yes", false: "**no**"}[r.met]
