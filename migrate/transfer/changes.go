@@ -136,9 +136,6 @@ func (f *changeFinder) see(dir *inode, it *item) *inode {
 		n = nil
 	}
 	if n == nil {
-		n = f.adopt(dir, it)
-	}
-	if n == nil {
 		n = &inode{kind: it.kind, src: &sourceState{dirty: true}}
 		if n.kind == kindDir {
 			n.dir = &listing{}
@@ -155,15 +152,6 @@ func (f *changeFinder) see(dir *inode, it *item) *inode {
 		f.list(n)
 	}
 	n.src.seen = f.round
-	return n
-}
-
-// adopt finds what the destination told that it has at this place. Its content is compared then.
-func (f *changeFinder) adopt(dir *inode, it *item) *inode {
-	n := dir.dir.get(it.name)
-	if n == nil || n.kind != it.kind || n.src.key != (inodeKey{}) {
-		return nil
-	}
 	return n
 }
 

@@ -12,7 +12,6 @@ import (
 const (
 	frameFollow   frameType = 20 // client, first: as hello
 	frameOffered  frameType = 21 // server: luggage
-	frameHave     frameType = 22 // client: steps that tell what lies there already
 	frameRound    frameType = 23 // client: begin a round; 1: freeze, and it is the last
 	frameSteps    frameType = 24 // server: what changed
 	framePiece    frameType = 25 // server: what changed in a chunk of the file that is open
@@ -31,7 +30,6 @@ const (
 	stepDress  stepKind = 'a' // inode, body: no file
 	stepSmall  stepKind = 's' // inode, body, content, sum
 	stepOpen   stepKind = 'b' // inode, size, whether it begins as one hole: pieces and their end follow, and nothing before in the frame
-	stepHave   stepKind = 'h' // inode, sum, chunks (index, sum): of a file that was made or dressed before
 )
 
 // liveStep is a decoded step.
@@ -46,7 +44,6 @@ type liveStep struct {
 	sum     sum
 	size    int64
 	fresh   bool
-	chunks  []chunkRecord
 }
 
 func appendSpot(b []byte, k stepKind, dir uint64, name string) []byte {
@@ -79,15 +76,6 @@ func appendStepOpen(b []byte, id uint64, size int64, fresh bool) []byte {
 		return append(b, 1)
 	}
 	return append(b, 0)
-}
-
-func appendStepHave(b []byte, n *inode) []byte {
-	b = binary.AppendUvarint(append(b, byte(stepHave)), n.id)
-	b = binary.AppendUvarint(append(b, n.sum[:]...), uint64(len(n.chunks)))
-	for _, c := range n.chunks {
-		b = append(binary.AppendUvarint(b, uint64(c.index)), c.sum[:]...)
-	}
-	return b
 }
 
 // nextLiveStep takes the next step from a frame. Names are single elements and metadata is in range; whether there is such an
@@ -124,17 +112,6 @@ func nextLiveStep(d *decoder) (liveStep, error) {
 		s.id, s.size, s.fresh = d.uint(math.MaxInt64), int64(d.uint(math.MaxInt64)), d.byte() == 1
 		if d.err == nil && len(d.b) > 0 {
 			return s, corrupt("steps follow the opening of a file")
-		}
-	case stepHave:
-		s.id, s.sum = d.uint(math.MaxInt64), d.sum()
-		last := int64(-1)
-		for n := d.uint(maxMeta); n > 0 && d.err == nil; n-- {
-			c := chunkRecord{int64(d.uint(math.MaxInt64 / chunkSize)), d.sum()}
-			if c.index <= last {
-				return s, corrupt("chunk %d comes after %d", c.index, last)
-			}
-			last = c.index
-			s.chunks = append(s.chunks, c)
 		}
 	default:
 		if d.err == nil {
