@@ -50,7 +50,11 @@ func (p *pullee) lead(ctx context.Context, root int, o *Offered) (receipt mobyfs
 	l := &leader{sender: s, find: newChangeFinder(root)}
 	if o.Feed != nil {
 		l.feed = o.Feed(o.Dir)
-		defer l.feed.Close()
+		defer func() {
+			if err := l.feed.Close(); err != nil {
+				p.s.log().Warn("end what tells of changes in a volume", "err", err)
+			}
+		}()
 	}
 	if err := l.look(); err != nil {
 		return receipt, err
