@@ -22,9 +22,8 @@ func New(log *slog.Logger) *Feeds {
 
 // Options say what a feed may use.
 type Options struct {
-	// Scratch is a directory on the tree's file system, outside of the tree. Clones of big files and snapshots lie there while
-	// a feed is armed. Clones have no names, and snapshots that a crash left are removed when their tree is armed again.
-	// Without it clones are kept in the tree, where no name shows them but quotas count them.
+	// Scratch is a directory on the tree's file system, outside of the tree. Clones of big files lie there while a feed is
+	// armed, without names. "" keeps them in the tree, where no name shows them either but quotas count them.
 	Scratch string
 	// PIDs lists the processes that may have files of the tree open: writes through mappings and those of asynchronous I/O
 	// are told by nobody. nil stands for all processes of the host.

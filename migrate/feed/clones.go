@@ -13,10 +13,14 @@ const maxClones = 4096
 
 // clones finds what changed in files on a file system that shares extents (reflink). A clone keeps its blocks, and a write to a
 // block that is shared goes elsewhere: what lies where it lay when the clone was made has not changed. Clones have no names, so
-// that none is left when the process ends.
+// that none is left when the process ends. Files that are moved within themselves meanwhile count as changed as a whole.
 type clones struct {
+	root  int    // of the tree
 	dir   string // where they lie
 	files map[string]*clone
+
+	shifts  *shifts
+	shifted uint64
 }
 
 // clone is a file as it was. next is set between look and changed.
@@ -24,10 +28,12 @@ type clone struct {
 	fd   int
 	list []extent
 	next *clone
+
+	shifted uint64 // how often content had been moved then
 }
 
 // newClones fails where files can't be cloned into dir.
-func newClones(root int, dir string) (*clones, error) {
+func newClones(root int, dir, kind string) (*clones, error) {
 	var a, b unix.Stat_t
 	if err := unix.Stat(dir, &b); err != nil {
 		return nil, fmt.Errorf("look at %s: %w", dir, err)
@@ -35,7 +41,7 @@ func newClones(root int, dir string) (*clones, error) {
 	if err := unix.Fstat(root, &a); err != nil || a.Dev != b.Dev {
 		return nil, fmt.Errorf("%s lies on another file system", dir)
 	}
-	c := &clones{dir: dir, files: map[string]*clone{}}
+	c := &clones{root: root, dir: dir, files: map[string]*clone{}}
 	probe, err := c.file()
 	if err != nil {
 		return nil, err
@@ -48,7 +54,9 @@ func newClones(root int, dir string) (*clones, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, unix.Close(made.fd)
+	_ = unix.Close(made.fd)
+	c.shifts, err = watchShifts(kind)
+	return c, err
 }
 
 // file makes a file without a name.
@@ -99,7 +107,19 @@ func (c *clones) look(handle string, file int) error {
 	return nil
 }
 
-func (c *clones) looked() error { return nil }
+// looked lets go of files that are gone, whose room their clones would keep.
+func (c *clones) looked() error {
+	c.shifted = c.shifts.now()
+	for handle := range c.files {
+		fd, err := openHandle(c.root, handle, unix.O_PATH)
+		if gone(err) {
+			c.forget(handle)
+		} else if err == nil {
+			_ = unix.Close(fd)
+		}
+	}
+	return nil
+}
 
 func (c *clones) changed(handle string) (r []Range, ok bool) {
 	old := c.files[handle]
@@ -108,12 +128,16 @@ func (c *clones) changed(handle string) (r []Range, ok bool) {
 		return nil, false
 	}
 	now := old.next
+	now.shifted = c.shifted
 	c.files[handle] = now
 	if old.fd < 0 {
 		return nil, false
 	}
-	compare(old.list, now.list, func(off, end, _ int64) { r = addRange(r, off, end) }, func(int64, int64, int64) {})
 	_ = unix.Close(old.fd)
+	if old.shifted != now.shifted {
+		return nil, false
+	}
+	compare(old.list, now.list, func(off, end, _ int64) { r = addRange(r, off, end) }, func(int64, int64, int64) {})
 	return r, true
 }
 
@@ -134,6 +158,7 @@ func (c *clones) close() {
 	for handle := range c.files {
 		c.forget(handle)
 	}
+	c.shifts.close()
 }
 
 // selfPath is a name of an open directory that stays right when the directory is renamed.

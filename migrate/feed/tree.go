@@ -107,12 +107,18 @@ func (t *tree) narrower(o Options) (narrower, string) {
 		return whole{}, events
 	}
 	switch t.kind {
-	case "xfs", "btrfs":
-		c, err := newClones(t.root, cmp.Or(o.Scratch, selfPath(t.root)))
+	case "xfs":
+		c, err := newClones(t.root, cmp.Or(o.Scratch, selfPath(t.root)), t.kind)
 		if err != nil {
 			return whole{}, events + "; not where clones lie: " + err.Error()
 		}
 		return c, events + ", and where clones of big files lie"
+	case "ext4":
+		b, err := newBlocks(t.at.Dev)
+		if err != nil {
+			return whole{}, events + "; not which blocks are written: " + err.Error()
+		}
+		return b, events + ", and which of the device's blocks are written"
 	}
 	return whole{}, events
 }
@@ -134,8 +140,10 @@ func (t *tree) baseline() error {
 		handles[handle] = true
 		return t.look(handle)
 	})
-	if err == nil {
-		err = t.narrow.looked()
+	for range 2 { // what was written out just now is of the first time, and thus of before
+		if err == nil {
+			err = t.narrow.looked()
+		}
 	}
 	for handle := range handles {
 		t.narrow.changed(handle)

@@ -45,8 +45,8 @@ func covers(t *testing.T, root string, f Feed, w *writer, rounds, steps int) {
 		}
 		now, err := copyOf(root)
 		must(t, err)
-		_, blocks := now.differences(c)
-		changed += blocks * 4096
+		_, differing := now.differences(c)
+		changed += differing * 4096
 		s := changes(t, f)
 		if s.All {
 			t.Fatalf("round %d: all: %s", round, s.Why)
@@ -100,8 +100,55 @@ func TestClonesOnXFS(t *testing.T) {
 	manySeeds(t, at, "fiemap", Options{Scratch: filepath.Join(at, "scratch")})
 }
 
-func TestClonesOnBtrfs(t *testing.T) {
-	manySeeds(t, disk(t, "btrfs", 1<<30, ""), "fiemap", Options{})
+func TestBlocksOnExt4(t *testing.T) {
+	manySeeds(t, disk(t, "ext4", 1<<30, ""), "fanotify+ebpf", Options{})
+}
+
+// TestNoBlocksOfJournalledData mounts ext4 so that content goes to the journal first: then blocks say nothing in time.
+func TestNoBlocksOfJournalledData(t *testing.T) {
+	manySeeds(t, disk(t, "ext4", 512<<20, ",data=journal"), "fanotify", Options{})
+}
+
+// TestLittleIsToldOfABigFile writes 8 KiB into the middle of a file: what is told is not much more, and holds the place.
+func TestLittleIsToldOfABigFile(t *testing.T) {
+	for kind, want := range map[string]string{"ext4": "fanotify+ebpf", "xfs": "fiemap"} {
+		dir := filepath.Join(disk(t, kind, 512<<20, ""), "tree")
+		must(t, os.Mkdir(dir, 0o755))
+		path := filepath.Join(dir, "big")
+		must(t, os.WriteFile(path, bytes.Repeat([]byte("mobyfs!\n"), 8<<20), 0o600))
+		f := arm(t, dir, want, Options{})
+		for round := range 5 {
+			big, err := os.OpenFile(path, os.O_WRONLY, 0)
+			must(t, err)
+			at := int64(round+1) * 10 << 20
+			_, err = big.WriteAt(make([]byte, 8192), at)
+			must(t, err)
+			must(t, big.Close())
+			ranges, told := changes(t, f).Paths["big"]
+			var bytes int64
+			holds := false
+			for _, r := range ranges {
+				bytes += r.Len
+				holds = holds || r.Off <= at && at+8192 <= r.Off+r.Len
+			}
+			if !told || !holds || bytes > 1<<20 {
+				t.Errorf("%s, round %d: got %v, want the 8 KiB at %d", kind, round, ranges, at)
+			}
+		}
+	}
+}
+
+// TestClonesOfRemovedFilesAreLetGo removes a file: its room must not be kept until the feed is closed.
+func TestClonesOfRemovedFilesAreLetGo(t *testing.T) {
+	dir := disk(t, "xfs", 512<<20, "")
+	path := filepath.Join(dir, "big")
+	must(t, os.WriteFile(path, make([]byte, 4<<20), 0o600))
+	f := arm(t, dir, "fiemap", Options{})
+	must(t, os.Remove(path))
+	changes(t, f)
+	if n := len(f.(*tree).narrow.(*clones).files); n != 0 {
+		t.Errorf("%d clones are kept", n)
+	}
 }
 
 // TestEventsOfOthersAreDropped arms two trees of one file system: each is told of its own changes, and of none between them.

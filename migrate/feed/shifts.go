@@ -1,0 +1,101 @@
+package feed
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// shifts notes that content of files was moved without being written: within a file (collapse and insert of ranges) or between
+// files (shared extents). What is moved and then moved back lies where it lay, but whoever read it between saw something else. That is
+// rare: once it happens anywhere, big files count as changed as a whole the next time.
+type shifts struct {
+	marks    *ebpf.Map
+	memory   []byte
+	programs []*ebpf.Program
+	links    []link.Link
+	times    uint64
+}
+
+// shifting are the kernel's tracepoints at which that happens.
+var shifting = map[string][]string{
+	"ext4": {"ext4_collapse_range", "ext4_insert_range"},
+	"xfs":  {"xfs_collapse_file_space", "xfs_insert_file_space", cloning},
+}
+
+const cloning = "xfs_reflink_remap_range"
+
+func watchShifts(kind string) (_ *shifts, err error) {
+	s := &shifts{}
+	defer func() {
+		if err != nil {
+			s.close()
+			err = fmt.Errorf("note when content is moved within files: %w", err)
+		}
+	}()
+	if s.marks, err = ebpf.NewMap(&ebpf.MapSpec{
+		Name: "mobyfs_shifts", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE,
+	}); err != nil {
+		return nil, err
+	}
+	if s.memory, err = unix.Mmap(s.marks.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return nil, err
+	}
+	for _, at := range shifting[kind] {
+		self := 0
+		if at == cloning {
+			self = os.Getpid() // the clones that this process makes are of no interest
+		}
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+			Name: "mobyfs_shifts", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: at, License: "GPL",
+			Instructions: asm.Instructions{
+				asm.FnGetCurrentPidTgid.Call(),
+				asm.RSh.Imm(asm.R0, 32),
+				asm.JEq.Imm(asm.R0, int32(self), "out"),
+				asm.LoadMapValue(asm.R1, s.marks.FD(), 0),
+				asm.StoreImm(asm.R1, 0, 1, asm.Byte),
+				asm.Mov.Imm(asm.R0, 0).WithSymbol("out"),
+				asm.Return(),
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+		s.programs = append(s.programs, p)
+		l, err := link.AttachTracing(link.TracingOptions{Program: p, AttachType: ebpf.AttachTraceRawTp})
+		if err != nil {
+			return nil, err
+		}
+		s.links = append(s.links, l)
+	}
+	return s, nil
+}
+
+// now counts how often it was asked and something had happened since.
+func (s *shifts) now() uint64 {
+	if atomic.SwapUint64((*uint64)(unsafe.Pointer(&s.memory[0])), 0) != 0 {
+		s.times++
+	}
+	return s.times
+}
+
+func (s *shifts) close() {
+	for _, l := range s.links {
+		_ = l.Close()
+	}
+	for _, p := range s.programs {
+		_ = p.Close()
+	}
+	if s.memory != nil {
+		_ = unix.Munmap(s.memory)
+	}
+	if s.marks != nil {
+		_ = s.marks.Close()
+	}
+}
