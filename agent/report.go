@@ -100,7 +100,7 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 	report := mobyfs.Report{Address: r.address, Instance: r.instance, Begins: !r.began}
 	r.mu.Unlock()
 	report.Zone, report.Rack, report.Labels = a.Zone, a.Rack, a.Labels
-	report.Live = true
+	_, report.Live = a.Peer.(mobyfs.LivePeer)
 	report.TrashSeconds = int64(a.Trash / time.Second)
 	report.Backends = slices.Sorted(maps.Keys(a.backends))
 	report.Version, report.Capacity, report.Progress = a.Version, capacity, map[mobyfs.MigrationID]mobyfs.Progress{}
