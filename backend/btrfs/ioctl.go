@@ -13,7 +13,6 @@ import (
 // mobyfs is built for.
 const (
 	ioctlSubvolCreate = 0x5000940e
-	ioctlSnapCreateV2 = 0x50009417
 	ioctlSnapDestroy  = 0x5000940f
 	ioctlTreeSearch   = 0xd0009411
 	ioctlInoLookup    = 0xd0009412
@@ -25,9 +24,7 @@ const (
 	quotaEnable       = 1
 	quotaEnableSimple = 4
 
-	subvolReadOnly      = 1 << 1
-	subvolQgroupInherit = 1 << 2
-	limitReferenced     = 1 << 0
+	limitReferenced = 1 << 0
 
 	rootTree        = 1
 	rootItemKey     = 132
@@ -44,20 +41,7 @@ type volArgs struct {
 	name [4088]byte
 }
 
-type volArgsV2 struct {
-	fd, transid, flags uint64
-	inheritSize        uint64
-	inherit            *qgroupInherit
-	_                  [2]uint64
-	name               [4040]byte
-}
-
 type qgroupLimit struct{ flags, maxReferenced, maxExclusive, reservedReferenced, reservedExclusive uint64 }
-
-type qgroupInherit struct {
-	flags, groups, copiesReferenced, copiesExclusive uint64
-	limit                                            qgroupLimit
-}
 
 type qgroupLimitArgs struct {
 	id    uint64
@@ -92,18 +76,6 @@ func createSubvolume(in *os.File, name string) error {
 	copy(args.name[:len(args.name)-1], name)
 	if err := ioctl(in, ioctlSubvolCreate, unsafe.Pointer(&args)); err != nil {
 		return fmt.Errorf("make a subvolume in %s: %w", in.Name(), err)
-	}
-	return nil
-}
-
-// snapshot makes a read-only subvolume of what another one holds at this moment. It belongs to no group of quotas, for
-// whoever wrote the bytes pays for them.
-func snapshot(of, in *os.File, name string) error {
-	inherit := qgroupInherit{}
-	args := volArgsV2{fd: uint64(of.Fd()), flags: subvolReadOnly | subvolQgroupInherit, inheritSize: uint64(unsafe.Sizeof(inherit)), inherit: &inherit}
-	copy(args.name[:len(args.name)-1], name)
-	if err := ioctl(in, ioctlSnapCreateV2, unsafe.Pointer(&args)); err != nil {
-		return fmt.Errorf("make a snapshot of %s: %w", of.Name(), err)
 	}
 	return nil
 }
