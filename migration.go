@@ -94,9 +94,9 @@ func (o MoveOptions) Check() (MoveOptions, error) {
 		return bad("give 1 KiB in a second at least, or 0 for no limit", "%d bytes in a second can't be", o.BytesPerSecond)
 	}
 	switch o.OnBusy {
-	case BusyAsk, BusyThrottle, BusyFreeze:
+	case BusyAsk, BusyFreeze:
 	default:
-		return bad("it is ask, throttle or freeze", "nobody knows what %.40q is to mean when containers write too fast", o.OnBusy)
+		return bad("it is ask or freeze", "nobody knows what %.40q is to mean when containers write too fast", o.OnBusy)
 	}
 	switch o.Consistency {
 	case ConsistencyCrash, ConsistencyClean:
@@ -110,9 +110,8 @@ func (o MoveOptions) Check() (MoveOptions, error) {
 type OnBusy string
 
 const (
-	BusyAsk      OnBusy = ""         // wait for an operator, who is told the prediction
-	BusyThrottle OnBusy = "throttle" // slow the containers' writing down until it fits
-	BusyFreeze   OnBusy = "freeze"   // freeze whatever the pause will be
+	BusyAsk    OnBusy = ""       // wait for an operator, who is told the prediction
+	BusyFreeze OnBusy = "freeze" // freeze whatever the pause will be
 )
 
 // Consistency says in which state containers are when the last of their bytes are taken.

@@ -70,9 +70,6 @@ func (w *worker) follow(ctx context.Context, from mobyfs.From, dir string, m mob
 		return mobyfs.Receipt{}, mobyfs.Errorf(mobyfs.CodeInvalid, "%s can't follow volumes that are in use", w.agent.Node)
 	}
 	f := &follower{w: w, m: m}
-	if f.options().OnBusy == mobyfs.BusyThrottle { // to go on without would be a promise that is not kept
-		return mobyfs.Receipt{}, mobyfs.Errorf(mobyfs.CodeInvalid, "no agent slows containers down yet").WithHint("use --on-busy ask or freeze")
-	}
 	f.bps = f.options().BytesPerSecond
 	var err error
 	f.peer, err = peer.Follow(ctx, from, dir, mobyfs.FollowOptions{BytesPerSecond: f.bps, Journal: w.agent.journalOf(m), Progress: f.progressed})

@@ -298,7 +298,7 @@ func (c *Control) liveStep(o mobyfs.Operation, m mobyfs.Migration) mobyfs.Operat
 // askedFor says what a live move waits for that asks.
 func askedFor(name string, m mobyfs.Migration) string {
 	p := m.Progress
-	return fmt.Sprintf("after %d rounds containers change %s a second and %s come: the pause would be %v, longer than %v. To go on: mobyctl volume move %s --on-busy throttle, --on-busy freeze or --max-pause",
+	return fmt.Sprintf("after %d rounds containers change %s a second and %s come: the pause would be %v, longer than %v. To go on: mobyctl volume move %s --on-busy freeze or --max-pause",
 		m.Options.Rounds(), humanize.IBytes(uint64(p.DirtyRate)), humanize.IBytes(uint64(p.Rate)), p.PredictedPause.Round(time.Millisecond), m.Options.LongestPause(), name)
 }
 

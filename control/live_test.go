@@ -537,7 +537,7 @@ func TestOperationTellsHowFarALiveMoveIs(t *testing.T) {
 	}
 	p.Asks = true
 	tell(p)
-	if o := now("asking", mobyfs.OperationWaiting); !strings.Contains(o.Cause, "3s, longer than 500ms") || !strings.Contains(o.Cause, "--on-busy throttle") {
+	if o := now("asking", mobyfs.OperationWaiting); !strings.Contains(o.Cause, "3s, longer than 500ms") || !strings.Contains(o.Cause, "--on-busy freeze") {
 		t.Errorf("it asks %q", o.Cause)
 	}
 	p.Asks = false

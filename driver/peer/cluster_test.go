@@ -249,6 +249,11 @@ func (k *kernel) Users(dir string) ([]mountns.User, error) {
 
 func (k *kernel) Open(string) ([]mountns.User, error) { return nil, nil }
 
+// What a live move asks of the kernel; none is made here.
+func (k *kernel) Strangers(string, []string, bool) ([]mountns.User, error) { return nil, nil }
+func (k *kernel) End(agent.Container, int) error                           { return nil }
+func (k *kernel) Sync(string) error                                        { return nil }
+
 // gate is a backend whose Attach a test may hold up or make fail.
 type gate struct {
 	backend.Backend
