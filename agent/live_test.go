@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -281,20 +282,19 @@ func TestContainersOfOthersAreNotMadeAnew(t *testing.T) {
 func TestCleanStopIsUndoneByAThaw(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, h1, _, _ := liveNodes(t)
-		broke := false
+		var broke atomic.Bool
 		r.session = func(_ context.Context, _, step string) error {
-			if step == "frozen" && !broke {
-				broke = true
+			if step == "frozen" && broke.CompareAndSwap(false, true) {
 				h1.unmount("pgdata", "db") // as dockerd does once it has ended
 				return mobyfs.Errorf(mobyfs.CodeUnavailable, "cut")
 			}
-			if broke {
+			if broke.Load() {
 				return mobyfs.Errorf(mobyfs.CodeUnavailable, "cut")
 			}
 			return nil
 		}
 		r.cluster.moveLive("pgdata", "h2", mobyfs.MoveOptions{Consistency: mobyfs.ConsistencyClean})
-		is(t, "it was stopped and runs again", func() bool { return broke && h1.docker.state("db") == "running" })
+		is(t, "it was stopped and runs again", func() bool { return broke.Load() && h1.docker.state("db") == "running" })
 		is(t, "the journal is empty", func() bool { return len(h1.agent.freezes.holds()) == 0 })
 		if v := r.cluster.volume("pgdata"); v.Lease == nil || v.Lease.Node != "h1" {
 			t.Errorf("the lease is %+v", v.Lease)

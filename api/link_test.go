@@ -53,6 +53,8 @@ func TestAgentHasOneLink(t *testing.T) {
 			t.Fatal("the watch is under way still")
 		}
 	}
+	s.clients.mu.Lock()
+	defer s.clients.mu.Unlock()
 	if s.clients.calls[clientKind{pki.Identity{Cluster: "shop", Role: "node", Name: "h1"}, true}] != 0 {
 		t.Error("its stream counts still")
 	}

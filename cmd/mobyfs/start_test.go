@@ -139,7 +139,7 @@ func (s *shop) settingsOf(name string) settings {
 	root := s.t.TempDir()
 	port := freePort(s.t)
 	set := settings{cluster: "shop", node: name, control: []string{s.address}, advertise: fmt.Sprint("127.0.0.1:", port), port: portFlag(port),
-		root: root, endpoint: discovery.Endpoint("unix://" + filepath.Join(root, "plugins", "mobyfs.sock")), log: "debug", envFile: filepath.Join(root, "mobyfs.env")}
+		root: root, endpoint: discovery.Endpoint("unix://" + filepath.Join(root, "plugins", "mobyfs.sock")), log: "debug", trash: mobyfs.DefaultTrash, envFile: filepath.Join(root, "mobyfs.env")}
 	s.certify(set.files(), pki.RoleNode, name)
 	if err := set.check(); err != nil {
 		s.t.Fatal(err)

@@ -101,6 +101,7 @@ func (s *Server) forget(l *link) {
 
 // Links is how many there are.
 func (s *Server) Links() int {
+	s.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.links)
