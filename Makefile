@@ -42,7 +42,7 @@ test: prepare build ## all tests, those on sandbox hosts included
 # peer waits most of its time, so it runs beside these.
 .PHONY: units
 units: ## the tests of all packages, with the race detector
-	go test -race -shuffle=on $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$ -e /test/simulation$$)
+	go test -race -shuffle=on -timeout 20m $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$ -e /test/simulation$$)
 
 # What conformance adds to the other tests in a few minutes: the wire, retries and volumes at both engines' sockets.
 QUICK := '^TestEngines|^TestC(0|1|2|3[0-2]|3[4-9]|4[0-4])'
