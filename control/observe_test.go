@@ -313,8 +313,21 @@ func TestWhatNobodyHoldsIsSetAsideAndComesBackWithItsBytes(t *testing.T) {
 	}
 	h3 := f.caller(pki.RoleNode, "h3")
 	f.tells("h3", holds(movedNow))
-	if err := h3.Watch(t.Context(), func(mobyfs.Change) {}); mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
-		t.Errorf("before the records agree with a late node it is told of them: %v", err)
+	told, enough := context.WithCancel(t.Context())
+	defer enough()
+	err := h3.Watch(told, func(c mobyfs.Change) { // refused, unless they agree already
+		if c.Full == nil {
+			return
+		}
+		for _, v := range c.Full.Volumes {
+			if v.ID == moved.ID && v.Aside != nil {
+				t.Errorf("before the records agree with a late node it is told of them: %+v", v)
+			}
+		}
+		enough()
+	})
+	if told.Err() == nil && mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
+		t.Errorf("before the records agree with a late node it watches: %v", err)
 	}
 	f.converged()
 	if v, _ := f.volume(moved.ID); v.Aside != nil || v.Node != "h3" {
