@@ -9,6 +9,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
+	"github.com/mobyfs/mobyfs/backend/backendtest"
 	"github.com/mobyfs/mobyfs/internal/failpoint/killtest"
 )
 
@@ -56,37 +57,15 @@ func TestKilledAtAnyMomentLeavesNoSubvolumeBehind(t *testing.T) {
 			t.Errorf("%s: the life of a volume does not reach it", moment)
 			continue
 		}
-		endLife(t, moment, open(t, root))
+		backendtest.EndLife(t, moment, open(t, root), func(h backend.Held, at string) {
+			if written, err := fill(filepath.Join(at, "big"), 2*h.SizeBytes); err == nil {
+				t.Errorf("%s: a volume of %d MiB took %d MiB", moment, h.SizeBytes>>20, written>>20)
+			}
+		})
 		for _, sub := range []string{"volumes", "incoming", "trash"} {
 			if left, err := os.ReadDir(filepath.Join(root, sub)); err != nil || len(left) > 0 {
 				t.Errorf("%s: %s still holds %v, %v", moment, sub, left, err)
 			}
 		}
 	}
-}
-
-// endLife does what an agent does that begins after a crash.
-func endLife(t *testing.T, moment string, b backend.Backend) {
-	t.Helper()
-	ctx := t.Context()
-	held, staged, err := b.List(ctx)
-	must(t, err)
-	for _, h := range held {
-		at, err := b.Attach(ctx, h.ID, h.Fence+10)
-		if err != nil {
-			t.Errorf("%s: attach: %v", moment, err)
-			continue
-		}
-		if got, err := os.ReadFile(filepath.Join(at, "file")); h.Fence >= 3 && string(got) != "new" {
-			t.Errorf("%s: at fence %d it holds %q, %v", moment, h.Fence, got, err)
-		}
-		if written, err := fill(filepath.Join(at, "big"), 2*h.SizeBytes); err == nil {
-			t.Errorf("%s: a volume of %d MiB took %d MiB", moment, h.SizeBytes>>20, written>>20)
-		}
-		must(t, b.Remove(ctx, h.ID, h.Fence+10))
-	}
-	for _, s := range staged {
-		must(t, b.Discard(ctx, s.Migration))
-	}
-	must(t, b.Purge(ctx, time.Now().Add(time.Hour)))
 }

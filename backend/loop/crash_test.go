@@ -11,6 +11,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
+	"github.com/mobyfs/mobyfs/backend/backendtest"
 	"github.com/mobyfs/mobyfs/internal/failpoint/killtest"
 )
 
@@ -71,40 +72,19 @@ func TestKilledAtAnyMomentLeavesNoLoopDeviceBehind(t *testing.T) {
 			t.Errorf("%s: the life of a volume does not reach it", moment)
 			continue
 		}
-		endLife(t, moment, open(t, root))
+		b := open(t, root)
+		backendtest.EndLife(t, moment, b, func(h backend.Held, at string) {
+			if err := b.Grow(t.Context(), h.ID, 64<<20); err != nil {
+				t.Errorf("%s: grow: %v", moment, err)
+			}
+			if err := os.WriteFile(filepath.Join(at, "big"), make([]byte, 50<<20), 0o600); err != nil {
+				t.Errorf("%s: write 50 MiB after it has grown to 64: %v", moment, err)
+			}
+		})
 		if left := devicesBelow(t, root); len(left) > 0 {
 			t.Errorf("%s: left are %v", moment, left)
 		}
 	}
-}
-
-// endLife does what an agent does that begins after a crash.
-func endLife(t *testing.T, moment string, b backend.Backend) {
-	t.Helper()
-	ctx := t.Context()
-	held, staged, err := b.List(ctx)
-	must(t, err)
-	for _, h := range held {
-		at, err := b.Attach(ctx, h.ID, h.Fence+10)
-		if err != nil {
-			t.Errorf("%s: attach: %v", moment, err)
-			continue
-		}
-		if got, err := os.ReadFile(filepath.Join(at, "file")); h.Fence >= 3 && string(got) != "new" {
-			t.Errorf("%s: at fence %d it holds %q, %v", moment, h.Fence, got, err)
-		}
-		if err := b.Grow(ctx, h.ID, 64<<20); err != nil {
-			t.Errorf("%s: grow: %v", moment, err)
-		}
-		if err := os.WriteFile(filepath.Join(at, "big"), make([]byte, 50<<20), 0o600); err != nil {
-			t.Errorf("%s: write 50 MiB after it has grown to 64: %v", moment, err)
-		}
-		must(t, b.Remove(ctx, h.ID, h.Fence+10))
-	}
-	for _, s := range staged {
-		must(t, b.Discard(ctx, s.Migration))
-	}
-	must(t, b.Purge(ctx, time.Now().Add(time.Hour)))
 }
 
 // devicesBelow lists mounts and loop devices of a directory.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -19,11 +18,8 @@ func Members(dir string) ([]User, error) {
 	if err != nil {
 		return nil, err
 	}
-	at, err := filepath.EvalSymlinks(dir)
+	at, err := resolve(dir)
 	if err != nil {
-		return nil, err
-	}
-	if at, err = filepath.Abs(at); err != nil {
 		return nil, err
 	}
 	all, err := place.Namespaces()

@@ -40,11 +40,8 @@ func Users(dir string) ([]User, error) {
 	if err != nil {
 		return nil, err
 	}
-	at, err := filepath.EvalSymlinks(dir)
+	at, err := resolve(dir)
 	if err != nil {
-		return nil, err
-	}
-	if at, err = filepath.Abs(at); err != nil {
 		return nil, err
 	}
 	own, err := os.Readlink("/proc/self/ns/mnt")
@@ -115,11 +112,8 @@ type Place struct {
 
 // Locate finds dir's place by our own mount table. (The device number that stat tells is another one on btrfs.)
 func Locate(dir string) (Place, error) {
-	dir, err := filepath.EvalSymlinks(dir)
+	dir, err := resolve(dir)
 	if err != nil {
-		return Place{}, err
-	}
-	if dir, err = filepath.Abs(dir); err != nil {
 		return Place{}, err
 	}
 	mounts, err := mountinfo.GetMounts(nil)
@@ -140,6 +134,15 @@ func Locate(dir string) (Place, error) {
 		return Place{}, err
 	}
 	return Place{best.Major, best.Minor, filepath.Join(best.Root, rel)}, nil
+}
+
+// resolve is the absolute path of a directory without symbolic links, as mount tables tell it.
+func resolve(dir string) (string, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(dir)
 }
 
 // mountedBy lists the mounts in a process's namespace whose root lies in the place.

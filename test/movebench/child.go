@@ -103,7 +103,7 @@ func live(o order) transfer.Offered {
 		Dir: o.Dir, Release: func() {}, Live: true,
 		Freeze: func(ctx context.Context) (int, error) {
 			if o.Container != "" {
-				if err := engine(ctx, "POST", "/containers/"+o.Container+"/pause"); err != nil {
+				if err := dockerd.Pause(ctx, o.Container); err != nil {
 					return 0, err
 				}
 			}
@@ -112,7 +112,7 @@ func live(o order) transfer.Offered {
 		Unfreeze: func(ctx context.Context, reason string) {
 			fmt.Fprintln(os.Stderr, "thawed:", reason)
 			if o.Container != "" {
-				_ = engine(ctx, "POST", "/containers/"+o.Container+"/unpause")
+				_ = dockerd.Unpause(ctx, o.Container)
 			}
 		},
 	}
@@ -156,7 +156,7 @@ func follow(ctx context.Context, o order) (r result, err error) {
 	r.Frozen = time.Since(begun)
 	if o.Next != "" {
 		begun = time.Now()
-		err = engine(ctx, "POST", "/containers/"+o.Next+"/start")
+		err = dockerd.Start(ctx, o.Next)
 		r.Started = time.Since(begun)
 	}
 	return r, err

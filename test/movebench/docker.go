@@ -3,15 +3,12 @@
 package movebench
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
+	"errors"
 	"os/exec"
 	"testing"
+
+	"github.com/mobyfs/mobyfs/agent"
 )
 
 // childCmd is a process that plays a role and says a result at its end.
@@ -28,32 +25,13 @@ func (c *childCmd) result() (result, error) {
 		return r, err
 	}
 	if r.Error != "" {
-		return r, fmt.Errorf("%s", r.Error)
+		return r, errors.New(r.Error)
 	}
 	return r, nil
 }
 
-var dockerd = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "unix", "/var/run/docker.sock")
-}}}
-
-// engine asks Docker's Engine for something that has no answer.
-func engine(ctx context.Context, method, path string) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://docker"+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := dockerd.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-	if resp.StatusCode >= 300 {
-		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, bytes.TrimSpace(text))
-	}
-	return nil
-}
+// dockerd is asked by the agent's own client, so that a pause takes what it takes there.
+var dockerd = agent.NewDocker(agent.DockerSocket, nil)
 
 const image = "movebench-empty"
 
