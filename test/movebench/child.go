@@ -18,7 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/mountns"
 	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/migrate/feed"
 	"github.com/mobyfs/mobyfs/migrate/transfer"
 )
 
@@ -101,6 +103,11 @@ func serve(ctx context.Context, o order) error {
 func live(o order) transfer.Offered {
 	return transfer.Offered{
 		Dir: o.Dir, Release: func() {}, Live: true,
+		Feed: func(dir string) feed.Feed {
+			armed, why := feed.New(slog.New(slog.DiscardHandler)).Arm(dir, feed.Options{PIDs: func() ([]int, error) { return users(dir) }})
+			fmt.Fprintln(os.Stderr, "feed:", why)
+			return armed
+		},
 		Freeze: func(ctx context.Context) (int, error) {
 			if o.Container != "" {
 				if err := dockerd.Pause(ctx, o.Container); err != nil {
@@ -116,6 +123,15 @@ func live(o order) transfer.Offered {
 			}
 		},
 	}
+}
+
+// users lists the processes of containers that a directory is mounted for. Of others on the machine nobody uses it here.
+func users(dir string) (pids []int, err error) {
+	members, err := mountns.Members(dir)
+	for _, u := range members {
+		pids = append(pids, u.PID)
+	}
+	return pids, err
 }
 
 func from(o order) mobyfs.From {
