@@ -3,8 +3,11 @@
 package movebench
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,7 +39,7 @@ type lab struct {
 // has to see and so everybody does, are taken off by the next one.
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	must(t, clearOld())
+	must(t, clearOld(groups(t)))
 	l := &lab{dir: fmt.Sprintf("%s%d", labs, os.Getpid())}
 	must(t, os.Mkdir(l.dir, 0o700))
 	t.Cleanup(func() {
@@ -44,7 +47,7 @@ func newLab(t *testing.T) *lab {
 			t.Error(err)
 		}
 	})
-	l.a, l.b = l.host(t, "a", "10.77.0.1"), l.host(t, "b", "10.77.0.2")
+	l.a, l.b = l.host(t, hostNames[0], "10.77.0.1"), l.host(t, hostNames[1], "10.77.0.2")
 	must(t, command("ip", "link", "add", "cable", "netns", l.a.ns, "type", "veth", "peer", "name", "cable", "netns", l.b.ns))
 	for _, s := range []*side{l.a, l.b} {
 		must(t, s.run("ip", "link", "set", "lo", "up"))
@@ -61,7 +64,7 @@ func (l *lab) host(t *testing.T, name, address string) *side {
 	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	must(t, holder.Start())
 	s := &side{name: name, address: address, ns: fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid)}
-	s.group = filepath.Join(groups(t), fmt.Sprintf("movebench-%d-%s", os.Getpid(), name))
+	s.group = group(groups(t), os.Getpid(), name)
 	must(t, os.Mkdir(s.group, 0o755))
 	t.Cleanup(func() {
 		_ = holder.Process.Kill()
@@ -73,18 +76,26 @@ func (l *lab) host(t *testing.T, name, address string) *side {
 	return s
 }
 
+var hostNames = [2]string{"a", "b"}
+
 // labs is where labs are; a process ID follows.
 const labs = "/var/tmp/movebench-"
 
 // clearOld takes off what processes left that were killed.
-func clearOld() error {
+func clearOld(groups string) error {
 	dirs, err := filepath.Glob(labs + "*")
 	if err != nil {
 		return err
 	}
 	for _, dir := range dirs {
-		if pid, err := strconv.Atoi(strings.TrimPrefix(dir, labs)); err != nil || syscall.Kill(pid, 0) == nil {
+		pid, err := strconv.Atoi(strings.TrimPrefix(dir, labs))
+		if err != nil || syscall.Kill(pid, 0) == nil {
 			continue
+		}
+		for _, name := range hostNames {
+			if err := end(group(groups, pid, name)); err != nil {
+				return err
+			}
 		}
 		mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 		if err != nil {
@@ -100,6 +111,25 @@ func clearOld() error {
 		}
 	}
 	return nil
+}
+
+// end kills the processes of a control group and removes it. That there is none is fine.
+func end(group string) error {
+	err := os.WriteFile(filepath.Join(group, "cgroup.kill"), []byte("1"), 0)
+	for begun := time.Now(); err == nil && time.Since(begun) < 5*time.Second; time.Sleep(10 * time.Millisecond) {
+		if err := os.Remove(group); !errors.Is(err, syscall.EBUSY) {
+			return err
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("end what runs in %s: %w", group, cmp.Or(err, error(syscall.EBUSY)))
+}
+
+// group is the control group of a host of a process's lab.
+func group(groups string, pid int, name string) string {
+	return filepath.Join(groups, fmt.Sprintf("movebench-%d-%s", pid, name))
 }
 
 // groups is where control groups of version 2 are; they count the CPU without any controller.
