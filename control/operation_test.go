@@ -602,10 +602,12 @@ func TestDrainOfBeforeARestoreBeginsNothingUntilAllHaveTold(t *testing.T) {
 	ctx, op := t.Context(), f.operator()
 	f.node("h1")
 	v := f.ready("pgdata", "h1")
-	o := must[mobyfs.Operation](t)(op.DrainNode(ctx, "h1", ""))
-	until(t, op, o.ID, inPhase(mobyfs.OperationWaiting)) // there is no other node
 	f.node("h2")
-	f.advance(3 * mobyfs.SessionTTL) // it is silent when the backup is made
+	must[mobyfs.Node](t)(op.CordonNode(ctx, "h2", true))
+	o := must[mobyfs.Operation](t)(op.DrainNode(ctx, "h1", ""))
+	until(t, op, o.ID, inPhase(mobyfs.OperationWaiting)) // the other node takes nothing
+	f.advance(3 * mobyfs.SessionTTL)                     // and is silent when it would, and when the backup is made
+	must[mobyfs.Node](t)(op.CordonNode(ctx, "h2", false))
 	f.restore(f.backup())
 	op = f.operator()
 	f.tells("h2")

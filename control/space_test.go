@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -56,25 +57,33 @@ func TestReadyTellsWhyNot(t *testing.T) {
 	}
 	f.node("h1")
 	pgdata := f.ready("pgdata", "h1")
-	stop := make(chan struct{})
+	stop, refused := make(chan struct{}), make(chan struct{})
 	var writing sync.WaitGroup
+	var once sync.Once
 	writing.Go(func() {
-		for {
+		for i := 0; ; i++ {
 			select {
 			case <-stop:
 				return
 			default:
 			}
-			_, err := etcd.Put(t.Context(), "/m/x/greedy", strings.Repeat("x", 1<<20))
+			// Each under a key of its own, so that no compaction makes room while they come.
+			_, err := etcd.Put(t.Context(), fmt.Sprint("/m/x/greedy/", i), strings.Repeat("x", 1<<20))
 			if err != nil && !errors.Is(err, rpctypes.ErrNoSpace) {
 				t.Error(err)
 				return
 			}
 			if err != nil {
+				once.Do(func() { close(refused) })
 				time.Sleep(time.Millisecond)
 			}
 		}
 	})
+	select {
+	case <-refused:
+	case <-time.After(3 * time.Minute): // however slow the disk
+		t.Fatal("etcd takes all that comes")
+	}
 	var why error
 	soon(t, "it is not ready", func() bool { why = anybody.Ready(t.Context()); return why != nil })
 	if mobyfs.CodeOf(why) != mobyfs.CodeUnavailable || !strings.Contains(why.Error(), "the store is full: etcd takes no more writes") {
@@ -97,6 +106,9 @@ func TestReadyTellsWhyNot(t *testing.T) {
 	close(stop)
 	writing.Wait()
 	begun := time.Now()
+	if _, err := etcd.Delete(t.Context(), "/m/x/greedy/", clientv3.WithPrefix()); err != nil {
+		t.Fatal(err)
+	}
 	soon(t, "it is ready again", func() bool { return anybody.Ready(t.Context()) == nil })
 	soon(t, "volumes are made again", func() bool {
 		_, err := f.operator().CreateVolume(t.Context(), "more", mobyfs.VolumeSpec{}, "")

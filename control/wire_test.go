@@ -116,7 +116,7 @@ func TestBadRequestsGetAProblemAndWriteNothing(t *testing.T) {
 		{"no such verb", "operator", "POST", "/v1/volumes/pgdata:explode", "", ``, 404, mobyfs.CodeNotFound},
 		{"no such method", "operator", "PUT", "/v1/volumes/pgdata", asJSON, `{}`, 404, mobyfs.CodeNotFound},
 		{"move to nowhere", "operator", "POST", "/v1/volumes/pgdata:move", asJSON, `{"to":"h9"}`, 404, mobyfs.CodeNotFound},
-		{"move without to", "operator", "POST", "/v1/volumes/pgdata:move", asJSON, `{}`, 422, mobyfs.CodeInvalid},
+		{"move to wherever there is room, and there is none", "operator", "POST", "/v1/volumes/pgdata:move", asJSON, `{}`, 507, mobyfs.CodeNoSpace},
 		{"cancel of nothing", "operator", "POST", "/v1/volumes/pgdata:cancel-move", "", ``, 404, mobyfs.CodeNotFound},
 
 		{"claim of an ID that is a path", "node", "POST", "/v1/agent/claim", asJSON, `{"volume":"../../m/cluster"}`, 404, mobyfs.CodeNotFound},

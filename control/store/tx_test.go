@@ -176,7 +176,7 @@ func TestWhatAProcessHasWrittenItKnowsAsOthersReadIt(t *testing.T) {
 	s, other := openMemory(t, m), openMemory(t, m)
 	var v mobyfs.Volume
 	filled(reflect.ValueOf(&v).Elem(), func(string, unsafe.Pointer) {}, "")
-	v.ID, v.State = "01", mobyfs.VolumeReady
+	v.ID, v.State, v.Migration.State = "01", mobyfs.VolumeReady, mobyfs.MigrationCopying
 	v.Spec.Labels["k2"] = "v2"
 	if err := s.Update(t.Context(), func(tx *Tx) error { return tx.PutVolume(&v) }); err != nil {
 		t.Fatal(err)
@@ -191,6 +191,9 @@ func TestWhatAProcessHasWrittenItKnowsAsOthersReadIt(t *testing.T) {
 	for !ok {
 		if _, err := box.Next(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		if bad := other.Unreadable(); len(bad) > 0 {
+			t.Fatalf("another process can't read %v", bad)
 		}
 		theirs, ok = read(other)
 	}

@@ -23,11 +23,11 @@ var (
 	ofCallsFor = map[*[]string]string{
 		&everybody: "get-health get-ready get-bundle enroll renew",
 		&readers: "get-metrics get-cluster follow-events list-nodes get-node list-operations get-operation wait-operation explain-placement " +
-			"list-volumes plan-rebalance get-authority get-restore list-backups",
+			"list-volumes list-removed-volumes plan-rebalance get-authority get-restore list-backups",
 		&auditors: "follow-audit list-audit-segments get-audit-segment list-people",
-		&nodes:    "abort accept claim commit created release removed report inventory",
+		&nodes:    "abort accept claim commit created freeze thaw moved release removed report inventory",
 		&people: "patch-node cordon-node uncordon-node drain-node evict-node forget-node cancel-operation pause-operation resume-operation retry-operation " +
-			"rotate-authority evict list-tokens create-token remove-token rebalance upgrade-nodes patch-volume cancel-move move-volume resize-volume " +
+			"rotate-authority evict list-tokens create-token remove-token rebalance upgrade-nodes patch-volume cancel-move change-move undo-move move-volume undelete-volume resize-volume " +
 			"take-over-volume settle-volume converge make-backup",
 	}
 	// Calls that the rights of more than one of these groups reach.
@@ -45,7 +45,9 @@ var (
 		"upgrade-nodes": `{"version":"v2"}`, "rotate-authority": `{}`, "evict": `{"role":"node","name":"h1"}`, "create-token": `{"role":"admin"}`,
 		"explain-placement": `{}`, "create-volume": `{"name":"evil"}`, "patch-volume": `{"labels":{"a":"b"}}`, "move-volume": `{"to":"h2"}`,
 		"resize-volume": `{"size_bytes":1}`, "inventory": `{"history":"x","epoch":0,"last":true,"holdings":[]}`, "converge": `{"without":[]}`, "settle-volume": `{"drop":"h2"}`,
-		"take-over-volume": `{"to":"h2","reason":"x"}`,
+		"take-over-volume": `{"to":"h2","reason":"x"}`, "freeze": `{"volume":"v","migration":"m"}`,
+		"thaw": `{"volume":"v","migration":"m","freeze":1}`, "moved": `{"volume":"v","migration":"m","report":{"pause":1}}`,
+		"change-move": `{"max_rounds":1}`, "undelete-volume": `{}`,
 	}
 )
 
