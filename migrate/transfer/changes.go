@@ -23,8 +23,11 @@ type sourceState struct {
 	stamp  stampNs // when it was read
 	seen   int     // the round that listed it last
 	sent   bool    // the destination has it
-	dirty  bool    // it may have changed after it was read without its stamp telling
 	listed *[]child
+
+	dirty   bool               // it may have changed after it was read without its stamp telling
+	partial bool               // not all was sent that it had when it was read
+	blocks  map[int64][]uint64 // hashes of what was sent, by chunk
 }
 
 // stampNs is a stamp that takes less memory.
@@ -51,6 +54,8 @@ type changeFinder struct {
 	visits []visit
 	count  plan
 	paths  map[string][]feed.Range // that a feed told of
+	silent bool                    // what stays where it was has not changed, or a feed would have told
+	kept   int                     // chunks of which blocks are remembered
 }
 
 func newChangeFinder(root int) *changeFinder {
@@ -62,7 +67,7 @@ func newChangeFinder(root int) *changeFinder {
 func (f *changeFinder) look(ctx context.Context, set feed.Set) error {
 	f.round++
 	f.listed, f.visits, f.count = f.listed[:0], nil, plan{}
-	f.paths = set.Paths
+	f.paths, f.silent = set.Paths, false
 	if set.All {
 		return scan(ctx, f.root, wantLive, (&fullLook{f: f}).visit)
 	}
@@ -136,7 +141,7 @@ func (f *changeFinder) see(dir *inode, it *item) *inode {
 		n = nil
 	}
 	if n == nil {
-		n = &inode{kind: it.kind, src: &sourceState{dirty: true}}
+		n = &inode{kind: it.kind, src: &sourceState{partial: true}}
 		if n.kind == kindDir {
 			n.dir = &listing{}
 		}
@@ -166,10 +171,11 @@ func (f *changeFinder) note(n *inode, at spot, it *item) {
 		f.count.bytes += min(it.size, it.blocks*512)
 	}
 	ranges, told := f.toldOf(at)
-	if n.src.dirty || n.src.stamp != it.stamp.ns() || told {
-		if n.src.dirty {
-			ranges = nil
-		}
+	racy := n.src.dirty && !f.silent
+	if n.src.partial {
+		ranges = nil
+	}
+	if racy || told || n.src.partial || n.src.stamp != it.stamp.ns() {
 		f.visits = append(f.visits, visit{at, n, ranges})
 	}
 }
@@ -233,7 +239,7 @@ func (f *changeFinder) lookAtPath(path string, ranges []feed.Range) error {
 	if n.src.seen == f.round {
 		return nil
 	}
-	if n.src.dirty {
+	if n.src.partial {
 		ranges = nil
 	}
 	n.src.seen = f.round
@@ -260,6 +266,7 @@ func (f *changeFinder) relist(n *inode, at int, entry string, deep bool) error {
 	if n.src.listed != nil {
 		return nil
 	}
+	f.silent = !deep // events in a directory that was elsewhere may have been of no tree
 	fd, err := openQuietly(at, entry, unix.O_DIRECTORY)
 	if isGone(err) {
 		return nil
@@ -434,6 +441,7 @@ func (f *changeFinder) bury(gone []naming, r *renames) {
 		if f.known[g.node.src.key] == g.node {
 			delete(f.known, g.node.src.key)
 		}
+		f.cutBlocks(g.node, 0)
 		if g.node.kind != kindDir {
 			r.gone = append(r.gone, g)
 			continue

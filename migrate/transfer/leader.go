@@ -2,8 +2,6 @@ package transfer
 
 import (
 	"context"
-	"io"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -389,7 +387,7 @@ func (l *leader) tell(r *reading) error {
 		if l.frozen {
 			return notStill(r.at)
 		}
-		n.src.dirty = true
+		n.src.partial = true
 		if !n.src.sent {
 			l.find.forget(r.at, n)
 		}
@@ -434,7 +432,7 @@ func (l *leader) tell(r *reading) error {
 // may have gone without a new time, it is read again in the next round.
 func (l *leader) remember(r *reading, unstable bool) {
 	s := r.node.src
-	s.stamp = r.stamp.ns()
+	s.stamp, s.partial = r.stamp.ns(), false
 	s.dirty = unstable || time.Unix(0, s.stamp.ctime).After(l.synced.Add(-racyTime))
 }
 
@@ -461,15 +459,20 @@ func (l *leader) tellBig(r *reading, body string) error {
 	fresh := n.chunks == nil
 	oldEnd := n.src.stamp.size
 	n.cutChunks(r.meta.size)
+	if fresh {
+		l.find.cutBlocks(n, 0)
+	} else if r.meta.size < oldEnd {
+		l.find.cutBlocks(n, r.meta.size)
+	}
 	if err := l.step(64, func(b []byte) []byte { return appendStepOpen(b, n.id, r.meta.size, fresh) }); err != nil {
 		return err
 	}
 	if err := l.flush(); err != nil {
 		return err
 	}
-	unstable := fd < 0
+	short, unstable := fd < 0, fd < 0
 	if fd >= 0 {
-		if unstable, err = l.pieces(r, fd, oldEnd); err != nil {
+		if short, unstable, err = l.pieces(r, fd, oldEnd); err != nil {
 			return err
 		}
 	}
@@ -482,224 +485,6 @@ func (l *leader) tellBig(r *reading, body string) error {
 	}
 	l.tree.files++
 	l.remember(r, unstable)
+	n.src.partial = short
 	return l.put(outgoing{typ: framePieceEnd, head: pieceEnd{n.sum, body}.encode()})
-}
-
-// pieces sends the chunks that are not as they were.
-func (l *leader) pieces(r *reading, fd int, oldEnd int64) (unstable bool, err error) {
-	n := r.node
-	p := &pieceReader{l: l, r: r, fd: fd, fresh: n.chunks == nil}
-	if r.ranges == nil || p.fresh || n.src.dirty {
-		err = p.all()
-	} else {
-		err = p.some(r.ranges, oldEnd)
-	}
-	if err != nil {
-		return false, err
-	}
-	return p.short || unchanged(fd, r.stamp) != nil, nil
-}
-
-// pieceReader compares an open file with what was sent of it.
-type pieceReader struct {
-	l     *leader
-	r     *reading
-	fd    int
-	fresh bool // nothing was sent
-	short bool // it ended before its size
-}
-
-// all compares all chunks.
-func (p *pieceReader) all() error {
-	n := p.r.node
-	before := slices.Clone(n.chunks)
-	c := newChunks(p.fd, p.r.meta.size)
-	for {
-		index, length, segs, err := c.next()
-		if err == io.ErrUnexpectedEOF {
-			p.short, err = true, io.EOF
-		}
-		if err != nil && err != io.EOF {
-			return fault("read "+p.r.at.path(), err)
-		}
-		for len(before) > 0 && (err == io.EOF || before[0].index < index) {
-			if err := p.hole(before[0].index); err != nil {
-				return err
-			}
-			before = before[1:]
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if len(before) > 0 && before[0].index == index {
-			before = before[1:]
-		}
-		if err := p.chunk(c, index, length, segs, nil); err != nil {
-			return err
-		}
-	}
-}
-
-// some compares the chunks in which there are ranges, and those at the old and the new end.
-func (p *pieceReader) some(ranges []feed.Range, oldEnd int64) error {
-	size := p.r.meta.size
-	var indexes []int64
-	for _, g := range ranges {
-		end := min(g.Off+g.Len, size)
-		if g.Len < 0 || g.Off > size || g.Off+g.Len < g.Off {
-			end = size
-		}
-		for i := max(0, g.Off) / chunkSize; i*chunkSize < end; i++ {
-			indexes = append(indexes, i)
-		}
-	}
-	if oldEnd != size {
-		indexes = append(indexes, max(0, oldEnd-1)/chunkSize, max(0, size-1)/chunkSize)
-		ranges = nil // what a cut and a growth leave between is no range of a feed
-	}
-	slices.Sort(indexes)
-	for _, index := range slices.Compact(indexes) {
-		if index*chunkSize >= size {
-			continue
-		}
-		c := newChunks(p.fd, min(size, (index+1)*chunkSize))
-		c.pos = index * chunkSize
-		got, length, segs, err := c.next()
-		switch {
-		case err == io.EOF || err == nil && got != index:
-			err = p.hole(index)
-		case err == io.ErrUnexpectedEOF:
-			p.short = true
-			err = p.hole(index)
-		case err == nil:
-			err = p.chunk(c, index, length, segs, ranges)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// hole sends that a chunk is all hole, if it was not.
-func (p *pieceReader) hole(index int64) error {
-	n := p.r.node
-	if _, found := findChunk(n.chunks, index); !found {
-		return nil
-	}
-	n.setChunk(index, sum{})
-	length := int(min(chunkSize, p.r.meta.size-index*chunkSize))
-	return p.l.put(outgoing{typ: framePiece, head: appendPieceHead(nil, index, sum{}, []pieceSpan{{0, length, true}})})
-}
-
-// chunk sends a chunk if it has another sum than it had: of it what lies in the ranges, or all if there are none.
-func (p *pieceReader) chunk(c *chunks, index int64, length int, segs []segment, ranges []feed.Range) error {
-	n := p.r.node
-	buf := p.l.pool.get()
-	buf.b = slices.Grow(buf.b, length)[:length]
-	err := c.read(index, buf.b, segs)
-	if err == io.ErrUnexpectedEOF { // the rest counts as zeros, until the next round
-		p.short = true
-		segs = []segment{{0, length}}
-		clear(buf.b)
-		err = readSome(p.fd, buf.b, index*chunkSize)
-	}
-	if err != nil {
-		p.l.pool.release(buf)
-		return fault("read "+p.r.at.path(), err)
-	}
-	s := sumChunk(buf.b)
-	var old sum
-	if i, found := findChunk(n.chunks, index); found {
-		old = n.chunks[i].sum
-	}
-	if s == old && (!p.fresh || s != (sum{})) {
-		p.l.pool.release(buf)
-		return nil
-	}
-	spans := spansOf(segs, length, p.fresh || old == (sum{}))
-	if !p.fresh && ranges != nil {
-		spans = clipped(spans, index*chunkSize, ranges)
-	}
-	n.setChunk(index, s)
-	buf.b = squeezeSpans(buf.b, spans)
-	p.l.tree.bytes += int64(len(buf.b))
-	return p.l.put(outgoing{framePiece, appendPieceHead(nil, index, s, spans), buf})
-}
-
-// readSome reads what there is.
-func readSome(fd int, b []byte, off int64) error {
-	for len(b) > 0 {
-		n, err := unix.Pread(fd, b, off)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || n == 0 {
-			return err
-		}
-		b, off = b[n:], off+int64(n)
-	}
-	return nil
-}
-
-// spansOf makes spans of a chunk's segments, with the holes between them if something may lie there.
-func spansOf(segs []segment, length int, empty bool) []pieceSpan {
-	var all []pieceSpan
-	at := 0
-	for _, g := range segs {
-		if !empty && g.off > at {
-			all = append(all, pieceSpan{at, g.off - at, true})
-		}
-		all = append(all, pieceSpan{g.off, g.len, false})
-		at = g.off + g.len
-	}
-	if !empty && at < length {
-		all = append(all, pieceSpan{at, length - at, true})
-	}
-	return all
-}
-
-// clipped cuts spans to the ranges of a file.
-func clipped(spans []pieceSpan, base int64, ranges []feed.Range) []pieceSpan {
-	var all []pieceSpan
-	for _, g := range spans {
-		for _, r := range merged(ranges) {
-			from := max(int64(g.off), r.Off-base)
-			to := min(int64(g.off+g.len), r.Off+r.Len-base)
-			if from < to {
-				all = append(all, pieceSpan{int(from), int(to - from), g.hole})
-			}
-		}
-	}
-	if len(all) > 2*maxSegments {
-		return spans
-	}
-	return all
-}
-
-// merged sorts ranges and joins those that touch.
-func merged(ranges []feed.Range) []feed.Range {
-	ranges = slices.Clone(ranges)
-	slices.SortFunc(ranges, func(a, b feed.Range) int { return int(min(1, max(-1, a.Off-b.Off))) })
-	var all []feed.Range
-	for _, r := range ranges {
-		if n := len(all); n > 0 && r.Off <= all[n-1].Off+all[n-1].Len {
-			all[n-1].Len = max(all[n-1].Len, r.Off+r.Len-all[n-1].Off)
-			continue
-		}
-		all = append(all, r)
-	}
-	return all
-}
-
-func squeezeSpans(b []byte, spans []pieceSpan) []byte {
-	at := 0
-	for _, g := range spans {
-		if g.hole {
-			continue
-		}
-		copy(b[at:], b[g.off:g.off+g.len])
-		at += g.len
-	}
-	return b[:at]
 }

@@ -139,12 +139,17 @@ func TestLiveMoveOfATreeThatChangesAllTheTimeIsExact(t *testing.T) {
 }
 
 func TestLiveMoveThatIsToldWhatChangesIsExact(t *testing.T) {
+	changing(t, armed(t))
+}
+
+// armed arms the feeds of directories.
+func armed(t *testing.T) func(dir string) feed.Feed {
 	feeds := feed.New(slog.New(slog.DiscardHandler))
-	changing(t, func(dir string) feed.Feed {
-		f, why := feeds.Arm(dir, feed.Options{})
+	return func(dir string) feed.Feed {
+		f, why := feeds.Arm(dir, feed.Options{PIDs: func() ([]int, error) { return []int{os.Getpid()}, nil }})
 		t.Logf("the feed is %s: %s", f.Name(), why)
 		return f
-	})
+	}
 }
 
 // changing moves trees while a writer changes them until they are frozen.

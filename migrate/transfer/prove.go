@@ -75,16 +75,20 @@ func (m *mirror) readBack(dir int, t *touched, fromDisk bool) error {
 	if !t.filled {
 		return nil
 	}
-	if fromDisk {
-		_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) // a hint
-	}
-	return m.readBackContent(fd, r.meta.size, t)
+	return m.readBackContent(fd, r.meta.size, t, fromDisk)
 }
 
-func (m *mirror) readBackContent(fd int, size int64, t *touched) error {
+// readBackContent leaves what did not come in this round in the kernel's memory: the next may change a page beside it.
+func (m *mirror) readBackContent(fd int, size int64, t *touched, fromDisk bool) error {
+	drop := func(off, length int64) {
+		if fromDisk {
+			_ = unix.Fadvise(fd, off, length, unix.FADV_DONTNEED) // a hint
+		}
+	}
 	buf := m.pool.get()
 	defer m.pool.release(buf)
 	if t.node.chunks == nil {
+		drop(0, 0)
 		buf.b = buf.b[:size]
 		if err := readFull(fd, buf.b, 0); err != nil {
 			return err
@@ -93,6 +97,7 @@ func (m *mirror) readBackContent(fd int, size int64, t *touched) error {
 	}
 	for _, index := range t.chunks {
 		buf.b = buf.b[:min(chunkSize, size-index*chunkSize)]
+		drop(index*chunkSize, chunkSize)
 		if err := readFull(fd, buf.b, index*chunkSize); err != nil {
 			return err
 		}

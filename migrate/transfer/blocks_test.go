@@ -1,0 +1,90 @@
+package transfer
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/migrate/feed"
+)
+
+// TestScatteredWritesCostWhatTheyChange is what keeps the pause of a database short: one page in each chunk is not all of each chunk.
+func TestScatteredWritesCostWhatTheyChange(t *testing.T) {
+	const chunks, page = 24, 4 << 10
+	for name, told := range map[string]func(string) feed.Feed{"rescan": nil, "feed": armed(t)} {
+		src := t.TempDir()
+		f, err := os.OpenFile(filepath.Join(src, "data"), os.O_RDWR|os.O_CREATE, 0o600)
+		must(t, err)
+		_, err = f.Write(random(chunks*chunkSize, 1))
+		must(t, err)
+		r := rand.New(rand.NewPCG(3, 4))
+		write := func() { // and leave it open, as a database does
+			for i := range int64(chunks) {
+				_, err := f.WriteAt(random(page, r.Uint64()), i*chunkSize+r.Int64N(chunkSize/page)*page)
+				must(t, err)
+			}
+		}
+		l := newLiveFleet(t, src, write)
+		l.feed = told
+		session, into := l.follow(t, mobyfs.FollowOptions{})
+		_, err = session.Round(t.Context())
+		must(t, err)
+		for n := range 3 {
+			write()
+			round, err := session.Round(t.Context())
+			must(t, err)
+			if round.Bytes < chunks*page || round.Bytes > chunks*blockSize {
+				t.Errorf("%s: round %d brought %d bytes for %d pages of %d", name, n, round.Bytes, chunks, page)
+			}
+		}
+		before := session.(*follower).m.bytes.Load()
+		receipt, err := session.Freeze(t.Context())
+		must(t, err)
+		if came := session.(*follower).m.bytes.Load() - before; came > chunks*blockSize {
+			t.Errorf("%s: the last round brought %d bytes for %d pages of %d", name, came, chunks, page)
+		}
+		must(t, session.Close())
+		must(t, f.Close())
+		sameTrees(t, src, into, receipt)
+	}
+}
+
+// TestDifferingBlocksAreAllThatDiffer compares blocks of chunks that grow, shrink and get holes with their bytes.
+func TestDifferingBlocksAreAllThatDiffer(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 300 {
+		was := random(r.IntN(chunkSize), r.Uint64())
+		now := make([]byte, r.IntN(chunkSize))
+		copy(now, was)
+		for range r.IntN(6) {
+			if len(now) > 0 {
+				at := r.IntN(len(now))
+				copy(now[at:min(len(now), at+r.IntN(3*blockSize))], make([]byte, 3*blockSize))
+			}
+		}
+		// The destination has what was, cut or filled with zeros to the size that is now, and gets what differs.
+		there := make([]byte, len(now))
+		copy(there, was)
+		for _, s := range clipped([]pieceSpan{{0, len(now), false}}, differing(sumBlocks(was), sumBlocks(now))) {
+			copy(there[s.off:s.off+s.len], now[s.off:])
+		}
+		if string(there) != string(now) {
+			t.Fatalf("%d bytes, then %d: what differs does not make one out of the other", len(was), len(now))
+		}
+	}
+}
+
+func TestRangesOfAChunk(t *testing.T) {
+	ranges := []feed.Range{{Off: 0, Len: 10}, {Off: chunkSize - 5, Len: 10}, {Off: 2*chunkSize - 1, Len: 1}, {Off: 2 * chunkSize, Len: 7}}
+	got := inChunk(ranges, chunkSize)
+	want := []feed.Range{{Off: -5, Len: 10}, {Off: chunkSize - 1, Len: 1}}
+	if len(got) != 2 || got[0] != want[0] || got[1] != want[1] {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	spans := clipped([]pieceSpan{{0, 3, false}, {3, 4, true}, {chunkSize - 9, 9, false}}, got)
+	if len(spans) != 3 || spans[0] != (pieceSpan{0, 3, false}) || spans[1] != (pieceSpan{3, 2, true}) || spans[2] != (pieceSpan{chunkSize - 1, 1, false}) {
+		t.Errorf("got %v", spans)
+	}
+}

@@ -1,0 +1,253 @@
+package transfer
+
+import (
+	"cmp"
+	"io"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mobyfs/mobyfs/migrate/feed"
+)
+
+// pieces sends the chunks that are not as they were. short tells that the file ended before its size; unstable that it changed while
+// it was read.
+func (l *leader) pieces(r *reading, fd int, oldEnd int64) (short, unstable bool, err error) {
+	p := &pieceReader{l: l, r: r, fd: fd, fresh: r.node.chunks == nil}
+	if r.ranges == nil || p.fresh {
+		err = p.all()
+	} else {
+		err = p.some(r.ranges, oldEnd)
+	}
+	return p.short, p.short || unchanged(fd, r.stamp) != nil, err
+}
+
+// pieceReader compares an open file with what was sent of it.
+type pieceReader struct {
+	l     *leader
+	r     *reading
+	fd    int
+	fresh bool // nothing was sent
+	short bool // it ended before its size
+}
+
+// all compares all chunks.
+func (p *pieceReader) all() error {
+	n := p.r.node
+	before := slices.Clone(n.chunks)
+	c := newChunks(p.fd, p.r.meta.size)
+	for {
+		index, length, segs, err := c.next()
+		if err == io.ErrUnexpectedEOF {
+			p.short, err = true, io.EOF
+		}
+		if err != nil && err != io.EOF {
+			return fault("read "+p.r.at.path(), err)
+		}
+		for len(before) > 0 && (err == io.EOF || before[0].index < index) {
+			if err := p.hole(before[0].index); err != nil {
+				return err
+			}
+			before = before[1:]
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if len(before) > 0 && before[0].index == index {
+			before = before[1:]
+		}
+		if err := p.chunk(c, index, length, segs, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// some compares the chunks in which there are ranges, and those at the old and the new end.
+func (p *pieceReader) some(ranges []feed.Range, oldEnd int64) error {
+	size := p.r.meta.size
+	var indexes []int64
+	for _, g := range ranges {
+		end := min(g.Off+g.Len, size)
+		if g.Len < 0 || g.Off > size || g.Off+g.Len < g.Off {
+			end = size
+		}
+		for i := max(0, g.Off) / chunkSize; i*chunkSize < end; i++ {
+			indexes = append(indexes, i)
+		}
+	}
+	ranges = merged(ranges)
+	if oldEnd != size {
+		indexes = append(indexes, max(0, oldEnd-1)/chunkSize, max(0, size-1)/chunkSize)
+		ranges = nil // what a cut and a growth leave between is no range of a feed
+	}
+	slices.Sort(indexes)
+	for _, index := range slices.Compact(indexes) {
+		if index*chunkSize >= size {
+			continue
+		}
+		c := newChunks(p.fd, min(size, (index+1)*chunkSize))
+		c.pos = index * chunkSize
+		got, length, segs, err := c.next()
+		switch {
+		case err == io.EOF || err == nil && got != index:
+			err = p.hole(index)
+		case err == io.ErrUnexpectedEOF:
+			p.short = true
+			err = p.hole(index)
+		case err == nil:
+			err = p.chunk(c, index, length, segs, ranges)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hole sends that a chunk is all hole, if it was not.
+func (p *pieceReader) hole(index int64) error {
+	n := p.r.node
+	if _, found := findChunk(n.chunks, index); !found {
+		return nil
+	}
+	n.setChunk(index, sum{})
+	p.l.find.forgetBlocks(n, index)
+	length := int(min(chunkSize, p.r.meta.size-index*chunkSize))
+	return p.l.put(outgoing{typ: framePiece, head: appendPieceHead(nil, index, sum{}, []pieceSpan{{0, length, true}})})
+}
+
+// chunk sends a chunk if it has another sum than it had: of it the blocks that differ from those that were sent, if those are known. Else,
+// of a tree that stands still, what lies in the ranges; and else all. While the tree changes, ranges are older than what was read, and
+// do not tell all that differs.
+func (p *pieceReader) chunk(c *chunks, index int64, length int, segs []segment, ranges []feed.Range) error {
+	n := p.r.node
+	buf := p.l.pool.get()
+	buf.b = slices.Grow(buf.b, length)[:length]
+	err := c.read(index, buf.b, segs)
+	if err == io.ErrUnexpectedEOF { // the rest counts as zeros, until the next round
+		p.short = true
+		segs = []segment{{0, length}}
+		clear(buf.b)
+		err = readSome(p.fd, buf.b, index*chunkSize)
+	}
+	if err != nil {
+		p.l.pool.release(buf)
+		return fault("read "+p.r.at.path(), err)
+	}
+	s := sumChunk(buf.b)
+	var old sum
+	if i, found := findChunk(n.chunks, index); found {
+		old = n.chunks[i].sum
+	}
+	if s == old && (!p.fresh || s != (sum{})) {
+		p.l.pool.release(buf)
+		return nil
+	}
+	now, was := sumBlocks(buf.b), n.src.blocks[index]
+	spans := spansOf(segs, length, p.fresh || old == (sum{}))
+	switch {
+	case p.fresh || old == (sum{}):
+	case was != nil:
+		spans = clipped(spans, differing(was, now))
+	case p.l.frozen && ranges != nil:
+		spans = clipped(spans, inChunk(ranges, index*chunkSize))
+	}
+	n.setChunk(index, s)
+	p.l.find.keepBlocks(n, index, now)
+	buf.b = squeezeSpans(buf.b, spans)
+	p.l.tree.bytes += int64(len(buf.b))
+	return p.l.put(outgoing{framePiece, appendPieceHead(nil, index, s, spans), buf})
+}
+
+// readSome reads what there is.
+func readSome(fd int, b []byte, off int64) error {
+	for len(b) > 0 {
+		n, err := unix.Pread(fd, b, off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return err
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+// spansOf makes spans of a chunk's segments, with the holes between them if something may lie there.
+func spansOf(segs []segment, length int, empty bool) []pieceSpan {
+	var all []pieceSpan
+	at := 0
+	for _, g := range segs {
+		if !empty && g.off > at {
+			all = append(all, pieceSpan{at, g.off - at, true})
+		}
+		all = append(all, pieceSpan{g.off, g.len, false})
+		at = g.off + g.len
+	}
+	if !empty && at < length {
+		all = append(all, pieceSpan{at, length - at, true})
+	}
+	return all
+}
+
+// clipped cuts spans of a chunk to ranges of it. Both are in order.
+func clipped(spans []pieceSpan, ranges []feed.Range) []pieceSpan {
+	var all []pieceSpan
+	for _, g := range spans {
+		for len(ranges) > 0 && ranges[0].Off+ranges[0].Len <= int64(g.off) {
+			ranges = ranges[1:]
+		}
+		for _, r := range ranges {
+			from, to := max(int64(g.off), r.Off), min(int64(g.off+g.len), r.Off+r.Len)
+			if from >= to {
+				break
+			}
+			all = append(all, pieceSpan{int(from), int(to - from), g.hole})
+		}
+	}
+	if len(all) > 2*maxSegments {
+		return spans
+	}
+	return all
+}
+
+// inChunk are those of a file's ranges, which are in order and apart, that reach into the chunk at base, relative to it.
+func inChunk(ranges []feed.Range, base int64) []feed.Range {
+	first, _ := slices.BinarySearchFunc(ranges, base, func(r feed.Range, base int64) int { return cmp.Compare(r.Off+r.Len, base+1) })
+	all := []feed.Range{}
+	for _, r := range ranges[first:] {
+		if r.Off >= base+chunkSize {
+			break
+		}
+		all = append(all, feed.Range{Off: r.Off - base, Len: r.Len})
+	}
+	return all
+}
+
+// merged sorts ranges and joins those that touch.
+func merged(ranges []feed.Range) []feed.Range {
+	ranges = slices.Clone(ranges)
+	slices.SortFunc(ranges, func(a, b feed.Range) int { return cmp.Compare(a.Off, b.Off) })
+	var all []feed.Range
+	for _, r := range ranges {
+		if n := len(all); n > 0 && r.Off <= all[n-1].Off+all[n-1].Len {
+			all[n-1].Len = max(all[n-1].Len, r.Off+r.Len-all[n-1].Off)
+			continue
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+func squeezeSpans(b []byte, spans []pieceSpan) []byte {
+	at := 0
+	for _, g := range spans {
+		if g.hole {
+			continue
+		}
+		copy(b[at:], b[g.off:g.off+g.len])
+		at += g.len
+	}
+	return b[:at]
+}
