@@ -19,6 +19,8 @@ var (
 	big   = flag.Int64("big", 4<<10, "MiB of the big files")
 	small = flag.Int("small", 200_000, "number of small files")
 	gaps  = flag.String("gaps", "1,4,16", "GiB of the volumes whose pause is measured; the first and the last are compared, the middle one is held against the others")
+	kinds = flag.String("fs", "xfs,ext4,btrfs", "file systems on which the pause is measured")
+	alone = flag.Bool("alone", false, "measure the pause of mobyfs only")
 	only  = flag.String("only", "", "names of parts to run, with commas: full, line, small, pause, resume; all of them if empty")
 )
 
