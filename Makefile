@@ -128,6 +128,10 @@ chaos-long: ## a thousand faults (half an hour); writes docs/chaos.md
 schedules: ## 10,000 random schedules of containers, nodes and failures, against a model (an hour)
 	go test -race -count=1 -timeout 150m -run RandomSchedules ./agent -seeds 10000 -rounds 1
 
+.PHONY: torture
+torture: ## moves a tree of a million entries and one of a million names between all backends (hours; holes of 160 GiB in TMPDIR)
+	go test -count=1 -timeout 12h -v -run 'TestTorture|TestWhatAFileSystemCanNotKeep' ./migrate/transfer -torture-full
+
 .PHONY: fuzz
 fuzz: ## a quarter of an hour of fuzzing, recorded in docs/fuzzing.md
 	tools/fuzz.sh docs/fuzzing.md

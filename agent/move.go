@@ -46,7 +46,7 @@ var tries = map[mobyfs.Code]int{
 	mobyfs.CodeNotFound:   3,
 	mobyfs.CodeDenied:     5,
 	mobyfs.CodeStaleFence: 5,
-	mobyfs.CodeInvalid:    5,
+	mobyfs.CodeInvalid:    1, // it can never succeed as it stands
 	mobyfs.CodeInternal:   5,
 }
 

@@ -12,7 +12,10 @@ import (
 // touch sets the time of the last change of what name is in a directory.
 func touch(dir int, name string, m *meta) error {
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: m.sec, Nsec: int64(m.nsec)}}
-	return unix.UtimesNanoAt(dir, name, times, unix.AT_SYMLINK_NOFOLLOW)
+	if err := unix.UtimesNanoAt(dir, name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	return kept(dir, name, m)
 }
 
 // dress gives an open file or directory its owner, attributes and mode. What is right already is left alone, which
@@ -30,7 +33,7 @@ func dress(fd int, m *meta) error {
 	}
 	for _, a := range m.attrs {
 		if err := unix.Fsetxattr(fd, a.name, a.value, 0); err != nil {
-			return attrError(a, err)
+			return attrError(fd, a, err)
 		}
 	}
 	if len(m.attrs) > 0 || st.Mode&0o7777 != m.mode || m.mode&0o6000 != 0 {
@@ -42,7 +45,7 @@ func dress(fd int, m *meta) error {
 // makeSpecial makes an entry that is neither a file nor a directory, complete.
 func makeSpecial(dir int, m *meta) error {
 	if err := makeNode(dir, m); err != nil {
-		return err
+		return made(dir, m, err)
 	}
 	if err := unix.Fchownat(dir, m.name, int(m.uid), int(m.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
@@ -54,7 +57,7 @@ func makeSpecial(dir int, m *meta) error {
 func finishEntry(dir int, m *meta) error {
 	for _, a := range m.attrs {
 		if err := unix.Lsetxattr(procPath(dir, m.name), a.name, a.value, 0); err != nil {
-			return attrError(a, err)
+			return attrError(dir, a, err)
 		}
 	}
 	if m.kind != kindSymlink { // whose mode is always 0777; and this call would follow it
@@ -80,13 +83,6 @@ func makeNode(dir int, m *meta) error {
 	default:
 		return corrupt("%q as an entry of its own", m.kind)
 	}
-}
-
-func attrError(a attr, err error) error {
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		err = errors.New("this file system does not support it")
-	}
-	return &attributeError{a.name, err}
 }
 
 // attributeError says that an extended attribute could not be set.
@@ -119,7 +115,7 @@ func dressExactly(fd int, m *meta) error {
 	for _, a := range have {
 		if !hasAttr(m.attrs, a.name) {
 			if err := unix.Fremovexattr(fd, a.name); err != nil && err != unix.ENODATA {
-				return attrError(a, err)
+				return attrError(fd, a, err)
 			}
 		}
 	}
@@ -151,7 +147,7 @@ func dressEntry(dir int, m *meta) error {
 	for _, a := range have {
 		if !hasAttr(m.attrs, a.name) {
 			if err := unix.Lremovexattr(path, a.name); err != nil && err != unix.ENODATA {
-				return attrError(a, err)
+				return attrError(dir, a, err)
 			}
 		}
 	}

@@ -47,7 +47,7 @@ func (r *receiver) writeSmall(files []smallFileStep, frame *buffer) error {
 func (r *receiver) smallFile(dir *node, f *smallFileStep, back []byte) error {
 	fd, err := dirfd.OpenFile(dir.fd, f.meta.name, createFlags, f.meta.mode&0o777)
 	if err != nil {
-		return err
+		return made(dir.fd, &f.meta, err)
 	}
 	err = writeFull(fd, f.content, 0)
 	if err == nil {
@@ -100,14 +100,14 @@ type chunkSum struct {
 func (r *receiver) beginFile(dir *node, m meta, found *sum) error {
 	fd, err := dirfd.OpenFile(dir.fd, m.name, createFlags, m.mode&0o777)
 	if err != nil {
-		return err
+		return made(dir.fd, &m, err)
 	}
 	f := &file{dir: dir, meta: m, fd: fd, last: -1, found: found}
 	r.keep(fd)
 	f.refs.Store(1)
 	dir.refs.Add(1)
 	r.file = f
-	return unix.Ftruncate(fd, m.size)
+	return sized(fd, m.size, unix.Ftruncate(fd, m.size))
 }
 
 // chunk takes in a chunk of the present file.

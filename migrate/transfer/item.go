@@ -59,6 +59,14 @@ func (d *opened) path(name string) string {
 	return strings.TrimSuffix(name, "/")
 }
 
+// path is the item's path below the root, for messages.
+func (it *item) path() string {
+	if it.kind == kindDir || it.leave {
+		return it.dir.path("")
+	}
+	return it.dir.path(it.name)
+}
+
 // stamp is what changes whenever a file or directory does.
 type stamp struct {
 	size         int64

@@ -57,6 +57,21 @@ func newLiveFleet(t testing.TB, dir string, freeze func()) *liveFleet {
 	return l
 }
 
+// newLiveFleetTold offers dir as one that is in use, and is told what changes.
+func newLiveFleetTold(t testing.TB, dir string, told func(dir string) feed.Feed) *liveFleet {
+	t.Helper()
+	l := newLiveFleet(t, dir, nil)
+	l.feed = told // offers come later
+	return l
+}
+
+// freezes is how often the source was frozen.
+func (l *liveFleet) freezes() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.frozen
+}
+
 func (l *liveFleet) thaws() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -58,6 +58,8 @@ func carried(name string) bool {
 	switch name {
 	case "security.capability", aclAccess, aclDefault:
 		return true
+	case "trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT": // xfs lists ACLs a second time, in the form in which it keeps them
+		return false
 	}
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.")
 }

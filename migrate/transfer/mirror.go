@@ -387,7 +387,7 @@ func (m *mirror) name(s *liveStep) error {
 			err = unix.Renameat(from.fd, n.at.name, h.fd, s.name)
 		}
 	} else {
-		err = unix.Linkat(from.fd, n.at.name, h.fd, s.name, 0)
+		err = linked(from.fd, n.at.name, unix.Linkat(from.fd, n.at.name, h.fd, s.name, 0))
 	}
 	if err != nil {
 		return fault("name "+at.path(), err)
@@ -418,7 +418,7 @@ func (m *mirror) make(s *liveStep) error {
 	switch n.kind {
 	case kindDir:
 		n.dir = &listing{}
-		if err = unix.Mkdirat(h.fd, s.name, 0o700); err == nil {
+		if err = made(h.fd, &meta{kind: n.kind, name: s.name}, unix.Mkdirat(h.fd, s.name, 0o700)); err == nil {
 			err = m.bareNew(h.fd, s.name)
 		}
 	case kindFile:
@@ -426,6 +426,7 @@ func (m *mirror) make(s *liveStep) error {
 		if fd, err = dirfd.OpenFile(h.fd, s.name, createFlags, 0o600); err == nil {
 			err = unix.Close(fd)
 		}
+		err = made(h.fd, &meta{kind: n.kind, name: s.name}, err)
 	default:
 		s.meta.name = s.name
 		err = makeSpecial(h.fd, &s.meta)
@@ -596,7 +597,7 @@ func (m *mirror) begin(s *liveStep) error {
 	m.open = &openFile{node: n, t: t, fd: fd, size: s.size, last: -1}
 	m.open.refs.Store(1)
 	n.cutChunks(s.size)
-	return fault("write "+n.at.path(), unix.Ftruncate(fd, s.size))
+	return fault("write "+n.at.path(), sized(fd, s.size, unix.Ftruncate(fd, s.size)))
 }
 
 // piece takes in a piece of the open file.
@@ -685,6 +686,9 @@ func (m *mirror) unrefFile(f *openFile) error {
 	err := dressExactly(f.fd, &f.t.meta)
 	if err == nil {
 		err = unix.UtimesNanoAt(unix.AT_FDCWD, procFD(f.fd), []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: f.t.meta.sec, Nsec: int64(f.t.meta.nsec)}}, 0)
+	}
+	if err == nil {
+		err = kept(f.fd, "", &f.t.meta)
 	}
 	if e := unix.Close(f.fd); err == nil {
 		err = e

@@ -126,19 +126,25 @@ func (m *mirror) settleLast(ctx context.Context, digest string) (mobyfs.Receipt,
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
-	if err := m.prove(false); err != nil {
+	t, err := m.proveAll(digest)
+	if e := ended(ctx, synced); err == nil {
+		err = e
+	}
+	if err != nil {
 		return mobyfs.Receipt{}, err
+	}
+	return mobyfs.Receipt{Digest: digest, Progress: mobyfs.Progress{Files: t.files, Bytes: m.bytes.Load()}}, nil
+}
+
+func (m *mirror) proveAll(digest string) (*tree, error) {
+	if err := m.prove(false); err != nil {
+		return nil, err
 	}
 	t := digestKnown(m.nodes[0])
 	if got := t.digest(); got != digest {
-		return mobyfs.Receipt{}, differs(fmt.Sprintf("the digest is %s, that of the source is %s", got, digest))
+		return nil, differs(fmt.Sprintf("the digest is %s, that of the source is %s", got, digest))
 	}
-	select {
-	case err = <-synced:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	return mobyfs.Receipt{Digest: digest, Progress: mobyfs.Progress{Files: t.files, Bytes: m.bytes.Load()}}, fault("sync the file system", err)
+	return t, nil
 }
 
 // prediction foretells the pause from what the rounds took.

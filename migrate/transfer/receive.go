@@ -266,7 +266,7 @@ func (r *receiver) makeDir(m meta) error {
 	case len(r.stack) > maxDepth:
 		err = corrupt("the tree is deeper than %d directories", maxDepth)
 	default:
-		if err = unix.Mkdirat(parent.fd, m.name, 0o700); err == nil {
+		if err = made(parent.fd, &m, unix.Mkdirat(parent.fd, m.name, 0o700)); err == nil {
 			n.fd, err = dirfd.Open(parent.fd, m.name)
 		}
 	}
@@ -332,7 +332,7 @@ func (r *receiver) link(dir *node, m meta) error {
 		return err
 	}
 	defer shut()
-	return unix.Linkat(from, old.name, dir.fd, m.name, 0)
+	return linked(from, old.name, unix.Linkat(from, old.name, dir.fd, m.name, 0))
 }
 
 // reopen returns a handle of a directory that the stream may have left.

@@ -232,17 +232,22 @@ func describe(t testing.TB, root string) string {
 
 func describeAttrs(t testing.TB, path string) string {
 	t.Helper()
-	buf := make([]byte, 64<<10)
+	size, err := unix.Llistxattr(path, nil)
+	must(t, err)
+	if size == 0 {
+		return ""
+	}
+	buf := make([]byte, size)
 	n, err := unix.Llistxattr(path, buf)
 	must(t, err)
 	names := strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00")
 	slices.Sort(names)
 	var out string
+	value := make([]byte, 64<<10)
 	for _, name := range names {
-		if name == "" || name == "security.selinux" {
+		if name == "security.selinux" || strings.HasPrefix(name, "trusted.SGI_ACL_") {
 			continue
 		}
-		value := make([]byte, 64<<10)
 		n, err := unix.Lgetxattr(path, name, value)
 		must(t, err)
 		out += fmt.Sprintf(" %s=%x", name, sha256.Sum256(value[:n]))
@@ -286,18 +291,25 @@ func diff(want, got string) string {
 		return ""
 	}
 	var out strings.Builder
-	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
-	for _, l := range w {
-		if !slices.Contains(g, l) {
-			fmt.Fprintf(&out, "- %.300s\n", l)
+	w, g := lines(want), lines(got)
+	only := func(sign, text string, other map[string]bool) {
+		for l := range strings.SplitSeq(text, "\n") {
+			if !other[l] {
+				fmt.Fprintf(&out, "%s %.300s\n", sign, l)
+			}
 		}
 	}
-	for _, l := range g {
-		if !slices.Contains(w, l) {
-			fmt.Fprintf(&out, "+ %.300s\n", l)
-		}
-	}
+	only("-", want, g)
+	only("+", got, w)
 	return out.String()
+}
+
+func lines(text string) map[string]bool {
+	all := map[string]bool{}
+	for l := range strings.SplitSeq(text, "\n") {
+		all[l] = true
+	}
+	return all
 }
 
 // blocks is the disk space of a file.

@@ -19,14 +19,23 @@ func (r *receiver) verify(ctx context.Context, digest string) (mobyfs.Receipt, e
 		return mobyfs.Receipt{}, err
 	}
 	receipt, err := r.readBack(ctx, digest)
+	if e := ended(ctx, synced); err == nil {
+		err = e
+	}
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
+	return receipt, nil
+}
+
+// ended waits for a sync, so that nothing holds the file system open any more; whatever failed meanwhile, the tree is to be
+// discarded next. A sync can't be stopped, but need not be waited for once ctx has ended.
+func ended(ctx context.Context, synced <-chan error) error {
 	select {
-	case err = <-synced:
-		return receipt, fault("sync the file system", err)
-	case <-ctx.Done(): // a sync can't be stopped, but need not be waited for
-		return mobyfs.Receipt{}, context.Cause(ctx)
+	case err := <-synced:
+		return fault("sync the file system", err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -55,7 +64,7 @@ func (r *receiver) readBack(ctx context.Context, digest string) (mobyfs.Receipt,
 		}
 		rec := t.add(it, content)
 		if !it.leave && (number >= len(r.expect) || xxh3.Hash(rec) != r.expect[number]) {
-			return differs(fmt.Sprintf("%q has other metadata than what was sent", it.dir.path(it.name)))
+			return differs(fmt.Sprintf("%q has other metadata than what was sent", it.path()))
 		}
 		return nil
 	})
