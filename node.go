@@ -30,6 +30,7 @@ type Node struct {
 	Zone         string            `json:"zone,omitempty"` // nodes of one zone can fail together
 	Rack         string            `json:"rack,omitempty"`
 	Taints       []Taint           `json:"taints,omitempty"`
+	Described    *NodeSpec         `json:"described,omitempty"`    // what cluster.yaml said of it last; nil for nothing
 	Availability Availability      `json:"availability,omitempty"` // active if empty
 	Generation   int64             `json:"generation,omitempty"`   // raised by each change of these
 	Operation    OperationID       `json:"operation,omitempty"`    // that drains it or was begun by its eviction

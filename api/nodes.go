@@ -22,6 +22,8 @@ type NodePatch struct {
 	Zone   *string            `json:"zone,omitempty" doc:"empty takes it away"`
 	Rack   *string            `json:"rack,omitempty" doc:"empty takes it away"`
 	Taints *[]mobyfs.Taint    `json:"taints,omitempty" doc:"all of them, in place of those that there are"`
+	// Described comes before the rest of a patch.
+	Described *mobyfs.NodeSpec `json:"described,omitempty" doc:"all that cluster.yaml says of it: what it says otherwise than last time is changed, unless somebody has set it since"`
 }
 
 type nodeNamed struct {
@@ -57,6 +59,12 @@ func (c *Client) Node(ctx context.Context, name string) (n mobyfs.Node, err erro
 func (c *Client) PatchNode(ctx context.Context, name string, patch NodePatch) (n mobyfs.Node, err error) {
 	err = c.ask(ctx, patchNode, name, patch, &n)
 	return n, err
+}
+
+// DescribeNode tells what cluster.yaml says of a node. What operators have set since it said so last stays; see
+// mobyfs.Node.Describe.
+func (c *Client) DescribeNode(ctx context.Context, name string, spec mobyfs.NodeSpec) (mobyfs.Node, error) {
+	return c.PatchNode(ctx, name, NodePatch{Described: &spec})
 }
 
 // CordonNode lets a node get no volumes, or lets it get them again.

@@ -42,7 +42,13 @@ func (c *Control) nodeNamed(tx *store.Tx, name string) (mobyfs.Node, error) {
 func (c *Control) PatchNode(ctx context.Context, who pki.Identity, name string, patch api.NodePatch) (mobyfs.Node, error) {
 	return c.changeNode(ctx, who, name, func(n *mobyfs.Node) (string, error) {
 		after := *n
-		after.Labels = patched(n.Labels, patch.Labels)
+		if patch.Described != nil {
+			if err := patch.Described.Check(); err != nil {
+				return "", err
+			}
+			after = n.Describe(*patch.Described)
+		}
+		after.Labels = patched(after.Labels, patch.Labels)
 		if patch.Zone != nil {
 			after.Zone = *patch.Zone
 		}
@@ -84,7 +90,17 @@ func changesOf(before, after mobyfs.Node) []string {
 	if !slices.Equal(before.Taints, after.Taints) {
 		did = append(did, "taints changed")
 	}
+	if !described(before).Equal(described(after)) {
+		did = append(did, "description changed")
+	}
 	return did
+}
+
+func described(n mobyfs.Node) mobyfs.NodeSpec {
+	if n.Described == nil {
+		return mobyfs.NodeSpec{}
+	}
+	return *n.Described
 }
 
 // CordonNode implements api.Service.

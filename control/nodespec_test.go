@@ -187,3 +187,34 @@ func TestExplainTellsOfEachNodeAndMakesNothing(t *testing.T) {
 		}
 	})
 }
+
+func TestADescriptionIsTakenInOneTransactionAndLeavesWhatOperatorsSet(t *testing.T) {
+	both(t, func(t *testing.T, f *fleet) {
+		ctx, op := t.Context(), f.operator()
+		f.node("h1")
+		describe := func(spec mobyfs.NodeSpec) mobyfs.Node {
+			return must[mobyfs.Node](t)(op.PatchNode(ctx, "h1", api.NodePatch{Described: &spec}))
+		}
+		east := mobyfs.NodeSpec{Zone: "east", Labels: map[string]string{"disk": "ssd"}, Taints: []mobyfs.Taint{{Key: "gpu", Effect: mobyfs.TaintNoPlace}}}
+		first := describe(east)
+		if !first.Spec().Equal(east) || first.Generation != 1 {
+			t.Errorf("first: %+v", first)
+		}
+		if again := describe(east); again.Revision != first.Revision {
+			t.Errorf("repeated: %+v", again)
+		}
+		must[mobyfs.Node](t)(op.PatchNode(ctx, "h1", api.NodePatch{Zone: ptr("north")}))
+		n := describe(mobyfs.NodeSpec{Zone: "west", Labels: map[string]string{"disk": "hdd"}})
+		if n.Zone != "north" || n.Labels["disk"] != "hdd" || len(n.Taints) != 0 || !slices.Equal(n.Undescribed(), []string{"zone is north and not west"}) {
+			t.Errorf("after an operator: %+v, %q", n, n.Undescribed())
+		}
+		for _, bad := range []mobyfs.NodeSpec{{Zone: "a b"}, {Labels: map[string]string{"": "x"}}, {Taints: []mobyfs.Taint{{Key: "gpu", Effect: "never"}}}} {
+			_, err := op.PatchNode(ctx, "h1", api.NodePatch{Described: &bad})
+			wantCode(t, err, mobyfs.CodeInvalid)
+		}
+		want := []string{"labels changed, zone changed, taints changed, description changed", "zone changed", "labels changed, taints changed, description changed"}
+		if got := saidOf(f, "h1"); !slices.Equal(got, want) {
+			t.Errorf("told is %q, want %q", got, want)
+		}
+	})
+}

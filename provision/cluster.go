@@ -24,6 +24,7 @@ type Cluster interface {
 	CreateVolume(ctx context.Context, name string, spec mobyfs.VolumeSpec, node string) (mobyfs.Volume, error)
 	MoveVolume(ctx context.Context, name, to string) (mobyfs.Volume, error)
 	RemoveVolume(ctx context.Context, name string) error
+	DescribeNode(ctx context.Context, name string, spec mobyfs.NodeSpec) (mobyfs.Node, error)
 }
 
 // Verify waits until every node is ready in the cluster. It changes nothing.

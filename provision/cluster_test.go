@@ -19,6 +19,7 @@ type fakeCluster struct {
 	volumes map[string]mobyfs.Volume
 	log     []string
 	broken  map[string]bool // nodes that create nothing
+	said    map[string]mobyfs.Node
 	err     error
 }
 
@@ -27,7 +28,9 @@ func (c *fakeCluster) Nodes(context.Context) ([]mobyfs.Node, error) {
 	defer c.mu.Unlock()
 	var all []mobyfs.Node
 	for n, ready := range c.nodes {
-		all = append(all, mobyfs.Node{Name: n, Ready: ready})
+		node := c.said[n]
+		node.Name, node.Ready = n, ready
+		all = append(all, node)
 	}
 	return all, c.err
 }
@@ -81,8 +84,19 @@ func (c *fakeCluster) RemoveVolume(_ context.Context, name string) error {
 	return nil
 }
 
+func (c *fakeCluster) DescribeNode(_ context.Context, name string, spec mobyfs.NodeSpec) (mobyfs.Node, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.broken[name] {
+		return mobyfs.Node{}, mobyfs.Errorf(mobyfs.CodeUnavailable, "control is away").WithHint("try again")
+	}
+	c.said[name] = c.said[name].Describe(spec)
+	c.log = append(c.log, "describe "+name)
+	return c.said[name], nil
+}
+
 func newVerify(nodes ...string) (*fakeCluster, Verify) {
-	c := &fakeCluster{nodes: map[string]bool{}, volumes: map[string]mobyfs.Volume{}, broken: map[string]bool{}}
+	c := &fakeCluster{nodes: map[string]bool{}, volumes: map[string]mobyfs.Volume{}, broken: map[string]bool{}, said: map[string]mobyfs.Node{}}
 	for _, n := range nodes {
 		c.nodes[n] = true
 	}

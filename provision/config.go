@@ -175,6 +175,12 @@ type HostConfig struct {
 	User         string `yaml:"user"`
 	IdentityFile string `yaml:"identityFile"`
 	HostKey      string `yaml:"hostKey"`
+
+	// What the node is like, for placement to go by; see mobyfs.NodeSpec.
+	Zone   string            `yaml:"zone"`
+	Rack   string            `yaml:"rack"`
+	Labels map[string]string `yaml:"labels"`
+	Taints []string          `yaml:"taints"` // as mobyfs.ParseTaint reads them
 }
 
 // SandboxConfig takes the hosts from a sandbox on this machine.
@@ -442,6 +448,7 @@ func (c *Config) checkHost(d *document, at string, h HostConfig) {
 	}
 	d.port(at+".port", h.Port)
 	d.word(at+".user", "user", h.User)
+	h.checkSpec(d, at)
 	if h.HostKey != "" {
 		if err := host.CheckFingerprint(h.HostKey); err != nil {
 			d.wrong(at+".hostKey", "%v", err)
@@ -472,7 +479,9 @@ func choose[T ~string](d *document, at string, got T, may ...T) bool {
 func (c *Config) Specs() []cloud.HostSpec {
 	specs := make([]cloud.HostSpec, len(c.Hosts))
 	for i, h := range c.Hosts {
-		specs[i] = cloud.HostSpec(h)
+		specs[i] = cloud.HostSpec{
+			Name: h.Name, Address: h.Address, Port: h.Port, User: h.User, IdentityFile: h.IdentityFile, HostKey: h.HostKey, Node: h.spec(),
+		}
 	}
 	return specs
 }

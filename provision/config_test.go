@@ -109,6 +109,10 @@ func TestConfigMistakes(t *testing.T) {
 		{"class twice", head + "volumes:\n  classes: [{name: fast}, {name: fast}]\n" + hosts},
 		{"unknown field in a class", head + "volumes:\n  classes: [{name: fast, sise: 1G}]\n" + hosts},
 		{"no URL", head + "docker: {discovery: spec, address: 127.0.0.1}\n" + hosts},
+		{"node that can't be so", head + hosts + "    zone: a b\n    rack: \"!\"\n    labels: {disk: \"x,y\"}\n    taints: [gpu:never]\n"},
+		{"taint twice", head + hosts + "    taints: [gpu, gpu=yes]\n"},
+		{"a word for taints", head + hosts + "    taints: gpu\n"},
+		{"a list for labels", head + hosts + "    labels: [disk]\n"},
 		{"three at once", "apiVersion: mobyfs.dev/v1\ncluster: shop\nssh: {hostKeys: never}\nhosts:\n  - name: A\n    address: 10.0.1.11\n  - name: b\n"},
 	} {
 		_, err := ParseConfig("cluster.yaml", []byte(tc.text))

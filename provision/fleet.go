@@ -26,9 +26,10 @@ type Fleet struct {
 	Shared      string             // directory that all nodes see; empty for none
 	Classes     []mobyfs.VolumeClass
 	Monitoring  Monitoring
-	Placement   placement.Policy // how control chooses nodes for volumes
-	Quota       string           // of the store on each control host; control's default if empty
-	SessionTTL  string           // of nodes; control's default if empty
+	Placement   placement.Policy           // how control chooses nodes for volumes
+	Quota       string                     // of the store on each control host; control's default if empty
+	SessionTTL  string                     // of nodes; control's default if empty
+	Nodes       map[string]mobyfs.NodeSpec // what is said of each node, by its name
 	// PasswordNeeded tells that cluster.yaml wants a sudo password asked for.
 	PasswordNeeded bool
 }
@@ -47,6 +48,7 @@ func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 		Placement:      c.Volumes.Placement.policy(),
 		Quota:          c.Control.Quota,
 		SessionTTL:     c.Control.SessionTTL,
+		Nodes:          map[string]mobyfs.NodeSpec{},
 		PasswordNeeded: c.SSH.Sudo == host.SudoWithPassword,
 	}
 	if len(specs) == 0 {
@@ -61,6 +63,7 @@ func NewFleet(c *Config, specs []cloud.HostSpec) (Fleet, error) {
 			return f, mobyfs.Errorf(mobyfs.CodeInvalid, "two hosts have the name %q", s.Name)
 		}
 		names = append(names, s.Name)
+		f.Nodes[s.Name] = s.Node
 		f.Hosts = append(f.Hosts, host.Target{
 			Name: s.Name, Address: s.Address, HostKey: s.HostKey,
 			Port: first(s.Port, c.SSH.Port), User: first(s.User, c.SSH.User),

@@ -23,6 +23,7 @@ type Plan struct {
 	Operator string      `json:"operator,omitempty"` // why mobyctl needs a certificate of its own; empty if it has one
 	Control  []string    `json:"control"`            // host:port of each control process
 	Absent   bool        `json:"absent"`             // a reset: everything goes
+	Nodes    []NodeNews  `json:"nodes,omitempty"`    // what will be said of nodes otherwise than now, as far as control could be asked
 
 	in      *Installer
 	control *HostPlan           // that of the authority; nil in a reset that leaves the control plane alone
@@ -51,7 +52,7 @@ func (p *Plan) LeavesStub() bool {
 	})
 }
 
-// Empty reports whether nothing would be changed, on any host.
+// Empty reports whether nothing would be changed, on any host. What is said of nodes is in control alone: see Nodes.
 func (p *Plan) Empty() bool {
 	for _, h := range p.Hosts {
 		if len(h.Changes) > 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,10 +47,11 @@ func newBootstrapCommand(a *app) *cobra.Command {
 
 // bootstrapResult is what bootstrap prints with -o json.
 type bootstrapResult struct {
-	Cluster string             `json:"cluster"`
-	Control []string           `json:"control"`
-	Outcome *provision.Outcome `json:"outcome"`
-	Proof   *provision.Proof   `json:"proof,omitempty"`
+	Cluster string               `json:"cluster"`
+	Control []string             `json:"control"`
+	Outcome *provision.Outcome   `json:"outcome"`
+	Nodes   []provision.NodeNews `json:"nodes,omitempty"` // of which something else is said now, or not what cluster.yaml says
+	Proof   *provision.Proof     `json:"proof,omitempty"`
 }
 
 func (a *app) bootstrap(ctx context.Context, in *provision.Installer, yes, prove bool) error {
@@ -58,10 +60,11 @@ func (a *app) bootstrap(ctx context.Context, in *provision.Installer, yes, prove
 		return a.planFailed(err)
 	}
 	defer plan.Close()
-	if !plan.Empty() || plan.Operator != "" {
+	plan.AskForNodes(ctx, controlOf(in))
+	if !plan.Empty() || plan.Operator != "" || plan.Describes() {
 		a.progress(func(w io.Writer) { printPlan(w, plan) })
 	}
-	if !plan.Empty() {
+	if !plan.Empty() || plan.Describes() {
 		if err := a.confirm(yes, "Apply?"); err != nil {
 			return err
 		}
@@ -74,15 +77,15 @@ func (a *app) bootstrap(ctx context.Context, in *provision.Installer, yes, prove
 		return err
 	}
 	r := bootstrapResult{Cluster: plan.Cluster, Control: plan.Control, Outcome: out}
-	if err := a.verify(ctx, plan, in.Operator, prove && !plan.Empty(), &r); err != nil {
+	if err := a.verify(ctx, plan, in, prove && !plan.Empty(), &r); err != nil {
 		return err
 	}
 	return a.print(r, func(w io.Writer) { printBootstrap(w, plan, r) })
 }
 
-// verify waits for the nodes and makes the proof.
-func (a *app) verify(ctx context.Context, plan *provision.Plan, operator pki.Files, prove bool, r *bootstrapResult) error {
-	tlsConfig, err := operator.ClientTLS(pki.RoleControl, "control")
+// verify waits for the nodes, tells control what they are like and makes the proof.
+func (a *app) verify(ctx context.Context, plan *provision.Plan, in *provision.Installer, prove bool, r *bootstrapResult) error {
+	tlsConfig, err := in.Operator.ClientTLS(pki.RoleControl, "control")
 	if err != nil {
 		return err
 	}
@@ -97,6 +100,7 @@ func (a *app) verify(ctx context.Context, plan *provision.Plan, operator pki.Fil
 		if err := v.Sweep(ctx); err != nil {
 			return err
 		}
+		r.Nodes, problems = v.Describe(ctx, in.Fleet.Nodes)
 	}
 	if len(problems) == 0 && prove {
 		var proof provision.Proof
@@ -121,12 +125,25 @@ func printBootstrap(w io.Writer, plan *provision.Plan, r bootstrapResult) {
 		}
 		fmt.Fprintf(w, "Proof   volume created%s and removed on %s in %s\n", moved, hostCount(p.Nodes), seconds(p.Took))
 	}
+	for _, n := range r.Nodes {
+		printNodeNews(w, "Node    ", n)
+	}
 	if plan.Empty() {
 		fmt.Fprintf(w, "Done    nothing to do: %s unchanged, all nodes ready\n", hostCount(len(plan.Hosts)))
 		return
 	}
 	printDone(w, r.Outcome)
 	fmt.Fprintln(w, "Next    on a host: docker volume create -d mobyfs db-data   ·   here: mobyctl status")
+}
+
+// printNodeNews shows what becomes of what is said of a node, and how an operator gives it back to cluster.yaml.
+func printNodeNews(w io.Writer, before string, n provision.NodeNews) {
+	if len(n.Changes) > 0 {
+		fmt.Fprintf(w, "%s%s: %s\n", before, n.Name, strings.Join(n.Changes, ", "))
+	}
+	if len(n.Kept) > 0 {
+		fmt.Fprintf(w, "%s%s: %s, as cluster.yaml says; it was set otherwise with mobyctl node, and stays\n", before, n.Name, strings.Join(n.Kept, ", "))
+	}
 }
 
 func printDone(w io.Writer, out *provision.Outcome) {

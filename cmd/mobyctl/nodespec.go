@@ -52,6 +52,9 @@ func printNode(w io.Writer, n mobyfs.Node) {
 	row("rack", "%s", cmp.Or(n.Rack, "-"))
 	row("labels", "%s", shownLabels(n.Labels))
 	row("taints", "%s", shownTaints(n.Taints))
+	if set := n.Undescribed(); len(set) > 0 {
+		row("set here", "%s, as cluster.yaml says", strings.Join(set, ", "))
+	}
 	row("backends", "%s", cmp.Or(strings.Join(n.Backends, ", "), "-"))
 	row("volumes", "%d", n.Volumes)
 	row("free", "%s of %s", humanize.IBytes(uint64(n.Capacity.FreeBytes)), humanize.IBytes(uint64(n.Capacity.TotalBytes)))

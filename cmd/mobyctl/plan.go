@@ -27,10 +27,11 @@ func newPlanCommand(a *app) *cobra.Command {
 				return a.planFailed(err)
 			}
 			defer plan.Close()
+			plan.AskForNodes(cmd.Context(), controlOf(in))
 			if err := a.print(plan, func(w io.Writer) { printPlan(w, plan) }); err != nil {
 				return err
 			}
-			if !plan.Empty() || plan.Operator != "" {
+			if !plan.Empty() || plan.Operator != "" || plan.Describes() {
 				return &exitCode{code: exitPending}
 			}
 			return nil
@@ -72,6 +73,9 @@ func printPlan(w io.Writer, p *provision.Plan) {
 	}
 	if p.Operator != "" {
 		fmt.Fprintf(w, "  + mobyctl          its own certificate (%s)\n", p.Operator)
+	}
+	for _, n := range p.Nodes {
+		printNodeNews(w, "  node ", n)
 	}
 	if !p.Empty() {
 		fmt.Fprintln(w, "  Docker stays untouched on all hosts.")

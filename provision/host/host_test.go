@@ -420,7 +420,7 @@ func TestKindsAreDistinct(t *testing.T) {
 		Unreachable, AuthRefused, HostKeyChanged, HostKeyUnknown, HostKeyPin, Busy, KeyUnusable, Lost, SSHConfig, NoShell,
 		NotRoot, SudoRefused, SudoPassword, NoSystemd, WrongOS, WrongArch, NoDocker, DockerDown, DockerOld, NoSpace, NoExec,
 		ReadOnly, PortTaken, OtherCluster, OtherNode, OtherControl, NotOurs, SameMachine, ControlLost, ClockWrong, Facts, HasVolumes,
-		VolumesInUse, ControlLast, Upload, StepFailed, Locked, NotSigned, Members, ControlDown, Stopped, NotReady, ProofFailed,
+		VolumesInUse, ControlLast, Upload, StepFailed, Locked, NotSigned, Members, ControlDown, Stopped, NotReady, Undescribed, ProofFailed,
 	} {
 		if codes[k.Code] || k.Title == "" || k.Fix == "" {
 			t.Errorf("%+v", k)

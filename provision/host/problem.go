@@ -60,6 +60,7 @@ var (
 	ControlDown = Kind{"MFS-A005", "control host is not ready, so nothing was changed here", "mend the control host, then run the same command again"}
 	Stopped     = Kind{"MFS-A006", "stopped on request", "run the same command again to go on"}
 	NotReady    = Kind{"MFS-A010", "node did not become ready", "look at journalctl -u mobyfs there, and whether it reaches the control plane's port"}
+	Undescribed = Kind{"MFS-A012", "control was not told what the node is like", "look at mobyctl status, then run mobyctl bootstrap again"}
 	ProofFailed = Kind{"MFS-A011", "proof failed", "look at mobyctl status, then run mobyctl bootstrap again"}
 )
 
