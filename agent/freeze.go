@@ -193,7 +193,7 @@ func (w *worker) announceFreeze(ctx context.Context, h *hold) (*hold, error) {
 
 // stopAll stops the containers of a hold and returns once all that they wrote is on the disk.
 func (w *worker) stopAll(ctx context.Context, h *hold, path string) error {
-	failpoint.Reach("agent.freeze.before")
+	failpoint.Reach("agent.stop.before")
 	all, each := errgroup.WithContext(ctx)
 	var ids []string
 	for _, c := range h.Containers {
@@ -211,7 +211,7 @@ func (w *worker) stopAll(ctx context.Context, h *hold, path string) error {
 	if err := all.Wait(); err != nil {
 		return err
 	}
-	failpoint.Reach("agent.freeze.after")
+	failpoint.Reach("agent.stop.after")
 	r, _ := w.agent.catalogue.record(w.id)
 	if err := w.noStrangers(r, path, ids, false); err != nil {
 		return err
@@ -333,7 +333,7 @@ func (w *worker) stayFrozen(h *hold, why error) {
 
 // letGo lets go on what was stopped. No commit can come any more.
 func (w *worker) letGo(ctx context.Context, h *hold, why string) error {
-	failpoint.Reach("agent.thaw.before")
+	failpoint.Reach("agent.go-on.before")
 	all, each := errgroup.WithContext(ctx)
 	start := false
 	for _, c := range h.Containers {
@@ -347,7 +347,7 @@ func (w *worker) letGo(ctx context.Context, h *hold, why string) error {
 	if err := all.Wait(); err != nil {
 		return w.trouble(about(err, "thaw", h.Name))
 	}
-	failpoint.Reach("agent.thaw.after")
+	failpoint.Reach("agent.go-on.after")
 	var left *hold
 	if start {
 		over := *h

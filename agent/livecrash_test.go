@@ -96,7 +96,7 @@ func TestLiveCrashChild(t *testing.T) {
 func TestDeathAtEachMomentOfALiveMoveLosesNothing(t *testing.T) {
 	var moments []string
 	for _, m := range killtest.Moments(t) {
-		for _, prefix := range []string{"agent.freeze", "agent.thaw", "agent.kill", "agent.luggage", "agent.follow"} {
+		for _, prefix := range []string{"agent.freeze", "agent.stop", "agent.thaw", "agent.go-on", "agent.kill", "agent.luggage", "agent.follow"} {
 			if strings.HasPrefix(m, prefix) {
 				moments = append(moments, m)
 			}
@@ -104,6 +104,7 @@ func TestDeathAtEachMomentOfALiveMoveLosesNothing(t *testing.T) {
 	}
 	moments = append(moments, "agent.commit.before", "agent.commit.after", "agent.moved.before", "agent.moved.after")
 	must := []string{"agent.freeze.before", "agent.freeze.after", "agent.thaw.before", "agent.thaw.after",
+		"agent.stop.before", "agent.stop.after", "agent.go-on.before", "agent.go-on.after",
 		"agent.kill.before", "agent.kill.middle", "agent.kill.after", "agent.luggage.before", "agent.luggage.after", "agent.luggage.start.before",
 		"agent.luggage.start.after", "agent.follow.freeze"}
 	moments = append(moments, must...)
