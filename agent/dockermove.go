@@ -207,17 +207,24 @@ func (d *Docker) Check(ctx context.Context, p Packed) error {
 	} else if err != nil && !isStatus(err, http.StatusNotFound) {
 		return err
 	}
-	same, err := d.hasImage(ctx, p.Image)
+	there, same, err := d.hasImage(ctx, p.Image)
 	if err == nil && !same {
 		if err = d.pull(ctx, p.Image.Name); err == nil {
-			same, err = d.hasImage(ctx, p.Image)
+			there, same, err = d.hasImage(ctx, p.Image)
 		}
 	}
 	switch {
+	case there && !same:
+		why := ""
+		if err != nil {
+			why = ", and the source's is not to be had: " + err.Error()
+		}
+		return refused("%s is another image here than at the source%s", p.Image.Name, why).(*mobyfs.Error).WithHint("load the source's image on this host")
+	case err == nil && !there:
+		err = errors.New("dockerd pulled it, and has it not")
+		fallthrough
 	case err != nil:
 		return refused("its image %s is not to be had: %w", p.Image.Name, err).(*mobyfs.Error).WithHint("docker pull or load it on this host")
-	case !same:
-		return refused("%s is another image here than at the source", p.Image.Name).(*mobyfs.Error).WithHint("load the source's image on this host")
 	}
 	return nil
 }
@@ -239,13 +246,13 @@ func (d *Docker) image(ctx context.Context, name string) (Image, error) {
 	return Image{Name: name, ID: i.ID, Digests: i.RepoDigests}, err
 }
 
-// hasImage reports whether the name of an image stands for the same one here.
-func (d *Docker) hasImage(ctx context.Context, want Image) (bool, error) {
+// hasImage reports whether there is an image of the name here, and whether it is the same one.
+func (d *Docker) hasImage(ctx context.Context, want Image) (there, same bool, err error) {
 	has, err := d.image(ctx, want.Name)
 	if isStatus(err, http.StatusNotFound) {
-		return false, nil
+		return false, false, nil
 	}
-	return err == nil && has.same(want), err
+	return err == nil, err == nil && has.same(want), err
 }
 
 func (i Image) same(as Image) bool {

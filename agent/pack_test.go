@@ -185,22 +185,25 @@ func TestDockerChecksBeforeAnythingIsMade(t *testing.T) {
 		{"another volume", "/containers/", func(p *Packed) { p.Others = []string{"wal"} }, "wal"},
 		{"a path that is not here", "/containers/", func(p *Packed) { p.Binds = []string{"/no/such/path"} }, "/no/such/path"},
 		{"another image", "/containers/", func(p *Packed) { p.Image.ID = "sha256:bb" }, "another image"},
+		{"another image, and no registry", "/containers/", func(p *Packed) { p.Image = Image{Name: "gone:16", ID: "sha256:bb"} }, "another image here than at the source, and the source's is not to be had"},
 	} {
+		q := p
+		if c.change != nil {
+			c.change(&q)
+		}
 		d, calls := answering(t, func(call string) (int, string) {
 			switch {
 			case strings.Contains(call, c.missing):
 				return 404, `{"message": "none"}`
 			case strings.Contains(call, "/containers/"):
 				return 200, inspectOf()
+			case strings.Contains(call, "/images/create") && q.Image.Name == "gone:16":
+				return 500, `{"message": "no such host"}`
 			case strings.Contains(call, "/images/create"):
 				return 200, `{"status": "Image is up to date"}`
 			}
 			return 200, `{"Id": "sha256:aa"}`
 		})
-		q := p
-		if c.change != nil {
-			c.change(&q)
-		}
 		err := d.Check(t.Context(), q)
 		if text := fmt.Sprint(err, mobyfs.HintOf(err)); (err == nil) != (c.want == "") || !strings.Contains(text, c.want) {
 			t.Errorf("%s: got %s", c.what, text)
