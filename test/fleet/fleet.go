@@ -19,7 +19,10 @@ import (
 	"github.com/mobyfs/mobyfs"
 )
 
-var keep = flag.Bool("keep-fleet", false, "leave the hosts for a look after the tests")
+var (
+	keep = flag.Bool("keep-fleet", false, "leave the hosts for a look after the tests, and for -use-fleet")
+	use  = flag.String("use-fleet", "", "the `directory` of a run whose hosts were kept: use those, with their cluster, and leave them")
+)
 
 // Fleet is three hosts, and mobyctl with a home of its own.
 type Fleet struct {
@@ -33,8 +36,8 @@ type Fleet struct {
 // Main makes a fleet, runs the tests of a package on it and takes it off again. It returns the exit code.
 func Main(m *testing.M, the **Fleet) (code int) {
 	flag.Parse()
-	f, err := up()
-	if f != nil && !*keep {
+	f, err := up(*use)
+	if f != nil && !*keep && *use == "" {
 		defer func() {
 			if err := f.Down(); err != nil {
 				fmt.Fprintln(os.Stderr, err)
@@ -54,34 +57,72 @@ func Main(m *testing.M, the **Fleet) (code int) {
 const oftenStarted = `mkdir -p /etc/systemd/system/docker.service.d &&
 	printf '[Unit]\nStartLimitIntervalSec=0\n' >/etc/systemd/system/docker.service.d/often.conf && systemctl daemon-reload`
 
-// up builds the programs and makes the hosts. What it could make it returns even with an error.
-func up() (*Fleet, error) {
-	dir, err := os.MkdirTemp("", "mobyfs-test-")
-	if err != nil {
+// up builds the programs and makes the hosts, if none were kept. What it could make it returns even with an error.
+func up(kept string) (*Fleet, error) {
+	f := &Fleet{Name: fmt.Sprintf("t%d", os.Getpid()), Dir: kept}
+	if kept != "" {
+		text, err := os.ReadFile(filepath.Join(kept, stateName))
+		if err == nil {
+			err = json.Unmarshal(text, f)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read of the hosts that were kept: %w", err)
+		}
+		return f, errors.Join(f.build(), f.furnish())
+	}
+	var err error
+	if f.Dir, err = os.MkdirTemp("", "mobyfs-test-"); err != nil {
 		return nil, err
 	}
+	if err := f.build(); err != nil {
+		return f, err
+	}
+	if err := f.makeHosts(); err != nil {
+		return f, err
+	}
+	if *keep {
+		text, err := json.Marshal(f)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(f.Dir, stateName), text, 0o600)
+		}
+		if err != nil {
+			return f, fmt.Errorf("write down which hosts are kept: %w", err)
+		}
+		fmt.Fprintln(os.Stderr, "the hosts are kept: -use-fleet", f.Dir)
+	}
+	return f, f.furnish()
+}
+
+// stateName is the file in a run's directory that tells of hosts which are kept.
+const stateName = "fleet.json"
+
+// build builds the programs.
+func (f *Fleet) build() error {
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
-		return nil, fmt.Errorf("find the module's folder: %w\n%s", err, stderrOf(err))
+		return fmt.Errorf("find the module's folder: %w\n%s", err, stderrOf(err))
 	}
-	f := &Fleet{Name: fmt.Sprintf("t%d", os.Getpid()), Dir: dir}
 	for _, build := range [][]string{
-		{"-o", dir + "/bin/", "./cmd/..."},
-		{"-o", dir + "/bin-failpoints/", "-tags", "failpoints", "./cmd/..."},
-		{"-o", dir + "/hosttool", "./test/hosttool"},
+		{"-o", f.Dir + "/bin/", "./cmd/..."},
+		{"-o", f.Dir + "/bin-failpoints/", "-tags", "failpoints", "./cmd/..."},
+		{"-o", f.Dir + "/hosttool", "./test/hosttool"},
 	} {
 		args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version=v0.0.0-test"}, build...)
 		cmd := exec.Command("go", args...)
 		cmd.Dir = strings.TrimSpace(string(root))
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return f, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+			return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
+	return nil
+}
+
+func (f *Fleet) makeHosts() error {
 	out, err := f.Command("mobyctl", "sandbox", "up", "--name", f.Name, "--hosts", "3",
 		"--distros", "bookworm,bookworm,trixie", "-o", "json").Output()
 	if err != nil {
-		return f, fmt.Errorf("sandbox up: %w\n%s", err, stderrOf(err))
+		return fmt.Errorf("sandbox up: %w\n%s", err, stderrOf(err))
 	}
 	var up struct {
 		Hosts []struct {
@@ -92,24 +133,29 @@ func up() (*Fleet, error) {
 		KnownHosts string `json:"known_hosts"`
 	}
 	if err := json.Unmarshal(out, &up); err != nil {
-		return f, fmt.Errorf("sandbox up: %w in %s", err, out)
+		return fmt.Errorf("sandbox up: %w in %s", err, out)
 	}
 	f.Hosts, f.Key, f.Known = map[string]string{}, up.Key, up.KnownHosts
 	for _, h := range up.Hosts {
 		f.Hosts[h.Name] = h.Address
 	}
 	if len(f.Hosts) != 3 {
-		return f, fmt.Errorf("sandbox up made %d hosts, want 3: %s", len(f.Hosts), out)
+		return fmt.Errorf("sandbox up made %d hosts, want 3: %s", len(f.Hosts), out)
 	}
+	return nil
+}
+
+// furnish gives the hosts what tests need there.
+func (f *Fleet) furnish() error {
 	for h := range f.Hosts {
-		if out, err := exec.Command("docker", "cp", dir+"/hosttool", f.Container(h)+":/usr/local/bin/hosttool").CombinedOutput(); err != nil {
-			return f, fmt.Errorf("docker cp: %w\n%s", err, out)
+		if out, err := exec.Command("docker", "cp", f.Dir+"/hosttool", f.Container(h)+":/usr/local/bin/hosttool").CombinedOutput(); err != nil {
+			return fmt.Errorf("docker cp: %w\n%s", err, out)
 		}
 		if out, err := f.CmdOn(h, "sh", "-c", oftenStarted).CombinedOutput(); err != nil {
-			return f, fmt.Errorf("let Docker on %s be restarted often: %w\n%s", h, err, out)
+			return fmt.Errorf("let Docker on %s be restarted often: %w\n%s", h, err, out)
 		}
 	}
-	return f, nil
+	return f.shareImage()
 }
 
 // Down takes the hosts off again, and all that the run left on this machine.

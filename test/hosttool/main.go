@@ -13,6 +13,8 @@
 //	hosttool record SOCKET TO LOG    hands all calls at SOCKET on to the socket TO and writes them down in LOG
 //	hosttool calls SOCKET N CALL…    makes N rounds of calls to a volume driver and prints how long each took
 //	hosttool fill SOCKET NAME A B    creates the volumes NAME-A up to before NAME-B
+//	hosttool write DIR ADDRESS NAME PAUSE
+//	                                 appends records to a file and tells a ledger of each that is on the disk
 //
 // It shares no code with the product, so that a mistake there can't hide here.
 package main
@@ -39,6 +41,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mobyfs/mobyfs/test/ledger"
 )
 
 // command is one of hosttool's: how many arguments it takes, or with more how many at least, and what it does.
@@ -103,6 +107,13 @@ var commands = map[string]command{
 			return err
 		}
 		return createMany(a[0], a[1], from, to)
+	}},
+	"write": {args: 4, run: func(a []string) error {
+		pause, err := time.ParseDuration(a[3])
+		if err != nil {
+			return err
+		}
+		return ledger.Write(a[0], a[1], a[2], pause)
 	}},
 }
 
