@@ -168,14 +168,16 @@ type Peer interface {
 type LivePeer interface {
 	Peer
 	// Follow opens a session with the source and returns once it is known what will come. into is empty, or what an
-	// earlier Follow of the same migration left there, if Journal is that one's. Errors are those of Pull.
+	// earlier Follow of the same migration left there, if Journal is that one's. That is read, and only what the source has otherwise
+	// comes. Errors are those of Pull.
 	Follow(ctx context.Context, from From, into string, o FollowOptions) (Follower, error)
 }
 
 // FollowOptions say how to follow.
 type FollowOptions struct {
 	BytesPerSecond int64          // the most that the stream takes; 0 is no limit
-	Journal        string         // file in which is noted what is durably there, so that it need not come again; "" is none
+	Journal        string         // file in which is noted whose the bytes are, so that they need not come again; "" is none
+	TakeUp         bool           // what is there is the same migration's, as the caller knows, whatever the journal says
 	Progress       func(Progress) // called at most a few times a second; may be nil
 }
 

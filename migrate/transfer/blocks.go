@@ -58,6 +58,13 @@ func (f *changeFinder) keepBlocks(n *inode, index int64, blocks []uint64) {
 	n.src.blocks[index] = blocks
 }
 
+// learnBlocks remembers those of a chunk that the destination had already.
+func (f *changeFinder) learnBlocks(n *inode, index int64, b []byte) {
+	if f.kept < maxBlocks && n.src.blocks[index] == nil {
+		f.keepBlocks(n, index, sumBlocks(b))
+	}
+}
+
 func (f *changeFinder) forgetBlocks(n *inode, index int64) {
 	if _, there := n.src.blocks[index]; there {
 		delete(n.src.blocks, index)

@@ -56,6 +56,9 @@ type changeFinder struct {
 	paths  map[string][]feed.Range // that a feed told of
 	silent bool                    // what stays where it was has not changed, or a feed would have told
 	kept   int                     // chunks of which blocks are remembered
+
+	held      bool // the tree is what the destination holds of an earlier session, and was not looked at yet
+	strangers []stranger
 }
 
 func newChangeFinder(root int) *changeFinder {
@@ -69,7 +72,9 @@ func (f *changeFinder) look(ctx context.Context, set feed.Set) error {
 	f.listed, f.visits, f.count = f.listed[:0], nil, plan{}
 	f.paths, f.silent = set.Paths, false
 	if set.All {
-		return scan(ctx, f.root, wantLive, (&fullLook{f: f}).visit)
+		err := scan(ctx, f.root, wantLive, (&fullLook{f: f}).visit)
+		f.adoptMoved()
+		return err
 	}
 	return f.lookAt(ctx, set.Paths)
 }
@@ -141,9 +146,15 @@ func (f *changeFinder) see(dir *inode, it *item) *inode {
 		n = nil
 	}
 	if n == nil {
+		n = f.adopt(dir, it)
+	}
+	if n == nil {
 		n = &inode{kind: it.kind, src: &sourceState{partial: true}}
 		if n.kind == kindDir {
 			n.dir = &listing{}
+		}
+		if f.held && n.kind == kindFile {
+			f.strangers = append(f.strangers, stranger{n, contentKey{it.size, it.sec, it.nsec}})
 		}
 	}
 	if n.kind == kindDir && n.src.seen == f.round {

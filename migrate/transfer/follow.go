@@ -2,10 +2,6 @@ package transfer
 
 import (
 	"context"
-	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -16,10 +12,10 @@ import (
 var _ mobyfs.LivePeer = (*Client)(nil)
 
 // Follow opens a live session. See mobyfs.LivePeer. The session ends with Close, when ctx does, or when that of a round does.
-// Of what an earlier session of the same migration left nothing is used: it is removed first.
+// Where an earlier session of the same migration ended, it goes on: resume.go.
 func (c *Client) Follow(ctx context.Context, from mobyfs.From, into string, o mobyfs.FollowOptions) (mobyfs.Follower, error) {
-	f := &follower{o: o, p: &pull{c: c, from: from}}
-	if err := f.start(ctx, into); err != nil {
+	f := &follower{ctx: ctx, o: o, p: &pull{c: c, from: from}}
+	if err := f.start(into); err != nil {
 		return nil, f.failed(ctx, err)
 	}
 	return f, nil
@@ -27,10 +23,13 @@ func (c *Client) Follow(ctx context.Context, from mobyfs.From, into string, o mo
 
 // follower is the destination's end of a live session.
 type follower struct {
+	ctx     context.Context // of the session
 	o       mobyfs.FollowOptions
 	p       *pull
 	m       *mirror
 	root    int
+	held    bool      // an earlier session left something, and the source was not told of it yet
+	first   *incoming // a frame that was read too early
 	hangUp  func()
 	stop    func() // signs of life
 	plan    plan
@@ -50,11 +49,9 @@ func (f *follower) failed(ctx context.Context, err error) error {
 	return mobyfs.Errorf(mobyfs.CodeOf(err), "follow %s: %w", f.p.from.Node, err)
 }
 
-func (f *follower) start(ctx context.Context, into string) (err error) {
-	if err = takeUp(into, f.o.Journal, f.p.from.Migration); err != nil {
-		return err
-	}
-	if f.root, err = openEmpty(into); err != nil {
+func (f *follower) start(into string) (err error) {
+	ctx := f.ctx
+	if f.root, f.held, err = openStaged(into, f.o, f.p.from.Migration); err != nil {
 		return err
 	}
 	if f.hangUp, err = f.p.dial(ctx); err != nil {
@@ -96,7 +93,13 @@ func (f *follower) greet(ctx context.Context) error {
 	if f.plan, err = decodePlan(in.buf.b); err != nil {
 		return err
 	}
-	return checkSpace(f.root, f.plan)
+	var there plan
+	if f.held {
+		if there, err = survey(ctx, f.root, func() error { return nil }); err != nil {
+			return err
+		}
+	}
+	return checkSpace(f.root, f.plan, there)
 }
 
 // Luggage implements mobyfs.Follower.
@@ -166,11 +169,7 @@ func (f *follower) round(ctx context.Context, last bool) (mobyfs.Round, mobyfs.R
 // take asks for a round and takes it in.
 func (f *follower) take(ctx context.Context, last bool) (mobyfs.Round, mobyfs.Receipt, error) {
 	begin, files, bytes := time.Now(), f.m.files.Load(), f.m.bytes.Load()
-	ask := []byte{0}
-	if last {
-		ask[0] = 1
-	}
-	if err := f.p.say(ctx, frameRound, ask); err != nil {
+	if err := f.ask(ctx, last); err != nil {
 		return mobyfs.Round{}, mobyfs.Receipt{}, err
 	}
 	end, err := f.stream(ctx)
@@ -205,10 +204,34 @@ func (f *follower) take(ctx context.Context, last bool) (mobyfs.Round, mobyfs.Re
 	return r, receipt, nil
 }
 
+// ask asks for a round.
+func (f *follower) ask(ctx context.Context, last bool) error {
+	what := byte(roundNext)
+	if last {
+		what = roundLast
+	}
+	if f.held {
+		f.held = false
+		if asked, err := f.goOn(ctx); err != nil || asked {
+			return err
+		}
+	}
+	return f.p.say(ctx, frameRound, []byte{what})
+}
+
+// nextFrame is the next frame of a round.
+func (f *follower) nextFrame() (incoming, error) {
+	if in := f.first; in != nil {
+		f.first = nil
+		return *in, nil
+	}
+	return f.p.next(f.m.ctx)
+}
+
 // stream passes the frames of a round on until its end.
 func (f *follower) stream(ctx context.Context) (roundEnd, error) {
 	for {
-		in, err := f.p.next(f.m.ctx)
+		in, err := f.nextFrame()
 		if err != nil {
 			return roundEnd{}, err
 		}
@@ -242,8 +265,9 @@ func (f *follower) learn(r *mobyfs.Round, end roundEnd, begin, came time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p := &f.predict
-	if spent := came.Sub(begin) - end.looked - end.paused; spent > 0 && (r.Bytes >= minRateBytes || p.rate == 0) {
+	if spent := came.Sub(begin) - end.looked - end.paused; spent > 0 && (r.Bytes >= minRateBytes || p.rate == 0 || p.compared) {
 		p.rate = max(1, int64(float64(r.Bytes)/spent.Seconds()))
+		p.compared = r.Number == 0 && f.m.kept.Load() > 0
 	}
 	if end.since > 0 && r.Number > 0 {
 		p.dirty = int64(float64(r.Bytes) / end.since.Seconds())
@@ -263,28 +287,7 @@ func (f *follower) report() {
 	now := f.now
 	now.PredictedPause = f.predict.pause(time.Now())
 	f.mu.Unlock()
-	now.Files, now.Bytes, now.TotalBytes = f.m.files.Load(), f.m.bytes.Load(), f.plan.bytes
+	now.Files, now.Bytes = f.m.files.Load(), f.m.bytes.Load()
+	now.TotalBytes = max(now.Bytes, f.plan.bytes-f.m.kept.Load())
 	f.o.Progress(now)
-}
-
-// takeUp removes what an earlier session left in the directory, if the journal says that it was of this migration, and notes that
-// this one begins. Killed in between, it is begun anew.
-func takeUp(into, journal string, m mobyfs.MigrationID) error {
-	if journal == "" {
-		return nil
-	}
-	noted, err := os.ReadFile(journal)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault("read what was noted of the migration", err)
-	}
-	if string(noted) != string(m) {
-		return fault("note the migration", os.WriteFile(journal, []byte(m), 0o600))
-	}
-	entries, err := os.ReadDir(into)
-	for _, e := range entries {
-		if err == nil {
-			err = os.RemoveAll(filepath.Join(into, e.Name()))
-		}
-	}
-	return fault("empty "+into, err)
 }

@@ -34,7 +34,7 @@ const frameHead = 5
 // limitOf is the greatest payload of a type.
 func limitOf(t frameType) int {
 	switch t {
-	case frameBatch, frameChunk, frameSteps, framePiece:
+	case frameBatch, frameChunk, frameSteps, framePiece, frameHeld:
 		return maxFrame
 	case frameOffered:
 		return maxLuggage

@@ -21,7 +21,7 @@ func (p *pullee) lead(ctx context.Context, root int, o *Offered) (receipt mobyfs
 	if err != nil {
 		return receipt, err
 	}
-	asked := make(chan bool)
+	asked := make(chan asking)
 	done := make(chan struct{})
 	ending, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -66,7 +66,7 @@ func (p *pullee) lead(ctx context.Context, root int, o *Offered) (receipt mobyfs
 }
 
 // rounds answers what the client asks until the last round has arrived there.
-func (p *pullee) rounds(ctx context.Context, l *leader, o *Offered, asked <-chan bool, done <-chan struct{}) (receipt mobyfs.Receipt, err error) {
+func (p *pullee) rounds(ctx context.Context, l *leader, o *Offered, asked <-chan asking, done <-chan struct{}) (receipt mobyfs.Receipt, err error) {
 	frozen := false
 	defer func() {
 		if frozen && err != nil && o.Unfreeze != nil {
@@ -74,14 +74,12 @@ func (p *pullee) rounds(ctx context.Context, l *leader, o *Offered, asked <-chan
 		}
 	}()
 	for n := range maxRounds {
-		var last bool
-		select {
-		case last = <-asked:
-		case <-ctx.Done():
-			return receipt, context.Cause(ctx)
+		last, err := p.await(ctx, l, asked)
+		if err == nil && last && n == 0 {
+			err = corrupt("the first round can't be the last")
 		}
-		if last && n == 0 {
-			return receipt, corrupt("the first round can't be the last")
+		if err != nil {
+			return receipt, err
 		}
 		end := roundEnd{last: last}
 		if last {
@@ -113,6 +111,41 @@ func (p *pullee) rounds(ctx context.Context, l *leader, o *Offered, asked <-chan
 	return receipt, mobyfs.Errorf(mobyfs.CodeInvalid, "the session has had %d rounds", maxRounds)
 }
 
+// asking is what the client asks for.
+type asking struct {
+	what byte
+	held *held // what the client holds; nil if it was not asked, or has told
+}
+
+// await waits until the client asks for a round. If something is there of an earlier session, it is told of that first.
+func (p *pullee) await(ctx context.Context, l *leader, asked <-chan asking) (last bool, err error) {
+	for {
+		select {
+		case a := <-asked:
+			switch {
+			case a.what == roundGoesOn:
+				if err := p.w.send(frameTell, nil); err != nil {
+					return false, broken(ctx, "write", err)
+				}
+				continue
+			case a.held != nil && a.held.top != nil:
+				return a.what == roundLast, l.goOn(a.held)
+			}
+			return a.what == roundLast, nil
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+// goOn begins with what the destination holds instead of nothing.
+func (l *leader) goOn(h *held) (err error) {
+	if l.find, err = h.finder(l.root); err != nil {
+		return err
+	}
+	return l.look()
+}
+
 // answer sends a round and its end.
 func (l *leader) answer(end *roundEnd) error {
 	if !l.fresh {
@@ -134,9 +167,10 @@ func (l *leader) answer(end *roundEnd) error {
 }
 
 // hear passes on what the client says until the session ends.
-func (p *pullee) hear(ctx context.Context, asked chan<- bool, done chan<- struct{}) error {
+func (p *pullee) hear(ctx context.Context, asked chan<- asking, done chan<- struct{}) error {
 	buf := &buffer{}
-	last := false
+	last, first := false, true
+	var h *held
 	for {
 		t, err := readFrame(p.conn, buf)
 		switch {
@@ -147,11 +181,22 @@ func (p *pullee) hear(ctx context.Context, asked chan<- bool, done chan<- struct
 		case err != nil:
 			return mobyfs.Errorf(mobyfs.CodeUnavailable, "hear from %s: %w", p.peer.Name, err)
 		case t == frameRound && len(buf.b) == 1 && !last:
-			last = buf.b[0] == 1
+			a := asking{what: buf.b[0], held: h}
+			if h = nil; a.what == roundGoesOn {
+				if !first {
+					return corrupt("%s goes on in the middle", p.peer.Name)
+				}
+				h = &held{}
+			}
+			last, first = a.what == roundLast, false
 			select {
-			case asked <- last:
+			case asked <- a:
 			case <-ctx.Done():
 				return nil
+			}
+		case t == frameHeld && h != nil:
+			if err := h.take(buf.b); err != nil {
+				return err
 			}
 		case t == frameDone && last:
 			close(done)

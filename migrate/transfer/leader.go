@@ -417,7 +417,7 @@ func (l *leader) tell(r *reading) error {
 	n.body = body
 	l.remember(r, r.unstable)
 	switch {
-	case n.kind == kindFile && (made || old != body || n.sum != r.sum || n.chunks != nil):
+	case n.kind == kindFile && (made || old != body || n.sum != r.sum):
 		n.sum, n.chunks = r.sum, nil
 		l.tree.bytes += int64(len(r.content))
 		l.tree.files++

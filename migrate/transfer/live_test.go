@@ -396,7 +396,7 @@ func TestChangeRightAfterAReadIsSeen(t *testing.T) {
 	sameTrees(t, src, into, r)
 }
 
-func TestFollowBeginsAnewWhereAnEarlierSessionOfTheMigrationEnded(t *testing.T) {
+func TestFollowGoesOnWhereAnEarlierSessionOfTheMigrationEnded(t *testing.T) {
 	src := smallTree(t)
 	l := newLiveFleet(t, src, nil)
 	o := mobyfs.FollowOptions{Journal: filepath.Join(t.TempDir(), "journal")}

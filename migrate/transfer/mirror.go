@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs/internal/dirfd"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
 // mirror is the destination's tree of a live session. Its caller takes the steps apart and changes names; helpers write and read
@@ -39,6 +40,9 @@ type mirror struct {
 	wg, busy sync.WaitGroup
 	files    atomic.Int64
 	bytes    atomic.Int64
+	kept     atomic.Int64 // bytes of content that were here already
+	unsynced atomic.Int64 // bytes of content since the last sync began
+	syncing  sync.Mutex   // one at a time
 }
 
 // touched is an inode that a round changed.
@@ -324,6 +328,7 @@ func (m *mirror) toLimbo(n *inode, dir int, name string) error {
 	}
 	n.at, n.links = spot{m.limbo, now}, 0
 	m.lost++
+	failpoint.Reach("transfer.unnamed")
 	return nil
 }
 
@@ -569,7 +574,7 @@ func (m *mirror) small(s *liveStep, buf *buffer) error {
 			err = touch(h.fd, name, &meta)
 		}
 		m.files.Add(1)
-		m.bytes.Add(int64(len(content)))
+		m.wrote(int64(len(content)))
 		return fault("write "+name, err)
 	})
 }
@@ -637,7 +642,7 @@ func (m *mirror) piece(buf *buffer) error {
 			}
 		}
 		_ = unix.SyncFileRange(f.fd, base, chunkSize, unix.SYNC_FILE_RANGE_WRITE) // so that little is left for the sync; a hint
-		m.bytes.Add(int64(len(p.data)))
+		m.wrote(int64(len(p.data)))
 		return m.unrefFile(f)
 	})
 }
@@ -708,6 +713,7 @@ func (m *mirror) complete() error {
 	if m.lost > 0 {
 		return corrupt("%d inodes have no name at the end of the round", m.lost)
 	}
+	failpoint.Reach("transfer.round.named")
 	if err := m.dropLimbo(); err != nil {
 		return err
 	}
@@ -731,6 +737,7 @@ func (m *mirror) complete() error {
 	}
 	m.named = false
 	m.round++
+	failpoint.Reach("transfer.round.complete")
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/dirfd"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
 // prove reads back what the round changed and compares it with what was sent. If all was written out before, it is read from the
@@ -117,6 +118,7 @@ func (m *mirror) settle() error {
 	if err := writeOut(m.root); err != nil {
 		return err
 	}
+	failpoint.Reach("transfer.round.synced")
 	return m.prove(true)
 }
 
@@ -154,6 +156,8 @@ type prediction struct {
 	rate   int64         // bytes that come in a second
 	dirty  int64         // bytes that change in a second
 	since  time.Time     // when the source last began to look
+
+	compared bool // the rate is that of comparing what was there: the next that is measured replaces it
 }
 
 // freezeTime is what it takes to freeze containers, until it was measured.

@@ -85,7 +85,7 @@ func (p *pull) talk(ctx context.Context, root int) (mobyfs.Receipt, error) {
 	}
 	pl, err := decodePlan(f.buf.b)
 	if err == nil {
-		err = checkSpace(root, pl)
+		err = checkSpace(root, pl, plan{})
 	}
 	if err == nil {
 		err = p.say(ctx, frameGo, nil)
@@ -170,21 +170,21 @@ func every(d time.Duration, do func()) (stop func()) {
 	return func() { close(end); wg.Wait() }
 }
 
-// checkSpace compares what will come with what is free on the file system of an open directory.
-func checkSpace(root int, pl plan) error {
+// checkSpace compares what will come with what is free on the file system of an open directory, and what is taken by what is there of it.
+func checkSpace(root int, pl, there plan) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(root, &st); err != nil {
 		return fault("ask for the free space", err)
 	}
-	free := int64(st.Bavail) * st.Bsize
+	free := int64(st.Bavail)*st.Bsize + there.space
 	if pl.space > free {
 		return mobyfs.Errorf(mobyfs.CodeNoSpace, "the volume takes %s on disk, here %s are free",
 			humanize.IBytes(uint64(pl.space)), humanize.IBytes(uint64(free))).
 			WithHint("make room on this node, or move the volume to another one")
 	}
-	if st.Files > 0 && pl.entries > int64(st.Ffree) {
+	if room := int64(st.Ffree) + there.entries; st.Files > 0 && pl.entries > room {
 		return mobyfs.Errorf(mobyfs.CodeNoSpace, "the volume has %d files and directories, here is room for %d (inodes)",
-			pl.entries, st.Ffree).WithHint("make room on this node, or move the volume to another one")
+			pl.entries, room).WithHint("make room on this node, or move the volume to another one")
 	}
 	return nil
 }
