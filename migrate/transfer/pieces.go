@@ -140,7 +140,9 @@ func (p *pieceReader) chunk(c *chunks, index int64, length int, segs []segment, 
 		old = n.chunks[i].sum
 	}
 	if s == old && (!p.fresh || s != (sum{})) {
-		p.l.find.learnBlocks(n, index, buf.b)
+		if s != (sum{}) {
+			p.l.find.learnBlocks(n, index, buf.b)
+		}
 		p.l.pool.release(buf)
 		return nil
 	}

@@ -110,7 +110,12 @@ func (f *follower) goOn(ctx context.Context) (asked bool, err error) {
 func (f *follower) beginAnew(ctx context.Context) error {
 	f.m.close()
 	f.m = newMirror(f.ctx, f.root, &f.p.pool)
-	entries, err := dirfd.List(f.root, make([]byte, 64<<10))
+	again, err := dirfd.Open(f.root, ".") // the list of root itself was read to its end
+	if err != nil {
+		return fault("open what an earlier session left", err)
+	}
+	defer dirfd.Close(again)
+	entries, err := dirfd.List(again, make([]byte, 64<<10))
 	for _, e := range entries {
 		if err == nil {
 			err = ctxErr(ctx)

@@ -1,8 +1,11 @@
 package transfer
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/dirfd"
+	"github.com/mobyfs/mobyfs/internal/pki"
+	"github.com/mobyfs/mobyfs/migrate/bundle"
 )
 
 // journaled are options with a journal of the test's.
@@ -311,4 +317,73 @@ func TestHostileHoldingsAreRefused(t *testing.T) {
 			t.Errorf("%s: got %v, want CodeCorrupt", what, err)
 		}
 	}
+}
+
+// serveWithoutGoingOn answers one live session as a node does that knows no way to go on, up to the last round.
+func serveWithoutGoingOn(t *testing.T, l net.Listener, cfg *tls.Config, src string) error {
+	c, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	conn, err := (&bundle.Acceptor{TLS: cfg, Admit: admit, Idle: soon}).Accept(t.Context(), c)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	w := &frameWriter{w: conn, flush: conn.Flush}
+	root, err := dirfd.OpenRoot(src)
+	if err != nil {
+		return err
+	}
+	defer dirfd.Close(root)
+	s, stop := startSender(t.Context(), root, w)
+	lead := &leader{sender: s, find: newChangeFinder(root)}
+	defer func() { _ = stop() }()
+	buf := &buffer{}
+	for {
+		typ, err := readFrame(conn, buf)
+		switch {
+		case err != nil:
+			return err
+		case typ == frameDone:
+			return nil
+		case typ == frameAlive:
+		case typ == frameFollow:
+			if err = lead.look(); err == nil {
+				err = errors.Join(w.send(frameOffered, nil), w.send(framePlan, lead.find.count.encode()))
+			}
+		case typ == frameRound:
+			end := roundEnd{last: buf.b[0] == 1} // whatever else it may mean
+			lead.frozen = end.last
+			err = lead.answer(&end)
+		default:
+			err = fmt.Errorf("a frame of type %d", typ)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func TestFollowingANodeThatCanNotGoOnBeginsAnew(t *testing.T) {
+	src := smallTree(t)
+	f := newFleet(t, src)
+	cfg, err := f.member(t, pki.RoleNode, "h1").ServerTLS()
+	must(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	f.addr, f.client.Connections = l.Addr().String(), 1
+	served := make(chan error, 1)
+	go func() { served <- serveWithoutGoingOn(t, l, cfg, src) }()
+	into := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(into, "z", "left"), 0o700))
+	must(t, os.WriteFile(filepath.Join(into, "left"), []byte("x"), 0o600))
+	session, err := f.client.Follow(t.Context(), f.from(), into, mobyfs.FollowOptions{TakeUp: true})
+	must(t, err)
+	receipt, err := session.Freeze(t.Context())
+	must(t, err)
+	must(t, session.Close())
+	must(t, <-served)
+	sameTrees(t, src, into, receipt)
 }
