@@ -54,6 +54,7 @@ fuzz 20 ./migrate/bundle FuzzOpening 'any opening of a connection of a pull'
 fuzz 60 ./migrate/transfer FuzzStream 'any stream of a pull, frame by frame'
 fuzz 60 ./migrate/transfer FuzzMirror 'any steps and pieces of a live session, into a tree'
 fuzz 30 ./migrate/feed FuzzEvents 'any events of a file system'
+fuzz 30 ./migrate/feed FuzzRootRefs 'what a search for subvolumes found'
 fuzz 20 ./migrate/feed FuzzExtents 'any map of where a file lies, compared with itself'
 fuzz 30 ./provision/step FuzzFacts 'anything that a host prints of itself'
 

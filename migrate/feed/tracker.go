@@ -55,7 +55,7 @@ func openTracker(path string) (_ *tracker, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch a file system (fanotify): %w", err)
 	}
-	if err = unix.FanotifyMark(fan, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, mask, unix.AT_FDCWD, path); err != nil {
+	if err = watch(fan, path); err != nil {
 		_ = unix.Close(fan)
 		return nil, fmt.Errorf("watch the file system of %s (fanotify): %w", path, err)
 	}

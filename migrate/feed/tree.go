@@ -171,6 +171,9 @@ func (t *tree) Changes(ctx context.Context) (Set, error) {
 	if err := unix.Stat(t.dir, &at); err != nil || at.Dev != t.at.Dev || at.Ino != t.at.Ino {
 		return all("the tree is not where it was when its feed was armed"), nil
 	}
+	if why := t.nested(); why != "" {
+		return all(why), nil
+	}
 	held, err := t.held() // before the events: what is closed meanwhile has one
 	if err != nil {
 		return all("find out who holds files open: " + err.Error()), nil
