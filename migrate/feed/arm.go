@@ -22,14 +22,16 @@ func New(log *slog.Logger) *Feeds {
 
 // Options say what a feed may use.
 type Options struct {
-	// Scratch is a directory on the tree's file system, outside of the tree. Clones of big files lie there while a feed is
-	// armed, without names. "" keeps them in the tree, where no name shows them either but quotas count them.
+	// Scratch is a directory on the tree's file system, outside of the tree. Where the kernel takes no program that notes
+	// written blocks, clones of big files lie there while a feed is armed, without names. "" keeps them in the tree, where no
+	// name shows them either but quotas count them.
 	Scratch string
 	// PIDs lists the processes that may have files of the tree open: writes through mappings and those of asynchronous I/O
 	// are told by nobody. nil stands for all processes of the host.
 	PIDs func() ([]int, error)
 
 	eventsOnly bool // tests of what is left where nothing finds ranges
+	clonesOnly bool // tests of what is left where no program can be loaded into the kernel
 }
 
 // bigFile is the size from which a file's changes are told as ranges, where that is possible.
@@ -56,7 +58,8 @@ func (rescan) Name() string { return "rescan" }
 func (r rescan) Changes(ctx context.Context) (Set, error) {
 	return Set{All: true, Why: r.why}, context.Cause(ctx)
 }
-func (rescan) Close() error { return nil }
+func (r rescan) Last(ctx context.Context) (Set, error) { return r.Changes(ctx) }
+func (rescan) Close() error                            { return nil }
 
 // all is a Set that vouches for nothing.
 func all(why string) Set { return Set{All: true, Why: cmp.Or(why, "unknown")} }

@@ -18,6 +18,7 @@ import (
 // the device are written. What lies where it lay, in chunks that were not written since, has not changed.
 type blocks struct {
 	geometry
+	kind    string // of file system
 	program *ebpf.Program
 	marks   *ebpf.Map
 	link    link.Link
@@ -38,8 +39,8 @@ type placed struct {
 	shifted    uint64 // how often content had been moved then
 }
 
-// newBlocks begins to note writes to the device of a file system.
-func newBlocks(dev uint64) (_ *blocks, err error) {
+// newBlocks begins to note writes to the device of a file system of a kind.
+func newBlocks(dev uint64, kind string) (_ *blocks, err error) {
 	major, minor := unix.Major(dev), unix.Minor(dev)
 	if err := plain(major, minor); err != nil {
 		return nil, err
@@ -52,13 +53,13 @@ func newBlocks(dev uint64) (_ *blocks, err error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &blocks{geometry: newGeometry(major, minor, start, size), files: map[string]*placed{}}
+	b := &blocks{kind: kind, geometry: newGeometry(major, minor, start, size), files: map[string]*placed{}}
 	defer func() {
 		if err != nil {
 			b.close()
 		}
 	}()
-	if b.shifts, err = watchShifts("ext4"); err != nil {
+	if b.shifts, err = watchShifts(kind); err != nil {
 		return nil, err
 	}
 	b.seen = make([]uint16, b.chunks)
@@ -85,13 +86,11 @@ func newBlocks(dev uint64) (_ *blocks, err error) {
 
 func (b *blocks) name() string { return "fanotify+ebpf" }
 
-func (b *blocks) look(handle string, file int) error {
-	flags, err := unix.IoctlGetUint32(file, unix.FS_IOC_GETFLAGS)
-	if err != nil || flags&journalled != 0 {
-		delete(b.files, handle)
-		return nil
+func (b *blocks) look(handle string, file int, _ bool) error {
+	list, err := []extent(nil), errElsewhere
+	if b.inPlace(file) {
+		list, err = fiemap(file)
 	}
-	list, err := fiemap(file)
 	if err != nil {
 		delete(b.files, handle)
 		return nil
@@ -105,8 +104,30 @@ func (b *blocks) look(handle string, file int) error {
 	return nil
 }
 
-// journalled is FS_JOURNAL_DATA_FL: what is written to the file goes to the journal first, and to its place at some later time.
-const journalled = 0x4000
+var errElsewhere = errors.New("its content is not written to its place on the device, or not at once")
+
+// inPlace reports whether the content of a file is written to its place on the device, and by way of it.
+func (b *blocks) inPlace(file int) bool {
+	var st unix.Statx_t
+	if err := unix.Statx(file, "", unix.AT_EMPTY_PATH, 0, &st); err != nil || st.Attributes&unix.STATX_ATTR_DAX != 0 {
+		return false
+	}
+	if b.kind == "xfs" {
+		var flags struct { // fsxattr
+			xflags uint32
+			_      [24]byte
+		}
+		return ioctl(file, ioctlGetXattr, unsafe.Pointer(&flags)) == nil && flags.xflags&realtime == 0
+	}
+	flags, err := unix.IoctlGetUint32(file, unix.FS_IOC_GETFLAGS)
+	return err == nil && flags&journalled == 0
+}
+
+const (
+	journalled    = 0x4000     // FS_JOURNAL_DATA_FL: content goes to the journal first
+	ioctlGetXattr = 0x801c581f // FS_IOC_FSGETXATTR
+	realtime      = 1          // FS_XFLAG_REALTIME: content lies on another device, or in a part of this one that is counted apart
+)
 
 // looked takes the marks. They are of the device, so each chunk's time is kept: a file may be asked for later.
 func (b *blocks) looked() error {

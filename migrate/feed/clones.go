@@ -88,13 +88,21 @@ func (c *clones) clone(of int) (*clone, error) {
 
 func (c *clones) name() string { return "fiemap" }
 
-func (c *clones) look(handle string, file int) error {
+// look makes no clone the last time: that takes the longer the more pieces a file lies in, and the one before still keeps its blocks.
+func (c *clones) look(handle string, file int, last bool) error {
 	old := c.files[handle]
 	if old == nil && len(c.files) >= maxClones {
 		return nil
 	}
-	_ = unix.Fdatasync(file) // so that writers need not wait for it while the file is cloned
-	made, err := c.clone(file)
+	var made *clone
+	var err error
+	if last {
+		made = &clone{fd: -1}
+		made.list, err = fiemap(file)
+	} else {
+		_ = unix.Fdatasync(file) // so that writers need not wait for it while the file is cloned
+		made, err = c.clone(file)
+	}
 	if err != nil { // no room, say: then nobody knows of this file
 		c.forget(handle)
 		return nil

@@ -3,13 +3,15 @@ package feed
 
 import "context"
 
-// Feed tells what changed in one tree. Changes and Close are called one after the other.
+// Feed tells what changed in one tree. Changes, Last and Close are called one after the other.
 type Feed interface {
 	// Name is the kind of feed, for people.
 	Name() string
 	// Changes tells what changed since the last call, or since the feed was armed. It may tell of more than that, never of
 	// less: what it can't vouch for is Set.All. It writes out first what the kernel holds back, where it needs that.
 	Changes(ctx context.Context) (Set, error)
+	// Last is Changes of a tree that nobody writes to any more: nothing is asked after it, so it need not prepare for that.
+	Last(ctx context.Context) (Set, error)
 	// Close ends it and removes what it keeps.
 	Close() error
 }

@@ -17,16 +17,17 @@ type resolution struct {
 	known map[string]bool     // handles that have been found under a path
 	moved map[string]bool     // paths at which other directories lie than before
 	links map[uint64]bool     // inodes that have more names than one, or none that is known
+	last  bool                // as of narrower.look
 }
 
-func (t *tree) resolve(ctx context.Context, s seen, held map[string]bool) (Set, error) {
+func (t *tree) resolve(ctx context.Context, s seen, held map[string]bool, last bool) (Set, error) {
 	at, err := pathOf(t.root)
 	if err != nil {
 		return Set{}, fmt.Errorf("find the tree: %w", err)
 	}
 	r := &resolution{
 		tree: t, ctx: ctx, at: at, paths: map[string][]Range{}, big: map[string][]string{}, known: map[string]bool{},
-		moved: map[string]bool{}, links: map[uint64]bool{},
+		moved: map[string]bool{}, links: map[uint64]bool{}, last: last,
 	}
 	for handle, names := range s.dirs {
 		if err := r.directory(handle, names); err != nil {
@@ -197,7 +198,7 @@ func (r *resolution) link(path string) {
 // ranges finds out what changed in big files.
 func (r *resolution) ranges() error {
 	for handle := range r.big {
-		if err := r.look(handle); err != nil {
+		if err := r.look(handle, r.last); err != nil {
 			return err
 		}
 	}

@@ -32,8 +32,9 @@ type tree struct {
 // narrower knows which ranges of a file changed. Files are known by their handles.
 type narrower interface {
 	name() string
-	// look takes up what a file is now, writing out first what the kernel holds back of it.
-	look(handle string, file int) error
+	// look takes up what a file is now, writing out first what the kernel holds back of it. last says that it is not asked for
+	// again after this time.
+	look(handle string, file int, last bool) error
 	// looked is called once all files have been looked at.
 	looked() error
 	// changed are the ranges that may differ from what a file was when it was looked at before; !ok: it never was, or
@@ -46,7 +47,7 @@ type narrower interface {
 type whole struct{}
 
 func (whole) name() string                   { return "fanotify" }
-func (whole) look(string, int) error         { return nil }
+func (whole) look(string, int, bool) error   { return nil }
 func (whole) looked() error                  { return nil }
 func (whole) changed(string) ([]Range, bool) { return nil, false }
 func (whole) close()                         {}
@@ -106,21 +107,24 @@ func (t *tree) narrower(o Options) (narrower, string) {
 	if o.eventsOnly {
 		return whole{}, events
 	}
-	switch t.kind {
-	case "xfs":
-		c, err := newClones(t.root, cmp.Or(o.Scratch, selfPath(t.root)), t.kind)
-		if err != nil {
-			return whole{}, events + "; not where clones lie: " + err.Error()
-		}
-		return c, events + ", and where clones of big files lie"
-	case "ext4":
-		b, err := newBlocks(t.at.Dev)
-		if err != nil {
-			return whole{}, events + "; not which blocks are written: " + err.Error()
-		}
-		return b, events + ", and which of the device's blocks are written"
+	if t.kind != "ext4" && t.kind != "xfs" {
+		return whole{}, events
 	}
-	return whole{}, events
+	if !o.clonesOnly {
+		b, err := newBlocks(t.at.Dev, t.kind)
+		if err == nil {
+			return b, events + ", and which of the device's blocks are written"
+		}
+		events += "; not which blocks are written: " + err.Error()
+	}
+	if t.kind != "xfs" {
+		return whole{}, events
+	}
+	c, err := newClones(t.root, cmp.Or(o.Scratch, selfPath(t.root)), t.kind)
+	if err != nil {
+		return whole{}, events + "; not where clones lie: " + err.Error()
+	}
+	return c, events + "; but where clones of big files lie"
 }
 
 // baseline looks at all big files, so that already their first change is told as ranges.
@@ -138,7 +142,7 @@ func (t *tree) baseline() error {
 			return unless(gone(err), err)
 		}
 		handles[handle] = true
-		return t.look(handle)
+		return t.look(handle, false)
 	})
 	for range 2 { // what was written out just now is of the first time, and thus of before
 		if err == nil {
@@ -152,18 +156,22 @@ func (t *tree) baseline() error {
 }
 
 // look has the narrower look at a file that may be gone.
-func (t *tree) look(handle string) error {
+func (t *tree) look(handle string, last bool) error {
 	fd, err := openHandle(t.root, handle, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_NOATIME)
 	if err != nil {
 		return unless(gone(err), err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	return t.narrow.look(handle, fd)
+	return t.narrow.look(handle, fd, last)
 }
 
 func (t *tree) Name() string { return t.narrow.name() }
 
-func (t *tree) Changes(ctx context.Context) (Set, error) {
+func (t *tree) Changes(ctx context.Context) (Set, error) { return t.changes(ctx, false) }
+
+func (t *tree) Last(ctx context.Context) (Set, error) { return t.changes(ctx, true) }
+
+func (t *tree) changes(ctx context.Context, last bool) (Set, error) {
 	if err := context.Cause(ctx); err != nil {
 		return Set{}, err
 	}
@@ -182,7 +190,7 @@ func (t *tree) Changes(ctx context.Context) (Set, error) {
 	if seen.why != "" {
 		return all(seen.why), nil
 	}
-	set, err := t.resolve(ctx, seen, held)
+	set, err := t.resolve(ctx, seen, held, last)
 	switch {
 	case ctx.Err() != nil:
 		return Set{}, context.Cause(ctx)

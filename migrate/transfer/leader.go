@@ -37,8 +37,12 @@ func (l *leader) look() error {
 	l.synced = l.began
 	switch {
 	case l.feed != nil && l.find.round > 0:
+		ask := l.feed.Changes
+		if l.frozen {
+			ask = l.feed.Last
+		}
 		var err error
-		if set, err = l.feed.Changes(l.ctx); err != nil {
+		if set, err = ask(l.ctx); err != nil {
 			return fault("ask what changed", err)
 		}
 		l.used = l.feed.Name()
