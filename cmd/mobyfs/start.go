@@ -24,6 +24,7 @@ import (
 	"github.com/mobyfs/mobyfs/backend/loop"
 	"github.com/mobyfs/mobyfs/backend/shared"
 	"github.com/mobyfs/mobyfs/driver"
+	"github.com/mobyfs/mobyfs/internal/mountns"
 	"github.com/mobyfs/mobyfs/internal/tracing"
 	"github.com/mobyfs/mobyfs/migrate/feed"
 	"github.com/mobyfs/mobyfs/migrate/transfer"
@@ -143,7 +144,7 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, tracer trace.
 		Peer:     transfer.NewClient(s.files()),
 		Files:    s.files(),
 		Feed: func(dir string) feed.Feed {
-			f, _ := feeds.Arm(dir, feed.Options{})
+			f, _ := feeds.Arm(dir, feed.Options{PIDs: func() ([]int, error) { return mountns.Suspects(dir) }})
 			return f
 		},
 		Linger:  s.linger,

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,6 +43,44 @@ func Members(dir string) ([]User, error) {
 		}
 	}
 	return members, nil
+}
+
+// Suspects lists the processes that may have something in dir open or mapped: all of the host, whatever they have mounted, for a file
+// that is open can be handed over. Left out are those that don't let us look at them and live where no mount leads to dir; an init
+// that does not let us look is passed over, as in Users.
+func Suspects(dir string) (pids []int, err error) {
+	place, err := Locate(dir)
+	if err != nil {
+		return nil, err
+	}
+	err = eachProcess(func(pid int) error { // whoever asks may find out that it can't look at one
+		_, err := os.Readlink(proc(pid, "ns/mnt"))
+		if errors.Is(err, fs.ErrPermission) && pid != 1 {
+			var reaches bool
+			if reaches, err = place.reachedBy(pid); !reaches {
+				return err
+			}
+		}
+		if err == nil {
+			pids = append(pids, pid)
+		}
+		return err
+	})
+	return pids, err
+}
+
+// reachedBy reports whether a mount in a process's namespace leads to the place or to a part of it.
+func (p Place) reachedBy(pid int) (bool, error) {
+	f, err := os.Open(proc(pid, "mountinfo"))
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	mounts, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
+		same := m.Major == p.Major && m.Minor == p.Minor && (within(m.Root, p.Path) || within(p.Path, m.Root))
+		return !same, same
+	})
+	return len(mounts) > 0, err
 }
 
 // InGroup reports whether a process is in a control group, of whichever version, in whose path name stands; as the ID of a

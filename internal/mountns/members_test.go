@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -117,3 +118,35 @@ func size(path string) int64 {
 }
 
 func pidText(pid int) string { return strconv.Itoa(pid) }
+
+// TestSuspectsAreAllWhoCanBeLookedAt tells a process that no mount leads to the directory from one that could reach it unseen.
+func TestSuspectsAreAllWhoCanBeLookedAt(t *testing.T) {
+	root, _ := volume(t)
+	dir := filepath.Join(root, "mnt")
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	far, _ := live(t, `mount --make-rprivate /; umount "$1"`, dir)
+	near, _ := live(t, `mount --make-rprivate /`)
+	pids, err := Suspects(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	place, err := Locate(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid, want := range map[int]bool{far: false, near: true, os.Getpid(): true} {
+		if !slices.Contains(pids, pid) {
+			t.Errorf("process %d can be looked at and is left out", pid)
+		}
+		if reaches, err := place.reachedBy(pid); err != nil || reaches != want {
+			t.Errorf("process %d reaches it: %v, %v, want %v", pid, reaches, err, want)
+		}
+	}
+}

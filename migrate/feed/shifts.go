@@ -1,13 +1,16 @@
 package feed
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +34,29 @@ var shifting = map[string][]string{
 
 const cloning = "xfs_reflink_remap_range"
 
+// exchanging are more of them, that not every kernel has.
+var exchanging = map[string][]string{"xfs": {"xfs_swap_extent_before", "xfs_exchrange_mappings"}}
+
+// known are those of the tracepoints that the running kernel has.
+func known(tracepoints []string) (there []string, err error) {
+	if len(tracepoints) == 0 {
+		return nil, nil
+	}
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil, fmt.Errorf("the kernel's types: %w", err)
+	}
+	for _, at := range tracepoints {
+		switch _, err := spec.AnyTypesByName("btf_trace_" + at); {
+		case err == nil:
+			there = append(there, at)
+		case !errors.Is(err, btf.ErrNotFound):
+			return nil, err
+		}
+	}
+	return there, nil
+}
+
 func watchShifts(kind string) (_ *shifts, err error) {
 	s := &shifts{}
 	defer func() {
@@ -47,7 +73,11 @@ func watchShifts(kind string) (_ *shifts, err error) {
 	if s.memory, err = unix.Mmap(s.marks.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return nil, err
 	}
-	for _, at := range shifting[kind] {
+	more, err := known(exchanging[kind])
+	if err != nil {
+		return nil, err
+	}
+	for _, at := range slices.Concat(shifting[kind], more) {
 		self := 0
 		if at == cloning {
 			self = os.Getpid() // the clones that this process makes are of no interest

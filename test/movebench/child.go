@@ -104,7 +104,7 @@ func live(o order) transfer.Offered {
 	return transfer.Offered{
 		Dir: o.Dir, Release: func() {}, Live: true,
 		Feed: func(dir string) feed.Feed {
-			armed, why := feed.New(slog.New(slog.DiscardHandler)).Arm(dir, feed.Options{PIDs: func() ([]int, error) { return users(dir) }})
+			armed, why := feed.New(slog.New(slog.DiscardHandler)).Arm(dir, feed.Options{PIDs: func() ([]int, error) { return mountns.Suspects(dir) }})
 			fmt.Fprintln(os.Stderr, "feed:", why)
 			return armed
 		},
@@ -123,15 +123,6 @@ func live(o order) transfer.Offered {
 			}
 		},
 	}
-}
-
-// users lists the processes of containers that a directory is mounted for. Of others on the machine nobody uses it here.
-func users(dir string) (pids []int, err error) {
-	members, err := mountns.Members(dir)
-	for _, u := range members {
-		pids = append(pids, u.PID)
-	}
-	return pids, err
 }
 
 func from(o order) mobyfs.From {
