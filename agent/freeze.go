@@ -65,6 +65,7 @@ func (w *worker) freeze(ctx context.Context, s *liveOffer) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	flushed := w.flushAhead(w.path(&r))
 	h, err := w.whom(ctx, r, s)
 	if err != nil {
 		return 0, about(err, "freeze", r.Name)
@@ -75,11 +76,29 @@ func (w *worker) freeze(ctx context.Context, s *liveOffer) (int, error) {
 	if h, err = w.announceFreeze(ctx, h); err != nil {
 		return 0, about(err, "freeze", r.Name)
 	}
+	select {
+	case <-flushed:
+	case <-ctx.Done():
+		return 0, about(ctx.Err(), "freeze", r.Name)
+	}
 	if err := w.stopAll(ctx, h, w.path(&r)); err != nil {
 		return 0, about(err, "freeze", r.Name)
 	}
 	w.log.Info("frozen", "volume", r.Name, "to", h.To, "migration", h.Migration, "containers", len(h.Containers), "took", time.Since(h.Since).Round(time.Millisecond))
 	return h.Freeze, nil
+}
+
+// flushAhead begins to write out what the kernel holds back, so that little of it is left for the pause. Whether it works is told by
+// the sync within the pause.
+func (w *worker) flushAhead(path string) (done <-chan struct{}) {
+	over := make(chan struct{})
+	go func() { // it ends by itself, and nothing depends on it
+		defer close(over)
+		if err := w.agent.Kernel.Sync(path); err != nil {
+			w.log.Debug("write out a volume before it is frozen", "err", err)
+		}
+	}()
+	return over
 }
 
 // recordOf is the record of the volume while a migration is under way, from control if it is not known here yet.

@@ -109,6 +109,9 @@ func live(o order) transfer.Offered {
 			return armed
 		},
 		Freeze: func(ctx context.Context) (int, error) {
+			if err := syncfs(o.Dir); err != nil { // so that little is left for the pause
+				return 0, err
+			}
 			if o.Container != "" {
 				if err := dockerd.Pause(ctx, o.Container); err != nil {
 					return 0, err
