@@ -22,23 +22,11 @@ func covers(t *testing.T, root string, f Feed, w *writer, rounds, steps int) {
 	var changed int64
 	for round := range rounds {
 		if round%3 == 2 {
-			var busy sync.WaitGroup
-			stop := make(chan struct{})
-			busy.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-						w.step()
-					}
+			busily(w, func() {
+				for range 2 {
+					must(t, c.apply(changes(t, f)))
 				}
 			})
-			for range 2 {
-				must(t, c.apply(changes(t, f)))
-			}
-			close(stop)
-			busy.Wait()
 		}
 		for range steps {
 			w.step()
@@ -65,6 +53,25 @@ func covers(t *testing.T, root string, f Feed, w *writer, rounds, steps int) {
 		w.log = nil
 	}
 	t.Logf("%s: %d changes; told %d KiB of content, %d KiB had changed", f.Name(), w.ops, c.read>>10, changed>>10)
+}
+
+// busily lets the writer go on while do runs, and no longer, even if do ends the test.
+func busily(w *writer, do func()) {
+	var busy sync.WaitGroup
+	stop := make(chan struct{})
+	busy.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				w.step()
+			}
+		}
+	})
+	defer busy.Wait()
+	defer close(stop)
+	do()
 }
 
 // manySeeds runs covers on trees beside each other on one file system.

@@ -59,9 +59,9 @@ func (f *changeFinder) keepBlocks(n *inode, index int64, blocks []uint64) {
 }
 
 // learnBlocks remembers those of a chunk that the destination had already.
-func (f *changeFinder) learnBlocks(n *inode, index int64, b []byte) {
-	if f.kept < maxBlocks && n.src.blocks[index] == nil {
-		f.keepBlocks(n, index, sumBlocks(b))
+func (f *changeFinder) learnBlocks(n *inode, index int64, blocks []uint64) {
+	if n.src.blocks[index] == nil {
+		f.keepBlocks(n, index, blocks)
 	}
 }
 

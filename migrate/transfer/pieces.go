@@ -56,7 +56,7 @@ func (p *pieceReader) all() error {
 		if len(before) > 0 && before[0].index == index {
 			before = before[1:]
 		}
-		if err := p.chunk(c, index, length, segs, nil); err != nil {
+		if err := p.chunk(p.load(c, index, length, segs), nil); err != nil {
 			return err
 		}
 	}
@@ -80,28 +80,80 @@ func (p *pieceReader) some(ranges []feed.Range, oldEnd int64) error {
 		indexes = append(indexes, max(0, oldEnd-1)/chunkSize, max(0, size-1)/chunkSize)
 		ranges = nil // what a cut and a growth leave between is no range of a feed
 	}
+	indexes = slices.DeleteFunc(indexes, func(index int64) bool { return index*chunkSize >= size })
 	slices.Sort(indexes)
-	for _, index := range slices.Compact(indexes) {
-		if index*chunkSize >= size {
-			continue
+	return p.each(slices.Compact(indexes), func(c loaded) error { return p.chunk(c, ranges) })
+}
+
+// loaded is a chunk as it was read. Whoever has it releases buf.
+type loaded struct {
+	index  int64
+	length int
+	segs   []segment
+	buf    *buffer // nil if it is all hole
+	sum    sum
+	blocks []uint64
+	short  bool // the file ended before the chunk did
+	err    error
+}
+
+// each calls do with the chunks of the indexes, in order, some of which are read ahead at once. It ends with the first error.
+func (p *pieceReader) each(indexes []int64, do func(loaded) error) (err error) {
+	ahead, stop := make(chan chan loaded, workers), make(chan struct{})
+	go func() {
+		defer close(ahead)
+		for _, index := range indexes {
+			one := make(chan loaded, 1)
+			select {
+			case ahead <- one:
+				go func() { one <- p.loadAt(index) }()
+			case <-stop:
+				return
+			}
 		}
-		c := newChunks(p.fd, min(size, (index+1)*chunkSize))
-		c.pos = index * chunkSize
-		got, length, segs, err := c.next()
-		switch {
-		case err == io.EOF || err == nil && got != index:
-			err = p.hole(index)
-		case err == io.ErrUnexpectedEOF:
-			p.short = true
-			err = p.hole(index)
+	}()
+	for one := range ahead {
+		switch c := <-one; {
+		case err != nil && c.buf != nil:
+			p.l.pool.release(c.buf)
 		case err == nil:
-			err = p.chunk(c, index, length, segs, ranges)
-		}
-		if err != nil {
-			return err
+			if err = do(c); err != nil {
+				close(stop)
+			}
 		}
 	}
-	return nil
+	return err
+}
+
+// loadAt reads the chunk of an index, which begins before the file's size.
+func (p *pieceReader) loadAt(index int64) loaded {
+	c := newChunks(p.fd, min(p.r.meta.size, (index+1)*chunkSize))
+	c.pos = index * chunkSize
+	got, length, segs, err := c.next()
+	switch {
+	case err == io.EOF || err == nil && got != index:
+		return loaded{index: index}
+	case err == io.ErrUnexpectedEOF:
+		return loaded{index: index, short: true}
+	case err != nil:
+		return loaded{index: index, err: err}
+	}
+	return p.load(c, index, length, segs)
+}
+
+// load reads a chunk whose data lies in segs.
+func (p *pieceReader) load(c *chunks, index int64, length int, segs []segment) loaded {
+	r := loaded{index: index, length: length, segs: segs, buf: p.l.pool.get()}
+	b := slices.Grow(r.buf.b, length)[:length]
+	r.err = c.read(index, b, segs)
+	if r.err == io.ErrUnexpectedEOF { // the rest counts as zeros, until the next round
+		r.short = true
+		r.segs = []segment{{0, length}}
+		clear(b)
+		r.err = readSome(p.fd, b, index*chunkSize)
+	}
+	r.buf.b, r.sum, r.blocks = b, sumChunk(b), sumBlocks(b)
+	return r
 }
 
 // hole sends that a chunk is all hole, if it was not.
@@ -119,47 +171,39 @@ func (p *pieceReader) hole(index int64) error {
 // chunk sends a chunk if it has another sum than it had: of it the blocks that differ from those that were sent, if those are known. Else,
 // of a tree that stands still, what lies in the ranges; and else all. While the tree changes, ranges are older than what was read, and
 // do not tell all that differs.
-func (p *pieceReader) chunk(c *chunks, index int64, length int, segs []segment, ranges []feed.Range) error {
+func (p *pieceReader) chunk(c loaded, ranges []feed.Range) error {
+	p.short = p.short || c.short
+	if c.buf == nil && c.err == nil {
+		return p.hole(c.index)
+	}
 	n := p.r.node
-	buf := p.l.pool.get()
-	buf.b = slices.Grow(buf.b, length)[:length]
-	err := c.read(index, buf.b, segs)
-	if err == io.ErrUnexpectedEOF { // the rest counts as zeros, until the next round
-		p.short = true
-		segs = []segment{{0, length}}
-		clear(buf.b)
-		err = readSome(p.fd, buf.b, index*chunkSize)
-	}
-	if err != nil {
-		p.l.pool.release(buf)
-		return fault("read "+p.r.at.path(), err)
-	}
-	s := sumChunk(buf.b)
 	var old sum
-	if i, found := findChunk(n.chunks, index); found {
+	if i, found := findChunk(n.chunks, c.index); found {
 		old = n.chunks[i].sum
 	}
-	if s == old && (!p.fresh || s != (sum{})) {
-		if s != (sum{}) {
-			p.l.find.learnBlocks(n, index, buf.b)
+	if same := c.sum == old && (!p.fresh || c.sum != (sum{})); same || c.err != nil {
+		if c.err == nil && c.sum != (sum{}) {
+			p.l.find.learnBlocks(n, c.index, c.blocks)
 		}
-		p.l.pool.release(buf)
-		return nil
+		if c.buf != nil {
+			p.l.pool.release(c.buf)
+		}
+		return fault("read "+p.r.at.path(), c.err)
 	}
-	now, was := sumBlocks(buf.b), n.src.blocks[index]
-	spans := spansOf(segs, length, p.fresh || old == (sum{}))
+	spans := spansOf(c.segs, c.length, p.fresh || old == (sum{}))
+	was := n.src.blocks[c.index]
 	switch {
 	case p.fresh || old == (sum{}):
 	case was != nil:
-		spans = clipped(spans, differing(was, now))
+		spans = clipped(spans, differing(was, c.blocks))
 	case p.l.frozen && ranges != nil:
-		spans = clipped(spans, inChunk(ranges, index*chunkSize))
+		spans = clipped(spans, inChunk(ranges, c.index*chunkSize))
 	}
-	n.setChunk(index, s)
-	p.l.find.keepBlocks(n, index, now)
-	buf.b = squeezeSpans(buf.b, spans)
-	p.l.tree.bytes += int64(len(buf.b))
-	return p.l.put(outgoing{framePiece, appendPieceHead(nil, index, s, spans), buf})
+	n.setChunk(c.index, c.sum)
+	p.l.find.keepBlocks(n, c.index, c.blocks)
+	c.buf.b = squeezeSpans(c.buf.b, spans)
+	p.l.tree.bytes += int64(len(c.buf.b))
+	return p.l.put(outgoing{framePiece, appendPieceHead(nil, c.index, c.sum, spans), c.buf})
 }
 
 // readSome reads what there is.

@@ -3,8 +3,10 @@ package transfer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/mobyfs/mobyfs"
@@ -86,9 +88,9 @@ func (m *mirror) readBackContent(fd int, size int64, t *touched, fromDisk bool) 
 			_ = unix.Fadvise(fd, off, length, unix.FADV_DONTNEED) // a hint
 		}
 	}
-	buf := m.pool.get()
-	defer m.pool.release(buf)
 	if t.node.chunks == nil {
+		buf := m.pool.get()
+		defer m.pool.release(buf)
 		drop(0, 0)
 		buf.b = buf.b[:size]
 		if err := readFull(fd, buf.b, 0); err != nil {
@@ -96,21 +98,30 @@ func (m *mirror) readBackContent(fd int, size int64, t *touched, fromDisk bool) 
 		}
 		return compare(sumSmall(buf.b), t.node.sum)
 	}
-	for _, index := range t.chunks {
-		buf.b = buf.b[:min(chunkSize, size-index*chunkSize)]
-		drop(index*chunkSize, chunkSize)
-		if err := readFull(fd, buf.b, index*chunkSize); err != nil {
-			return err
-		}
-		var want sum
-		if i, found := findChunk(t.node.chunks, index); found {
-			want = t.node.chunks[i].sum
-		}
-		if err := compare(sumChunk(buf.b), want); err != nil {
-			return err
-		}
+	var all errgroup.Group
+	all.SetLimit(workers)
+	for some := range slices.Chunk(t.chunks, 16) {
+		all.Go(func() error {
+			buf := m.pool.get()
+			defer m.pool.release(buf)
+			for _, index := range some {
+				buf.b = buf.b[:min(chunkSize, size-index*chunkSize)]
+				drop(index*chunkSize, chunkSize)
+				if err := readFull(fd, buf.b, index*chunkSize); err != nil {
+					return err
+				}
+				var want sum
+				if i, found := findChunk(t.node.chunks, index); found {
+					want = t.node.chunks[i].sum
+				}
+				if err := compare(sumChunk(buf.b), want); err != nil {
+					return err
+				}
+			}
+			return ctxErr(m.ctx)
+		})
 	}
-	return nil
+	return all.Wait()
 }
 
 // settle makes a round durable and reads it back.
