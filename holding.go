@@ -16,8 +16,10 @@ type Inventory struct {
 	History  string    `json:"history"` // for which Session.Tell asked
 	Holdings []Holding `json:"holdings,omitempty"`
 	Epoch    uint32    `json:"epoch"` // the highest of all fences that the node knows
-	Last     bool      `json:"last"`  // with this part all is told
+	// Evicted is who was evicted, as the node has heard of it.
+	Evicted []Eviction `json:"evicted,omitempty"`
+	Last    bool       `json:"last"` // with this part all is told
 }
 
-// MaxHoldings is how many holdings a part of an inventory may have.
+// MaxHoldings is how many holdings, and how many evictions, a part of an inventory may have.
 const MaxHoldings = 200

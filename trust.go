@@ -27,7 +27,12 @@ type Eviction struct {
 	Name  string    `json:"name"`
 	Until time.Time `json:"until"`
 	Cause string    `json:"cause,omitempty"`
+	// Proof is control's signature, so that a control that was restored from an older backup believes it.
+	Proof []byte `json:"proof,omitempty"`
 }
+
+// Who is role and name, such as node/h1.
+func (e Eviction) Who() string { return e.Role + "/" + e.Name }
 
 // Person is somebody who uses the cluster: operator, admin, viewer or auditor.
 type Person struct {

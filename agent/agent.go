@@ -78,6 +78,8 @@ type Config struct {
 	// Both may be nil.
 	Trusted func(mobyfs.Trust)
 	Held    func() *mobyfs.Held
+	// Evicted tells who was evicted, as control has said it last; nil for nobody. A control that was restored asks for it.
+	Evicted func() []mobyfs.Eviction
 	Log     *slog.Logger
 	// VolumeMetrics counts each volume of this node by itself, too.
 	VolumeMetrics bool

@@ -821,7 +821,8 @@ func (c *containers) Running(_ context.Context, volume string) ([]string, error)
 
 // rig is a cluster with nodes, all in this process.
 type rig struct {
-	linger    time.Duration // of all agents that start from now on
+	evicted   []mobyfs.Eviction // of whom all nodes have heard
+	linger    time.Duration     // of all agents that start from now on
 	t         testing.TB
 	authority *pki.Authority
 	cluster   *cluster
@@ -928,6 +929,7 @@ func (n *node) start() {
 	}
 	a, err := Open(Config{Node: n.name, Address: n.name + ":8080", Version: "test", Root: n.root, Backends: backends,
 		Control: n.control, Peer: &peer{n}, Files: n.files, Docker: n.docker, Kernel: n.kernel, Linger: n.rig.linger, Log: log,
+		Evicted:  func() []mobyfs.Eviction { return n.rig.evicted },
 		Watchdog: n.watchdog, Clock: func() time.Duration { return time.Since(n.rig.booted) }})
 	if err != nil {
 		n.rig.t.Fatal(err)

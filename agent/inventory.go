@@ -48,6 +48,17 @@ func (a *Agent) tellInventory(ctx context.Context, history string) error {
 		return err
 	}
 	part := mobyfs.Inventory{History: history, Epoch: a.epoch(holdings)}
+	var evicted []mobyfs.Eviction
+	if a.Evicted != nil {
+		evicted = a.Evicted()
+	}
+	for some := range slices.Chunk(evicted, mobyfs.MaxHoldings) {
+		part.Evicted = some
+		if err := a.callInventory(ctx, part); err != nil {
+			return err
+		}
+	}
+	part.Evicted = nil
 	for len(holdings) > mobyfs.MaxHoldings {
 		part.Holdings, holdings = holdings[:mobyfs.MaxHoldings], holdings[mobyfs.MaxHoldings:]
 		if err := a.callInventory(ctx, part); err != nil {

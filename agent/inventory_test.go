@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
 // ask makes control ask for something in its answers to heartbeats.
@@ -82,6 +83,31 @@ func TestAnInventoryIsToldInPartsAndAgainAfterAFailure(t *testing.T) {
 		r.cluster.ask("", "")
 		if held, last := r.cluster.heldBy(); len(held) != mobyfs.MaxHoldings+1 || !last.Last || !failed {
 			t.Errorf("it told of %d, failed %v, last %v", len(held), failed, last.Last)
+		}
+	})
+}
+
+func TestWhoWasEvictedIsToldInPartsBeforeTheLast(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, "h1")
+		for i := range mobyfs.MaxHoldings + 1 {
+			r.evicted = append(r.evicted, mobyfs.Eviction{Role: pki.RoleNode, Name: fmt.Sprintf("old-%d", i), Proof: []byte("signed")})
+		}
+		r.cluster.ask("restore-1", "")
+		pass(time.Minute)
+		r.cluster.mu.Lock()
+		defer r.cluster.mu.Unlock()
+		told := map[string]bool{}
+		for i, part := range r.cluster.inventories {
+			if len(part.Evicted) > mobyfs.MaxHoldings || len(part.Evicted) > 0 && part.Last {
+				t.Errorf("part %d tells of %d, and is the last: %v", i, len(part.Evicted), part.Last)
+			}
+			for _, e := range part.Evicted {
+				told[e.Who()] = string(e.Proof) == "signed"
+			}
+		}
+		if len(told) != len(r.evicted) || !told["node/old-0"] || !told[fmt.Sprintf("node/old-%d", mobyfs.MaxHoldings)] {
+			t.Errorf("it told of %d of %d", len(told), len(r.evicted))
 		}
 	})
 }

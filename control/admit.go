@@ -91,6 +91,7 @@ func (c *Control) shutOut(tx *store.Tx, role, name, cause string) (mobyfs.Evicti
 	if old.Until.After(e.Until) {
 		e.Until = old.Until // our clock is behind that of who wrote it
 	}
+	c.sign(&e)
 	if err := store.Evictions.Put(tx, id, e); err != nil {
 		return e, err
 	}

@@ -83,5 +83,8 @@ func (c *Control) allow(who pki.Identity, do action) error {
 				WithHint("the node needs a certificate with another name")
 		}
 	}
+	if err := c.certain(who, do); err != nil {
+		return err
+	}
 	return c.agreed(who, do)
 }

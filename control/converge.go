@@ -111,7 +111,7 @@ func (c *Control) compareAll(ctx context.Context, ids []mobyfs.VolumeID, t tale)
 
 // tale is what nodes have told.
 type tale struct {
-	told  map[string]bool // nodes that have told all, in this history
+	told  map[string]bool // nodes that have told all, in this history, and are not evicted
 	fresh map[string]bool // those of them that the records do not agree with yet
 	held  map[mobyfs.VolumeID][]holder
 	epoch uint32 // the highest of which a fence is known
@@ -135,10 +135,12 @@ func (c *Control) tale(ctx context.Context) (tale, error) {
 	if err != nil {
 		return t, err
 	}
+	out := c.evictedNodes()
 	for node, i := range inventories {
 		if i.History == c.store.History() {
-			t.told[node] = true
-			t.epoch = max(t.epoch, i.Epoch)
+			if t.told[node] = !out[node]; t.told[node] {
+				t.epoch = max(t.epoch, i.Epoch)
+			}
 			if !i.Compared {
 				t.fresh[node] = true
 			}
@@ -146,12 +148,23 @@ func (c *Control) tale(ctx context.Context) (tale, error) {
 	}
 	for id, h := range holdings {
 		node, _, _ := strings.Cut(id, "/")
-		if t.fresh[node] {
+		if t.fresh[node] && !out[node] {
 			t.held[h.ID] = append(t.held[h.ID], holder{node, h})
 			t.epoch = max(t.epoch, highest(h).Epoch())
 		}
 	}
 	return t, nil
+}
+
+// evictedNodes are those whose word does not count.
+func (c *Control) evictedNodes() map[string]bool {
+	out := map[string]bool{}
+	c.store.View(func(v store.View) {
+		for n := range v.Nodes {
+			out[n.Name] = n.Use() == mobyfs.NodeEvicted
+		}
+	})
+	return out
 }
 
 // highest is the highest fence of which a holding tells.

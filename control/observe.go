@@ -94,8 +94,8 @@ func (c *Control) Inventory(ctx context.Context, who pki.Identity, part mobyfs.I
 	if err := c.allow(who, doTell); err != nil {
 		return err
 	}
-	if len(part.Holdings) > mobyfs.MaxHoldings || part.Epoch > mobyfs.MaxEpoch {
-		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s tells of %d volumes and epoch %d at once: %d and %d are the most", who.Name, len(part.Holdings), part.Epoch, mobyfs.MaxHoldings, mobyfs.MaxEpoch).
+	if n := max(len(part.Holdings), len(part.Evicted)); n > mobyfs.MaxHoldings || part.Epoch > mobyfs.MaxEpoch {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s tells of %d volumes or evictions and epoch %d at once: %d and %d are the most", who.Name, n, part.Epoch, mobyfs.MaxHoldings, mobyfs.MaxEpoch).
 			WithHint("tell it in parts")
 	}
 	if part.History != c.store.History() {
@@ -105,7 +105,11 @@ func (c *Control) Inventory(ctx context.Context, who pki.Identity, part mobyfs.I
 	if c.wantsInventory(who.Name) == "" {
 		return nil // all was told before
 	}
-	err := c.store.Update(ctx, func(tx *store.Tx) error {
+	var out []mobyfs.Eviction
+	err := c.store.Update(ctx, func(tx *store.Tx) (err error) {
+		if out, err = c.hearOfEvictions(tx, who.Name, part.Evicted); err != nil {
+			return err
+		}
 		for _, h := range part.Holdings {
 			if err := checkHolding(&h); err != nil {
 				return err
@@ -119,6 +123,15 @@ func (c *Control) Inventory(ctx context.Context, who pki.Identity, part mobyfs.I
 		}
 		return store.Inventories.Put(tx, who.Name, store.Inventory{History: part.History, Epoch: part.Epoch, At: c.now().UTC()})
 	})
+	if err == nil && len(out) > 0 {
+		c.log.Info("evicted, as was decided after the backup", "who", namesOf(out), "node", who.Name)
+		for _, e := range out {
+			if e.Role == pki.RoleNode {
+				c.endSession(ctx, e.Name)
+			}
+		}
+		c.kickConverge() // they are not waited for any more
+	}
 	if err == nil && part.Last {
 		c.log.Info("a node has told what it holds", "node", who.Name)
 		c.kickConverge()

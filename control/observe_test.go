@@ -72,7 +72,7 @@ func (f *inMemory) restore(file []byte) {
 		f.t.Fatal(err)
 	}
 	f.heard = map[string]time.Time{}
-	f.open(false)
+	f.open(f.address != "")
 }
 
 // tells makes a node report, and tell what it holds if it is asked.

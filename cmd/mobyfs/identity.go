@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,15 +37,15 @@ type identity struct {
 	wake    chan struct{}
 
 	mu      sync.Mutex
-	issuing string // fingerprint of the root below which a certificate should be
-	evicted map[string]time.Time
+	issuing string                     // fingerprint of the root below which a certificate should be
+	evicted map[string]mobyfs.Eviction // by role and name
 }
 
 // openIdentity reads what an earlier life was told.
 func openIdentity(s settings, control *api.Client, log *slog.Logger) *identity {
 	i := &identity{
 		files: s.files(), path: filepath.Join(s.root, "pki", "evicted.json"), control: control, log: log,
-		wake: make(chan struct{}, 1), evicted: map[string]time.Time{},
+		wake: make(chan struct{}, 1), evicted: map[string]mobyfs.Eviction{},
 	}
 	var all []mobyfs.Eviction
 	if err := durable.ReadJSON(i.path, &all); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -58,8 +60,15 @@ func (i *identity) note(all []mobyfs.Eviction) {
 	defer i.mu.Unlock()
 	clear(i.evicted)
 	for _, e := range all {
-		i.evicted[e.Role+"/"+e.Name] = e.Until
+		i.evicted[e.Who()] = e
 	}
+}
+
+// known is who was evicted, as control has said it last.
+func (i *identity) known() []mobyfs.Eviction {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Collect(maps.Values(i.evicted))
 }
 
 // learn takes over what control says of whom to believe. It may be repeated.
@@ -97,9 +106,9 @@ func (i *identity) admit(cert *x509.Certificate) error {
 		return err
 	}
 	i.mu.Lock()
-	until, out := i.evicted[who.String()]
+	e, out := i.evicted[who.String()]
 	i.mu.Unlock()
-	if out && !pki.Since(cert).After(until) {
+	if out && !pki.Since(cert).After(e.Until) {
 		return mobyfs.Errorf(mobyfs.CodeDenied, "%s was evicted from the cluster", who)
 	}
 	return nil

@@ -151,6 +151,7 @@ func openAgent(s settings, toControl mobyfs.Control, id *identity, tracer trace.
 		Trash:   s.trash,
 		Trusted: id.learn,
 		Held:    id.held,
+		Evicted: id.known,
 		Log:     log,
 		Tracer:  tracer,
 
