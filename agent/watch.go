@@ -36,7 +36,7 @@ func (a *Agent) watch(ctx context.Context) {
 		}
 		wait := retry.fail(time.Now())
 		if !away && retry.tries > 1 {
-			a.Log.Warn("control can't be reached; what is here goes on", "err", err)
+			a.Log.Warn("control can't be reached; what is here goes on", "err", err, "hint", mobyfs.HintOf(err))
 			away = true
 		}
 		select {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/internal/tracing"
 )
 
@@ -249,7 +250,11 @@ func unreachable(verb string, endpoints []string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		why = "no answer in time"
 	}
+	hint := "check that mobyfs-control runs there: systemctl status mobyfs-control"
+	if late := pki.OutOfTime(err); late != "" {
+		why, hint = late, pki.ClockHint
+	}
 	e := mobyfs.Errorf(mobyfs.CodeUnavailable, "%s control at %s: %s", verb, strings.Join(endpoints, ", "), why)
 	e.Err = err
-	return e.WithHint("check that mobyfs-control runs there: systemctl status mobyfs-control")
+	return e.WithHint("%s", hint)
 }

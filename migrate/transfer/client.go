@@ -178,6 +178,8 @@ func (p *pull) refused(ctx context.Context, doing string, err error) error {
 	var alert *net.OpError // crypto/tls wraps what the other end says in one with this Op
 	switch {
 	case ctx.Err() != nil:
+	case pki.OutOfTime(err) != "":
+		return mobyfs.Errorf(mobyfs.CodeDenied, "%s: %s", doing, pki.OutOfTime(err)).WithHint(pki.ClockHint)
 	case errors.As(err, &unverified):
 		return mobyfs.Errorf(mobyfs.CodeDenied, "%s: it is not node %s of this cluster: %w", doing, p.from.Node, err).
 			WithHint("check the address under which %s joined, and its certificate", p.from.Node)
