@@ -42,7 +42,7 @@ test: prepare build ## all tests, those on sandbox hosts included
 # peer waits most of its time, so it runs beside these.
 .PHONY: units
 units: ## the tests of all packages, with the race detector
-	go test -race -shuffle=on -timeout 20m $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /cloud/sandbox$$ -e /test/simulation$$)
+	go test -race -shuffle=on -timeout 20m $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /test/migrations$$ -e /cloud/sandbox$$ -e /test/simulation$$)
 
 # What conformance adds to the other tests in a few minutes: the wire, retries and volumes at both engines' sockets.
 QUICK := '^TestEngines|^TestC(0|1|2|3[0-2]|3[4-9]|4[0-4])'
@@ -123,6 +123,10 @@ chaos: ## ten minutes of faults against a cluster of real programs, and then all
 .PHONY: chaos-long
 chaos-long: ## a thousand faults (half an hour); writes docs/chaos.md
 	go test -count=1 -timeout 150m -v -run '^TestLong$$' ./test/chaos -for 2h -long -into $(CURDIR)/docs/chaos.md
+
+.PHONY: chaos-moves
+chaos-moves: prepare build ## 200 moves between real hosts with a fault in each (an hour); writes docs/chaos-moves.md
+	go test -count=1 -timeout 5h -v ./test/migrations -moves 200 -into $(CURDIR)/docs/chaos-moves.md
 
 .PHONY: schedules
 schedules: ## 10,000 random schedules of containers, nodes and failures, against a model (an hour)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
 // view is all that a worker's next step depends on.
@@ -164,7 +165,7 @@ func (v view) thawed(h *hold) bool {
 // frozenFor reports whether control says that the volume is frozen here.
 func (v view) frozenFor() bool {
 	m := v.record.Migration
-	return m != nil && m.Live && m.From == v.me && m.State == mobyfs.MigrationFreezing
+	return m != nil && m.Live && m.From == v.me && m.State == mobyfs.MigrationFreezing && !failpoint.Without("thaw")
 }
 
 // usableMeanwhile reports whether the volume may be used here although it is being moved away.

@@ -25,8 +25,12 @@ func Fail(moment string) error {
 	if !ok || !asked(moment) {
 		return nil
 	}
-	if what.kind == "hold" {
+	switch what.kind {
+	case "hold":
 		hold(path)
+		return nil
+	case "note":
+		note(path, moment)
 		return nil
 	}
 	if !what.always && os.Remove(path) != nil {
@@ -58,6 +62,16 @@ func hold(path string) {
 	}
 }
 
+// note writes down that a moment was reached. A test that finds it missing knows so.
+func note(path, moment string) {
+	f, err := os.OpenFile(path+".noted", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return
+	}
+	_, _ = f.WriteString(moment + "\n")
+	_ = f.Close()
+}
+
 // Without reports whether a test runs the program without a guard.
 func Without(guard string) bool {
 	return slices.Contains(strings.Split(os.Getenv("MOBYFS_WITHOUT"), ","), guard)
@@ -85,7 +99,7 @@ func file() string {
 }
 
 type event struct {
-	kind   string // kill, stall, hold, error
+	kind   string // kill, stall, hold, error, note
 	stall  time.Duration
 	always bool
 }
@@ -112,7 +126,7 @@ func parse(line string) (asked func(moment string) bool, what event, ok bool) {
 		d, err := time.ParseDuration(rest[1])
 		what.stall = d
 		return asked, what, err == nil
-	case what.kind == "error" && len(rest) == 1, what.kind == "hold" && len(rest) == 1 && !what.always:
+	case what.kind == "note" && len(rest) == 1 && what.always, what.kind == "error" && len(rest) == 1, what.kind == "hold" && len(rest) == 1 && !what.always:
 		return asked, what, true
 	}
 	return nil, event{}, false

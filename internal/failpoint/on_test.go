@@ -42,7 +42,14 @@ func TestFailDoesWhatTheFileAsksFor(t *testing.T) {
 	if err := Fail("a.b"); err != nil || time.Since(begin) < 20*time.Millisecond || there() {
 		t.Errorf("a stall: %v after %v", err, time.Since(begin))
 	}
-	for _, nonsense := range []string{"", "a.b stall", "a.b stall soon", "a.b explode", "a.b hold 3s", "a.b hold always"} {
+	ask("a.* note always")
+	if Fail("a.b") != nil || Fail("b.a") != nil || Fail("a.c") != nil || !there() {
+		t.Error("notes let nothing fail, and are taken until the file is removed")
+	}
+	if noted, err := os.ReadFile(path + ".noted"); err != nil || string(noted) != "a.b\na.c\n" {
+		t.Errorf("noted is %q (%v), want a.b and a.c", noted, err)
+	}
+	for _, nonsense := range []string{"", "a.b note", "a.b stall", "a.b stall soon", "a.b explode", "a.b hold 3s", "a.b hold always"} {
 		ask(nonsense)
 		if err := Fail("a.b"); err != nil || !there() {
 			t.Errorf("%q: %v", nonsense, err)

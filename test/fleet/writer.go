@@ -2,9 +2,12 @@ package fleet
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,18 +95,43 @@ func Writes(t *testing.T, l *ledger.Ledger, volume string, within time.Duration)
 // RunsOn tells on which hosts a container of a name runs.
 func (f *Fleet) RunsOn(t *testing.T, name string) (hosts []string) {
 	t.Helper()
-	for _, h := range []string{"h1", "h2", "h3"} {
-		if f.TryOn(t, h, "docker", "container", "inspect", "-f", "{{.State.Status}}", name).Stdout == "running\n" {
+	for h, r := range f.OnEach([]string{"h1", "h2", "h3"}, "docker", "container", "inspect", "-f", "{{.State.Status}}", name) {
+		if r.Stdout == "running\n" {
 			hosts = append(hosts, h)
 		}
 	}
+	slices.Sort(hosts)
 	return hosts
 }
 
-// Judge compares what lies on the volume's node with what was acknowledged until now.
+// OnEach runs a command on several hosts at once. A code of -1 stands for one that could not be run.
+func (f *Fleet) OnEach(hosts []string, args ...string) map[string]Result {
+	var mu sync.Mutex
+	var work sync.WaitGroup
+	results := map[string]Result{}
+	for _, h := range hosts {
+		work.Go(func() {
+			out, err := f.CmdOn(h, args...).Output()
+			r := Result{Stdout: string(out), Stderr: stderrOf(err)}
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				r.Code = exit.ExitCode()
+			} else if err != nil {
+				r.Code, r.Stderr = -1, err.Error()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			results[h] = r
+		})
+	}
+	work.Wait()
+	return results
+}
+
+// Judge compares what lies on the volume's node with what was acknowledged until now. If nothing does, all is lost.
 func (f *Fleet) Judge(t *testing.T, l *ledger.Ledger, v mobyfs.Volume) ledger.Verdict {
 	t.Helper()
 	acks := l.Acks(v.Name)
-	all, _ := ledger.Parse(f.On(t, v.Node, "cat", DataDir(v)+"/"+ledger.Name) + "\n")
+	all, _ := ledger.Parse(f.TryOn(t, v.Node, "cat", DataDir(v)+"/"+ledger.Name).Stdout)
 	return ledger.Judge(all, acks)
 }
