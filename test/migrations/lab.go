@@ -31,6 +31,8 @@ type lab struct {
 	volume string // its name, and that of the container
 	number int    // of volumes so far
 	tree   string // sum of what lies in the volume beside the records
+
+	troubles int // of writers of the volume, before the move that goes on
 }
 
 // newLab makes the cluster.

@@ -41,6 +41,9 @@ func TestMovesWithFaults(t *testing.T) {
 		r.outcomes = append(r.outcomes, o)
 		t.Logf("%3d %v: happened %t, moved %t, silent for %v, took %v%s", i+1, o.fault, o.happened, o.moved,
 			o.gap.Round(10*time.Millisecond), time.Since(began).Round(100*time.Millisecond), strings.Repeat(", BAD", len(o.Lost)+len(o.Doubles)+len(o.wrong)))
+		if !o.moved && o.kind != cancelled {
+			t.Logf("    it stays: %s", strings.TrimSpace(o.said))
+		}
 		if o.bad() {
 			t.Logf("%+v\n%s", o, l.logs(began))
 			l.ledgerOf(r)
@@ -110,7 +113,11 @@ func (l *lab) logs(since time.Time) string {
 
 func writePage(t *testing.T, r *report) {
 	t.Helper()
-	page := "# Moves with faults\nMade by `make chaos-moves` on " + time.Now().Format(time.DateOnly) + " with " + runtime.Version() +
+	how := "`make chaos-moves`"
+	if *until > 0 {
+		how += fmt.Sprintf(", ended after %v,", *until)
+	}
+	page := "# Moves with faults\nMade by " + how + " on " + time.Now().Format(time.DateOnly) + " with " + runtime.Version() +
 		": a volume is moved to and fro between three real hosts, with a fault in\neach move, while a container writes to it. What each line means tells `test/migrations/doc.go`.\n\n" + r.table()
 	if err := os.WriteFile(*into, []byte(page), 0o644); err != nil {
 		t.Error(err)

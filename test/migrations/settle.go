@@ -43,6 +43,7 @@ func (l *lab) tryTo(f fault, to string) outcome {
 	l.t.Helper()
 	from, began := l.Volume(l.t, l.volume).Node, ledger.Now()
 	o := outcome{fault: f}
+	l.troubles = len(l.ledger.Troubles(l.volume))
 	said, end := l.move(f, from, to)
 	o.said = said
 	v, missing := l.quiet()
@@ -124,8 +125,12 @@ func (l *lab) seeThatItRuns(v mobyfs.Volume, o *outcome) {
 	}
 }
 
-// told is what mobyctl says of a container that does not run.
+// told is what mobyctl says of a container that does not run, or what the container itself has said in this move before it
+// ended: on a full disk it can't write.
 func (l *lab) told() string {
+	if said := l.ledger.Troubles(l.volume)[l.troubles:]; len(said) > 0 {
+		return "it ended by itself: " + said[len(said)-1]
+	}
 	if v, ok := l.record(); ok && v.LastMove != nil && v.LastMove.Trouble != "" {
 		return v.LastMove.Trouble
 	}
