@@ -64,6 +64,10 @@ conformance: prepare build ## tries all promises about Docker's protocol (an hou
 test-clients: prepare build ## Swarm, Compose and Podman on sandbox hosts, which fetch them with apt-get (10 min)
 	go test -count=1 -timeout 40m -v ./test/clients
 
+.PHONY: e2e-postgres
+e2e-postgres: prepare ## PostgreSQL under load on sandbox hosts, which fetch it with apt-get, while its volume moves ten times (15 min)
+	cd test/postgres && go test -count=1 -timeout 40m -v ./...
+
 # Docker's own client and volume store against the driver, in a module of their own so that the product's graph holds no
 # Docker; go.mod lists the Docker of 28.5, v20.mod that of 20.10. Most of the time the tests wait for Docker's retries.
 .PHONY: peer
@@ -81,6 +85,7 @@ check: $(LINT)/staticcheck $(LINT)/errcheck ## everything that can be said about
 	go mod tidy -diff
 	cd driver/peer && go vet ./... && ../../$(LINT)/staticcheck ./... && go mod tidy -diff
 	cd driver/peer && go vet -modfile=v20.mod ./... && go mod tidy -modfile=v20.mod -diff
+	cd test/postgres && go vet ./... && ../../$(LINT)/staticcheck ./... && go mod tidy -diff
 	go test -count=1 ./internal/arch
 	cd tools/rules && go vet ./... && ../../$(LINT)/staticcheck ./... && go mod tidy -diff && go test -count=1 ./...
 

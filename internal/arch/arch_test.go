@@ -109,7 +109,7 @@ func links(t *testing.T, program string) []string {
 }
 
 // Docker's own code is the oracle of the driver's tests, in a module of their own. It never enters the product.
-func TestProductKnowsNoDocker(t *testing.T) {
+func TestProductKnowsNoDockerAndNoDatabase(t *testing.T) {
 	out, err := exec.Command("go", "list", "-m", "all").Output()
 	if err != nil {
 		t.Fatalf("go list -m all: %v", err)
@@ -120,14 +120,14 @@ func TestProductKnowsNoDocker(t *testing.T) {
 	}
 	for _, m := range modules {
 		path, _, _ := strings.Cut(m, " ")
-		for _, bad := range []string{"github.com/docker/docker", "github.com/moby/moby"} {
+		for _, bad := range []string{"github.com/docker/docker", "github.com/moby/moby", "github.com/jackc"} {
 			if path == bad || strings.HasPrefix(path, bad+"/") {
 				t.Errorf("the product's graph holds %s", m)
 			}
 		}
 	}
 	for _, p := range packages(t) {
-		if rest, ours := below(p.ImportPath); ours && within(rest, "driver/peer") {
+		if rest, ours := below(p.ImportPath); ours && (within(rest, "driver/peer") || within(rest, "test/postgres")) {
 			t.Errorf("%s is part of the product; it needs its own go.mod", p.ImportPath)
 		}
 	}

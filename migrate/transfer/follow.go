@@ -187,6 +187,7 @@ func (f *follower) take(ctx context.Context, last bool) (mobyfs.Round, mobyfs.Re
 	if last {
 		receipt, err = f.m.settleLast(ctx, end.digest)
 		receipt.Freeze, receipt.Progress.TotalBytes = end.freeze, f.plan.bytes
+		receipt.Progress.Round, receipt.Progress.Feed = f.number, end.feed
 	} else {
 		err = f.m.settle()
 	}

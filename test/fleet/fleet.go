@@ -98,7 +98,7 @@ const stateName = "fleet.json"
 
 // build builds the programs.
 func (f *Fleet) build() error {
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/mobyfs/mobyfs").Output()
 	if err != nil {
 		return fmt.Errorf("find the module's folder: %w\n%s", err, stderrOf(err))
 	}
