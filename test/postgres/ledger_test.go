@@ -38,7 +38,7 @@ func (l *ledger) write(ctx context.Context) {
 
 // session writes over one connection until it fails, and returns the next number.
 func (l *ledger) session(ctx context.Context, next int64) int64 {
-	dial, cancel := context.WithTimeout(ctx, patience)
+	dial, cancel := context.WithTimeout(ctx, 4*patience) // a server that has just begun is slow
 	defer cancel()
 	c, err := pgx.Connect(dial, l.url)
 	if err != nil {
