@@ -27,7 +27,7 @@ func TestPostgreSQLLosesNothingInTenMoves(t *testing.T) {
 	the.Bootstrap(t)
 	makeImage(t)
 	the.Ctl(t, "volume", "create", "ledger", "--node", "h1")
-	the.On(t, "h1", "docker", "run", "-d", "--name", "pg", "-p", "5432:5432", "-v", "ledger:/data", "--volume-driver=mobyfs", "postgres")
+	the.On(t, "h1", "docker", "run", "-d", "--name", "pg", "--stop-signal", "INT", "-p", "5432:5432", "-v", "ledger:/data", "--volume-driver=mobyfs", "postgres")
 	l := &ledger{url: fmt.Sprintf("postgres://postgres@%s:5432,%s:5432/postgres", the.Hosts["h1"], the.Hosts["h2"])}
 	c := connect(t, l.url)
 	exec1(t, c, "CREATE TABLE ledger (n bigint PRIMARY KEY, at timestamptz NOT NULL)")
