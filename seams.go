@@ -158,7 +158,7 @@ type Report struct {
 type Peer interface {
 	// Pull fills the empty directory into with the tree that from offers, and returns once it is durable and was
 	// read back. progress may be nil and is called at most a few times a second. On error what is in into is
-	// worth nothing. CodeCorrupt if the digests differ, CodeNoSpace if it does not fit, CodeDenied and
+	// no volume; only Follow may take it up. CodeCorrupt if the digests differ, CodeNoSpace if it does not fit, CodeDenied and
 	// CodeStaleFence if the source refuses, CodeInUse if the tree changed while it was read, CodeUnavailable if it
 	// can't be reached or the stream broke.
 	Pull(ctx context.Context, from From, into string, progress func(Progress)) (Receipt, error)

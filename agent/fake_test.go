@@ -835,6 +835,10 @@ type rig struct {
 	dockers string // a directory in which the dockerds of all nodes outlive the process; "" for none
 	// pull may hold a pull up or make it fail, before anything is copied.
 	pull func(ctx context.Context, to string, from mobyfs.From, progress func(mobyfs.Progress)) error
+	// cut, if set, is asked once all has come, and breaks the connection with its error
+	cut func() error
+	// goesOn, if set, is told of a cold move that goes on with what lies in the directory
+	goesOn func(into string) error
 }
 
 // node is one agent and what it stands on, which outlives the agent.
@@ -977,6 +981,9 @@ func (p *peer) Pull(ctx context.Context, from mobyfs.From, into string, progress
 		r.Progress.Bytes += int64(len(data))
 		return os.WriteFile(filepath.Join(into, d.Name()), data, 0o600) // flat trees only
 	})
+	if cut := p.rig.cut; err == nil && cut != nil {
+		err = cut()
+	}
 	return r, err
 }
 

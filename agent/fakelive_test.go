@@ -215,17 +215,44 @@ func (n *node) starts() {
 }
 
 // Follow is a session with the source's agent, in this process.
-func (p *peer) Follow(ctx context.Context, from mobyfs.From, into string, _ mobyfs.FollowOptions) (mobyfs.Follower, error) {
+func (p *peer) Follow(ctx context.Context, from mobyfs.From, into string, options mobyfs.FollowOptions) (mobyfs.Follower, error) {
 	me := pki.Identity{Cluster: "shop", Role: pki.RoleNode, Name: p.name}
 	o, err := p.rig.nodes[from.Node].peers.Load().Offer(ctx, me, from.Ticket)
 	if err != nil {
 		return nil, err
 	}
 	if !o.Live {
-		return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "it is not live")
+		o.Release()
+		if !options.TakeUp {
+			return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "it is not live")
+		}
+		return &coldFollower{peer: p, from: from, into: into, progress: options.Progress}, nil
 	}
 	return &fakeFollower{peer: p, offered: o, into: into}, nil
 }
+
+// coldFollower goes on with a cold move.
+type coldFollower struct {
+	*peer
+	from     mobyfs.From
+	into     string
+	progress func(mobyfs.Progress)
+}
+
+func (f *coldFollower) Freeze(ctx context.Context) (mobyfs.Receipt, error) {
+	if f.rig.goesOn != nil {
+		if err := f.rig.goesOn(f.into); err != nil {
+			return mobyfs.Receipt{}, err
+		}
+	}
+	return f.Pull(ctx, f.from, f.into, f.progress)
+}
+
+func (f *coldFollower) Round(context.Context) (mobyfs.Round, error) { return mobyfs.Round{}, nil }
+func (f *coldFollower) Predict() time.Duration                      { return 0 }
+func (f *coldFollower) Limit(int64)                                 {}
+func (f *coldFollower) Luggage() []byte                             { return nil }
+func (f *coldFollower) Close() error                                { return nil }
 
 type fakeFollower struct {
 	*peer

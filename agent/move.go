@@ -66,7 +66,7 @@ func (m *move) won(v mobyfs.Volume) bool {
 }
 
 // doPull takes a migration to here one try further: Accept, Stage, Pull, Seal, Commit, Adopt. Killed anywhere, the
-// next try begins with what is staged: sealed bytes are committed, others are thrown away.
+// next try begins with what is staged: sealed bytes are committed, others are gone on with (see takeup.go).
 func (w *worker) doPull(ctx context.Context, s step, v view) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -133,12 +133,7 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 			return mobyfs.Receipt{}, mobyfs.Errorf(mobyfs.CodeInternal, "control accepted migration %s and did not say where the bytes are", m)
 		}
 	}
-	var dir string
-	if live {
-		dir, err = w.stageLive(ctx, b, m, v.record.Spec)
-	} else {
-		dir, err = b.Stage(ctx, w.id, m, v.record.Spec)
-	}
+	dir, goesOn, err := w.stage(ctx, b, m, v)
 	if err != nil {
 		return mobyfs.Receipt{}, err
 	}
@@ -156,7 +151,7 @@ func (w *worker) bring(ctx context.Context, m mobyfs.MigrationID, v view, from *
 	if live {
 		receipt, err = w.follow(ctx, *from, dir, m)
 	} else {
-		receipt, err = w.pullOf(ctx, *from, dir)
+		receipt, err = w.pullOf(ctx, *from, dir, goesOn)
 	}
 	failpoint.Reach("agent.pull.after")
 	if err != nil {

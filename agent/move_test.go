@@ -92,6 +92,69 @@ func TestBrokenPullIsTriedAgainUntilItSucceeds(t *testing.T) {
 	})
 }
 
+func TestCutPullGoesOnWithWhatCameAndAnotherFailureBeginsAnew(t *testing.T) {
+	for _, c := range []struct {
+		code mobyfs.Code
+		left string // what the second try finds
+	}{
+		{mobyfs.CodeUnavailable, "1,2,3"},
+		{mobyfs.CodeCorrupt, ""},
+	} {
+		bubble(t, func(t *testing.T) {
+			r, _, h2 := twoNodes(t, nil)
+			var cuts atomic.Int32
+			found := ""
+			r.cut = func() error {
+				if cuts.Add(1) == 1 {
+					return mobyfs.Errorf(c.code, "the first try fails")
+				}
+				return nil
+			}
+			r.goesOn = func(into string) error {
+				found = read(t, into, "rows")
+				return nil
+			}
+			if got := read(t, h2.mount("pgdata", "a"), "rows"); got != "1,2,3" {
+				t.Errorf("%s: got %q", c.code, got)
+			}
+			if found != c.left {
+				t.Errorf("%s: the second try went on with %q, want %q", c.code, found, c.left)
+			}
+			if n := cuts.Load(); n != 2 {
+				t.Errorf("%s: %d tries, want 2", c.code, n)
+			}
+		})
+	}
+}
+
+func TestCutPullGoesOnAfterTheAgentWasRestarted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, _, h2 := twoNodes(t, nil)
+		var cut atomic.Bool
+		cut.Store(true)
+		r.cut = func() error {
+			if cut.Load() {
+				return mobyfs.Errorf(mobyfs.CodeUnavailable, "the link is down")
+			}
+			return nil
+		}
+		found := ""
+		r.goesOn = func(into string) error {
+			found = read(t, into, "rows")
+			return nil
+		}
+		r.cluster.move("pgdata", "h2")
+		pass(time.Second)
+		found = ""
+		h2.restart()
+		cut.Store(false)
+		pass(time.Minute)
+		if got := read(t, h2.mount("pgdata", "a"), "rows"); got != "1,2,3" || found != "1,2,3" {
+			t.Errorf("got %q, after going on with %q", got, found)
+		}
+	})
+}
+
 func TestPullThatCantSucceedIsAbortedAndTold(t *testing.T) {
 	for _, c := range []struct {
 		err   error

@@ -64,7 +64,7 @@ func (w *worker) longest() (first *waiter) {
 }
 
 // pullOf brings the bytes of a migration, as a span that tells how many they were.
-func (w *worker) pullOf(ctx context.Context, from mobyfs.From, dir string) (_ mobyfs.Receipt, err error) {
+func (w *worker) pullOf(ctx context.Context, from mobyfs.From, dir string, goesOn bool) (_ mobyfs.Receipt, err error) {
 	ctx, span := tracing.Call(ctx, "pull", attribute.String("from", from.Node))
 	began := time.Now()
 	defer func() {
@@ -75,6 +75,9 @@ func (w *worker) pullOf(ctx context.Context, from mobyfs.From, dir string) (_ mo
 		span.SetAttributes(attribute.Int64("bytes", p.Bytes), attribute.Int64("files", p.Files))
 		tracing.End(span, err)
 	}()
+	if goesOn {
+		return w.takeUp(ctx, from, dir)
+	}
 	return w.agent.Peer.Pull(ctx, from, dir, w.progressed)
 }
 

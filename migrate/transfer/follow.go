@@ -7,6 +7,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/dirfd"
+	"github.com/mobyfs/mobyfs/migrate/bundle"
 )
 
 var _ mobyfs.LivePeer = (*Client)(nil)
@@ -69,6 +70,10 @@ func (f *follower) start(into string) (err error) {
 
 // greet says what is wanted and learns what will come.
 func (f *follower) greet(ctx context.Context) error {
+	if f.p.bundle.Version() < bundle.Protocol2 {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "it can't be followed: it knows protocol 1 only").
+			WithHint("run the same version of mobyfs on both nodes")
+	}
 	if err := f.p.bundle.Limit(f.o.BytesPerSecond); err != nil {
 		return err
 	}

@@ -259,5 +259,6 @@ func (m *mirror) wrote(n int64) {
 		if err := writeOut(m.root); err != nil {
 			m.cancel(err) // the next sync would not tell of it again
 		}
+		failpoint.Reach("transfer.synced")
 	})
 }

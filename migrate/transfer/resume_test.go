@@ -319,6 +319,30 @@ func TestHostileHoldingsAreRefused(t *testing.T) {
 	}
 }
 
+func TestColdPullThatWasCutIsGoneOnWith(t *testing.T) {
+	src := bigTree(t, 64)
+	f := newFleet(t, src).start(t)
+	into, from := t.TempDir(), f.from()
+	from.Address = newProxy(t, f.addr, 50<<20, false).addr
+	if _, err := f.client.Pull(t.Context(), from, into, nil); mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
+		t.Fatalf("cut in the middle: got %v, want CodeUnavailable", err)
+	}
+	rest := newProxy(t, f.addr, -1, false)
+	from.Address = rest.addr
+	session, err := f.client.Follow(t.Context(), from, into, mobyfs.FollowOptions{TakeUp: true})
+	must(t, err)
+	receipt, err := session.Freeze(t.Context())
+	must(t, err)
+	must(t, session.Close())
+	sameTrees(t, src, into, receipt)
+	if n := rest.passed(); n > 48<<20 {
+		t.Errorf("after a cut at 50 of 72 MiB %d bytes came", n)
+	}
+	if receipt.Freeze != 0 {
+		t.Errorf("got freeze %d of what stands still, want none", receipt.Freeze)
+	}
+}
+
 // serveWithoutGoingOn answers one live session as a node does that knows no way to go on, up to the last round.
 func serveWithoutGoingOn(t *testing.T, l net.Listener, cfg *tls.Config, src string) error {
 	c, err := l.Accept()
