@@ -121,15 +121,26 @@ type VolumeClass struct {
 	Takeover  Takeover          `json:"takeover,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 
+	// As in VolumeSpec. An owner of 0 is one that the class says nothing of.
+	Filesystem string `json:"fs,omitempty"`
+	Mode       string `json:"mode,omitempty"`
+	UID        int    `json:"uid,omitempty"`
+	GID        int    `json:"gid,omitempty"`
+
 	Zone        string            `json:"zone,omitempty"`
 	NodeLabels  map[string]string `json:"node_labels,omitempty"`
 	Apart       string            `json:"apart,omitempty"`
 	Tolerations []string          `json:"tolerations,omitempty"`
 }
 
-// Fill gives a spec what it leaves open.
+// Fill gives a spec what it leaves open. The file system of the class is that of its backend: whoever chooses another one gets
+// that one's.
 func (c VolumeClass) Fill(s VolumeSpec) VolumeSpec {
+	if s.Backend == "" || s.Backend == c.Backend {
+		s.Filesystem = cmp.Or(s.Filesystem, c.Filesystem)
+	}
 	s.Class, s.Backend, s.SizeBytes = c.Name, cmp.Or(s.Backend, c.Backend), cmp.Or(s.SizeBytes, c.SizeBytes)
+	s.Mode, s.UID, s.GID = cmp.Or(s.Mode, c.Mode), cmp.Or(s.UID, c.UID), cmp.Or(s.GID, c.GID)
 	s.Takeover = cmp.Or(s.Takeover, c.Takeover)
 	s.Zone, s.Apart = cmp.Or(s.Zone, c.Zone), cmp.Or(s.Apart, c.Apart)
 	if len(s.Tolerations) == 0 {

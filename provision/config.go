@@ -157,6 +157,12 @@ type ClassConfig struct {
 	Size     string `yaml:"size"`
 	Backend  string `yaml:"backend"`
 	Takeover string `yaml:"takeover"`
+	FS       string `yaml:"fs"` // of backend loop: ext4 or xfs
+
+	// Of the root directory of a volume, when it is made. The mode is in octal; 0 is root, as without a word.
+	Mode octal `yaml:"mode"`
+	UID  int   `yaml:"uid"`
+	GID  int   `yaml:"gid"`
 
 	// On which nodes its volumes may be; see mobyfs.VolumeSpec.
 	Zone        string            `yaml:"zone"`
@@ -165,6 +171,15 @@ type ClassConfig struct {
 	Tolerations []string          `yaml:"tolerations"`
 
 	Labels map[string]string `yaml:"labels"`
+}
+
+// octal is a mode as it was written. YAML takes one without quotes for a number, of which it is not known how it was written.
+type octal string
+
+// UnmarshalYAML keeps what stands there, but for quotes around it.
+func (o *octal) UnmarshalYAML(text []byte) error {
+	*o = octal(strings.Trim(strings.TrimSpace(string(text)), `"'`))
+	return nil
 }
 
 // HostConfig is one host.
@@ -339,7 +354,11 @@ func (c *Config) checkVolumes(d *document) {
 		if err := mobyfs.CheckTakeover(mobyfs.Takeover(class.Takeover), class.Backend); err != nil {
 			d.wrong(at+".takeover", "%s: %s", err, mobyfs.HintOf(err))
 		}
-		if err := class.class().Fill(mobyfs.VolumeSpec{}).CheckPlacement(); err != nil {
+		filled := class.class().Fill(mobyfs.VolumeSpec{}).WithDefaults()
+		if err := filled.CheckPlacement(); err != nil {
+			d.wrong(at, "%s: %s", err, mobyfs.HintOf(err))
+		}
+		if err := filled.CheckLayout(); err != nil && slices.Contains(mobyfs.Backends(), filled.Backend) {
 			d.wrong(at, "%s: %s", err, mobyfs.HintOf(err))
 		}
 		if class.Backend == mobyfs.SharedBackend && c.Volumes.Shared == "" {
@@ -361,7 +380,7 @@ func (k ClassConfig) class() mobyfs.VolumeClass {
 	size, _ := mobyfs.ParseSize(k.Size) // checked; none is 0
 	return mobyfs.VolumeClass{
 		Name: k.Name, Backend: k.Backend, Takeover: mobyfs.Takeover(k.Takeover), SizeBytes: size, Labels: k.Labels,
-		Zone: k.Zone, Apart: k.Apart, NodeLabels: k.NodeLabels, Tolerations: k.Tolerations,
+		Filesystem: k.FS, Mode: string(k.Mode), UID: k.UID, GID: k.GID, Zone: k.Zone, Apart: k.Apart, NodeLabels: k.NodeLabels, Tolerations: k.Tolerations,
 	}
 }
 
