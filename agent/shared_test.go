@@ -79,6 +79,27 @@ func TestSharedVolumeMovesWithoutAPull(t *testing.T) {
 	})
 }
 
+// TestRemovedSharedVolumeComesBack waits for the bytes as control does: a volume that is on its way back can't be used.
+func TestRemovedSharedVolumeComesBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, h1, h2 := sharing(t, "never")
+		if err := h1.agent.Remove(t.Context(), "pgdata"); err != nil {
+			t.Fatal(err)
+		}
+		pass(5 * time.Second)
+		r.cluster.undelete("pgdata")
+		pass(time.Minute)
+		if v := r.cluster.volume("pgdata"); v.ID == "" || v.Returning() {
+			t.Errorf("got %+v, want it to be back", v)
+		}
+		if got := read(t, h2.mount("pgdata", "a"), "rows"); got != "1,2,3" {
+			t.Errorf("on the other node it holds %q", got)
+		}
+		h2.unmount("pgdata", "a")
+		settled()
+	})
+}
+
 func TestReturningNodeLearnsThatItLostTheVolumeAndKeepsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, h1, h2 := sharing(t, "manual")
