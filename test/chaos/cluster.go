@@ -438,6 +438,7 @@ func (c *Cluster) stop() {
 		all.Go(func() { x.halt(unix.SIGKILL) })
 	}
 	all.Wait()
+	_ = c.net.Close() // what is left ends with this process
 }
 
 // pause waits, but not longer than ctx.

@@ -2,10 +2,12 @@
 // another passes through it, so a link can be cut in one direction, slow, long or lossy, at once and without a trace.
 // The kernel's own means can do part of that (tc tbf), and netem, which can do most, is not in every kernel.
 //
-// Nothing outlives the process: a namespace ends with its last process and thread, and its interface with it.
+// Nothing outlives the process: a namespace ends with its last process and thread, and its interface with it. Close ends
+// a network before, so that another one of its number can be made.
 package network
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -35,6 +37,7 @@ type Network struct {
 	mu     sync.RWMutex
 	hosts  []*Host
 	links  map[[2]int]*link
+	closed bool
 }
 
 // New makes a network without hosts. Those of one process differ in their number, from 0 to 255.
@@ -48,8 +51,9 @@ type Host struct {
 	device string
 	port   *os.File
 	inside chan func()
-	frames atomic.Int64 // that it has sent
-	pulled atomic.Bool  // its cable is
+	gone   chan struct{} // closed with the network
+	frames atomic.Int64  // that it has sent
+	pulled atomic.Bool   // its cable is
 
 	outside outside // namespaces that it came from
 	first   *exec.Cmd
@@ -70,17 +74,44 @@ func (n *Network) join(name string, apart bool) (*Host, error) {
 	n.mu.Lock()
 	number := len(n.hosts) + 1
 	n.mu.Unlock()
-	h := &Host{Name: name, IP: fmt.Sprintf("10.9.%d.%d", n.subnet, number), number: number, device: fmt.Sprintf("net%d", n.subnet), inside: make(chan func())}
+	h := &Host{Name: name, IP: fmt.Sprintf("10.9.%d.%d", n.subnet, number), number: number, device: fmt.Sprintf("net%d", n.subnet), inside: make(chan func()), gone: make(chan struct{})}
 	ready := make(chan error)
 	go h.live(apart, ready)
 	if err := <-ready; err != nil {
 		return nil, fmt.Errorf("make the network of %s: %w", name, err)
 	}
 	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil, errors.Join(fmt.Errorf("make the network of %s: it was closed", name), h.leave())
+	}
 	n.hosts = append(n.hosts, h)
-	n.mu.Unlock()
 	go n.carry(h)
 	return h, nil
+}
+
+// Close takes all interfaces away. What was started in the hosts' namespaces goes on without. It may be called twice.
+func (n *Network) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil
+	}
+	n.closed = true
+	var err error
+	for _, h := range n.hosts {
+		err = errors.Join(err, h.leave())
+	}
+	for _, l := range n.links {
+		l.close()
+	}
+	return err
+}
+
+// leave ends the host's thread and takes its interface away.
+func (h *Host) leave() error {
+	close(h.gone)
+	return h.port.Close()
 }
 
 // live makes the namespace and does what Do is given in it. Its thread never serves anything else: a process that it
@@ -92,8 +123,13 @@ func (h *Host) live(apart bool, ready chan<- error) {
 	if err != nil {
 		return
 	}
-	for do := range h.inside {
-		do()
+	for {
+		select {
+		case do := <-h.inside:
+			do()
+		case <-h.gone:
+			return
+		}
 	}
 }
 
@@ -132,9 +168,13 @@ func (h *Host) hardware() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0,
 
 // Do does something in the host's namespace, such as starting a process, and waits for it.
 func (h *Host) Do(do func() error) error {
-	done := make(chan error)
-	h.inside <- func() { done <- do() }
-	return <-done
+	done := make(chan error, 1)
+	select {
+	case h.inside <- func() { done <- do() }:
+		return <-done
+	case <-h.gone:
+		return fmt.Errorf("the network of %s was closed", h.Name)
+	}
 }
 
 // Pull takes the host's cable out, or puts it in again, whatever the ways to and from it are.
@@ -156,7 +196,7 @@ func (n *Network) link(from, to int) *link {
 	defer n.mu.Unlock()
 	key := [2]int{from, to}
 	if n.links[key] == nil {
-		n.links[key] = &link{queue: make(chan queued, 1024)}
+		n.links[key] = &link{queue: make(chan queued, 1024), end: make(chan struct{})}
 	}
 	return n.links[key]
 }
@@ -207,6 +247,7 @@ type link struct {
 	way     Way
 	free    time.Time // when what was sent before will have gone, at the rate
 	queue   chan queued
+	end     chan struct{} // closed with the network
 	started bool
 }
 
@@ -258,9 +299,16 @@ func (l *link) pass(to *Host, frame []byte) {
 	}
 }
 
+func (l *link) close() { close(l.end) }
+
 func (l *link) deliver() {
-	for q := range l.queue {
-		time.Sleep(time.Until(q.due))
-		_, _ = q.to.port.Write(q.frame)
+	for {
+		select {
+		case q := <-l.queue:
+			time.Sleep(time.Until(q.due))
+			_, _ = q.to.port.Write(q.frame)
+		case <-l.end:
+			return
+		}
 	}
 }
