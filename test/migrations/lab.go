@@ -70,7 +70,7 @@ fi`
 func (l *lab) newVolume() {
 	l.t.Helper()
 	l.number++
-	l.volume = fmt.Sprintf("moved%d", l.number)
+	l.volume = fmt.Sprintf("moved-%d-%d", os.Getpid(), l.number) // hosts that were kept may have some of other runs
 	host := hostNames[l.rng.IntN(len(hostNames))]
 	l.Ctl(l.t, "volume", "create", l.volume, "--node", host)
 	v := l.Volume(l.t, l.volume)

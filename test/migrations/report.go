@@ -30,7 +30,7 @@ func (l *line) add(o outcome) {
 			*n++
 		}
 	}
-	count(&l.happened, o.happened)
+	count(&l.happened, o.happened && o.what != "")
 	count(&l.moved, o.moved)
 	count(&l.byHand, o.byHand != "")
 	l.lost, l.doubles, l.wrong = l.lost+len(o.Lost), l.doubles+len(o.Doubles), l.wrong+len(o.wrong)
