@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -32,6 +33,12 @@ var programs = sync.OnceValues(func() (bins, error) { return build(filepath.Join
 func configure(t *testing.T, number int) Config {
 	t.Helper()
 	dir, n := os.Getenv(insideDir), strconv.Itoa(number)
+	for again := 2; ; again++ { // what another run of the test left is mounted still
+		if _, err := os.Stat(filepath.Join(dir, "d", n)); err != nil {
+			break
+		}
+		n = fmt.Sprintf("%d-%d", number, again)
+	}
 	cfg := Config{
 		Number: number, Length: *length, Faults: *faultsWant, Controls: *controls, Agents: *agentCount, Module: "../..",
 		Dir: filepath.Join(dir, "d", n), Logs: filepath.Join(dir, "logs", n), Log: t.Logf,

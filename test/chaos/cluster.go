@@ -438,6 +438,12 @@ func (c *Cluster) stop() {
 		all.Go(func() { x.halt(unix.SIGKILL) })
 	}
 	all.Wait()
+	for _, x := range c.agents {
+		_ = x.host.PowerOff() // nothing else if it is off
+	}
+	for _, x := range c.controls {
+		_ = x.host.PowerOff()
+	}
 	_ = c.net.Close() // what is left ends with this process
 }
 
