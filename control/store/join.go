@@ -61,11 +61,10 @@ func mayJoin(ctx context.Context, dir string, self Self, now time.Time) error {
 
 // askPeers asks the others, one after the other, who is a member, and what time it is.
 func askPeers(ctx context.Context, self Self) (members []told, at time.Time, err error) {
-	config, err := self.Files.PeerTLS()
+	client, err := self.peerClient(joinTimeout)
 	if err != nil {
 		return nil, at, fmt.Errorf("join the store: %w", err)
 	}
-	client := &http.Client{Timeout: joinTimeout, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
 	err = errors.New("no other member is named")
 	for part := range strings.SplitSeq(self.Join, ",") {
 		if _, u, ok := strings.Cut(part, "="); ok && u != self.URL {
@@ -76,6 +75,15 @@ func askPeers(ctx context.Context, self Self) (members []told, at time.Time, err
 	}
 	return nil, at, mobyfs.Errorf(mobyfs.CodeUnavailable, "join the store: none of its members answers: %w", err).
 		WithHint("look whether mobyfs-control runs there, and whether its port for members is open to this host")
+}
+
+// peerClient is who asks other members, one question a connection.
+func (self Self) peerClient(within time.Duration) (*http.Client, error) {
+	config, err := self.Files.PeerTLS()
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Timeout: within, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}, nil
 }
 
 func askPeer(ctx context.Context, client *http.Client, peer string) ([]told, time.Time, error) {

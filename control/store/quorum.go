@@ -1,8 +1,15 @@
 package store
 
 import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 )
 
 // Quorum is how many of the store's voters there are, as this process sees them.
@@ -15,10 +22,15 @@ type Quorum struct {
 func (q Quorum) Margin() int { return q.Reachable - (q.Voters/2 + 1) }
 
 // activePeers is what etcd counts of its connections to other members: a series for each, 1 while there is one. etcd tells
-// it nowhere else.
+// it nowhere else. It also counts 0 after a single message on the side has failed, such as while a member began, and until a
+// connection is made anew; so one that counts 0 is asked itself.
 const activePeers = "etcd_network_active_peers"
 
-// Quorum counts the voters. known is false if this process is no member of the store.
+// answerTimeout is how long a member that is asked whether it is there may take.
+const answerTimeout = time.Second
+
+// Quorum counts the voters; it takes up to a second while one can't be reached. known is false if this process is no member of
+// the store.
 func (s *Store) Quorum() (q Quorum, known bool) {
 	if s.etcd == nil {
 		return q, false
@@ -30,6 +42,7 @@ func (s *Store) Quorum() (q Quorum, known bool) {
 	}
 	self := s.etcd.Server.MemberID().String()
 	active := activeFrom(families, self)
+	var silent []*membership.Member
 	for _, m := range s.etcd.Server.Cluster().Members() {
 		if m.IsLearner {
 			continue
@@ -37,9 +50,39 @@ func (s *Store) Quorum() (q Quorum, known bool) {
 		q.Voters++
 		if id := m.ID.String(); id == self || active[id] {
 			q.Reachable++
+		} else {
+			silent = append(silent, m)
 		}
 	}
+	q.Reachable += s.answering(silent)
 	return q, true
+}
+
+// answering counts who of some members answers as the member that it should be.
+func (s *Store) answering(members []*membership.Member) int {
+	if len(members) == 0 {
+		return 0
+	}
+	client, err := s.self.peerClient(answerTimeout)
+	if err != nil {
+		s.log.Debug("ask the members that can't be reached", "err", err)
+		return 0
+	}
+	var n atomic.Int64
+	var asking sync.WaitGroup
+	for _, m := range members {
+		asking.Go(func() {
+			answers := func(url string) bool {
+				all, _, err := askPeer(context.Background(), client, url)
+				return err == nil && slices.ContainsFunc(all, func(t told) bool { return slices.Contains(t.PeerURLs, url) })
+			}
+			if slices.ContainsFunc(m.PeerURLs, answers) {
+				n.Add(1)
+			}
+		})
+	}
+	asking.Wait()
+	return int(n.Load())
 }
 
 // Members names those who keep the store and have started. known is false if this process is no member of it.

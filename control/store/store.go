@@ -51,6 +51,7 @@ type Store struct {
 	end      func() error     // closes the engine
 	etcd     *embed.Etcd      // nil if the engine is another
 	client   *clientv3.Client // of etcd; nil if the engine is another
+	self     Self             // which member of etcd this is
 	log      *slog.Logger
 	now      func() time.Time
 	serving  *atomic.Bool // between start and stop
@@ -126,7 +127,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	here := newOwn(server.Server, client)
 	s := newStore(etcdEngine{client, here}, cfg, serving)
-	s.etcd, s.client = server, client
+	s.etcd, s.client, s.self = server, client, cfg.Self
 	s.end = func() error {
 		here.close()
 		err := client.Close()
