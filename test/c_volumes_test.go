@@ -320,3 +320,22 @@ func TestAgentKilledUnderARunningContainer(t *testing.T) {
 		return ""
 	})
 }
+
+// TestModeAndOwnerAreSeenInTheContainer has a container that is not root write into a volume that is made for it.
+func TestModeAndOwnerAreSeenInTheContainer(t *testing.T) {
+	the.Sh(t, "h1", "docker volume create -d mobyfs -o mode=0770 -o uid=999 -o gid=998 owned")
+	defer the.Remove(t, "owned")
+	as := func(host, user, line string) string {
+		return the.On(t, host, "docker", "run", "--rm", "--user", user, "-v", "owned:/data", "--volume-driver=mobyfs", "busybox", "sh", "-c", line)
+	}
+	const shown = "stat -c '%a %u:%g' /data"
+	if got := as("h1", "999:1", shown+" && echo mine > /data/file"); got != "770 999:998" {
+		t.Errorf("in the container its root is %q", got)
+	}
+	if got := as("h1", "1000:1000", "cat /data/file 2>/dev/null || echo refused"); got != "refused" {
+		t.Errorf("a stranger reads %q", got)
+	}
+	if got := as("h2", "5:998", shown+" && cat /data/file"); got != "770 999:998\nmine" {
+		t.Errorf("on the other node it is %q", got)
+	}
+}
