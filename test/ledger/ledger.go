@@ -7,6 +7,7 @@ package ledger
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -141,7 +142,8 @@ func (l *Ledger) Troubles(name string) []string {
 }
 
 // Write is a writer: it goes on where the file in the directory ends, a record after each pause, and tells the ledger at an
-// address of each that is on the disk. It returns at the first write that fails, which it tells of too.
+// address of each that is on the disk. A full disk it outlives, and tries the same record again. It returns at the first write
+// that fails for another reason, which it tells of too.
 func Write(dir, address, name string, pause time.Duration) error {
 	to := teller{address: address}
 	err := write(dir, pause, func(a Ack) {
@@ -196,17 +198,24 @@ func write(dir string, pause time.Duration, tell func(Ack)) error {
 	if n := len(text); n > 0 && text[n-1] != '\n' {
 		end = "\n"
 	}
-	for {
-		r.Seq, r.Begin = r.Seq+1, Now()
-		if _, err := f.WriteString(end + r.Line()); err != nil {
+	for size := int64(len(text)); ; time.Sleep(pause) {
+		next := r
+		next.Seq, next.Begin = r.Seq+1, Now()
+		n, err := f.WriteString(end + next.Line())
+		if err == nil {
+			err = f.Sync()
+		}
+		if errors.Is(err, unix.ENOSPC) {
+			if err := f.Truncate(size); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
 			return err
 		}
-		if err := f.Sync(); err != nil {
-			return err
-		}
-		end = ""
+		r, end, size = next, "", size+int64(n)
 		tell(Ack{r, Now()})
-		time.Sleep(pause)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func records(text string) (all []Record) {
@@ -117,5 +119,47 @@ func TestAWriterGoesOnWhereTheFileEndsAndIsHeard(t *testing.T) {
 	}
 	if a := l.Acks("db"); len(a) != 1 || a[0] != (Ack{Record{"w1", 3, 100}, 200}) {
 		t.Errorf("the ledger has %+v", a)
+	}
+}
+
+func TestAWriterOutlivesAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	told := make(chan Ack)
+	done := make(chan error, 1)
+	go func() {
+		done <- write(dir, 0, func(a Ack) { told <- a })
+	}()
+	next := func(within time.Duration) (a Ack, ok bool) {
+		select {
+		case a = <-told:
+			return a, true
+		case err := <-done:
+			t.Fatalf("it has ended: %v", err)
+		case <-time.After(within):
+		}
+		return a, false
+	}
+	var acks []Ack
+	for a, ok := next(10 * time.Second); ok; a, ok = next(time.Second) { // until 64 KiB are full of records
+		acks = append(acks, a)
+	}
+	if err := unix.Mount("none", dir, "", unix.MS_REMOUNT, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	a, ok := next(10 * time.Second)
+	if !ok || len(acks) < 100 || a.Seq != acks[len(acks)-1].Seq+1 {
+		t.Fatalf("after %d records and with more room came %+v, %v", len(acks), a, ok)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, torn := Parse(string(text))
+	if v := Judge(all, append(acks, a)); len(v.Lost)+len(v.Doubles) > 0 || torn > 0 {
+		t.Errorf("%d torn lines, and %+v", torn, v)
 	}
 }

@@ -31,6 +31,12 @@ func (l *lab) move(f fault, from, to string) (said string, end func() (happened 
 	l.t.Helper()
 	if f.kind == cold {
 		l.TryOn(l.t, from, "docker", "rm", "-f", l.volume)
+		_ = await(settleWithin, func() string { // if nothing takes it back, the move says so
+			if v, ok := l.record(); !ok || v.Lease != nil {
+				return "it is in use"
+			}
+			return ""
+		})
 	}
 	host := l.hostOf(f.role, from, to)
 	end = l.begin(f, host)
