@@ -285,7 +285,11 @@ func (w *worker) giveUp(ctx context.Context, r *mobyfs.Volume, why *mobyfs.Error
 	m := r.Migration
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := w.agent.Control.Abort(call, w.id, m.ID, why.Text)
+	reason := why.Text
+	if why.Hint != "" {
+		reason += "; " + why.Hint
+	}
+	err := w.agent.Control.Abort(call, w.id, m.ID, reason)
 	if code := mobyfs.CodeOf(err); code == mobyfs.CodeUnavailable || code == mobyfs.CodeInternal {
 		return fmt.Errorf("abort the migration: %w", err)
 	}
