@@ -141,6 +141,11 @@ schedules: ## 10,000 random schedules of containers, nodes and failures, against
 torture: ## moves a tree of a million entries and one of a million names between all backends (hours; holes of 160 GiB in TMPDIR)
 	go test -count=1 -timeout 12h -v -run 'TestTorture|TestWhatAFileSystemCanNotKeep' ./migrate/transfer -torture-full
 
+.PHONY: feeds
+feeds: ## twenty seeds of the random writer for each feed of changes, and the small torture tree cold and live between all backends (half an hour)
+	go test -count=1 -timeout 60m -v -run 'TestEventsOn|OnXFS|OnExt4|TestNoBlocks' ./migrate/feed -seeds 20
+	go test -count=1 -timeout 60m -v -run TestTorture ./migrate/transfer -torture-both
+
 .PHONY: fuzz
 fuzz: ## a quarter of an hour of fuzzing, recorded in docs/fuzzing.md
 	tools/fuzz.sh docs/fuzzing.md

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var seeds = flag.Int("seeds", 3, "of the random writer, for each feed")
+var seeds = flag.Int("seeds", 1, "of the random writer, for each feed")
 
 // covers lets a writer change a tree for some rounds and keeps a copy up with what the feed tells and nothing else. In some rounds
 // the writer goes on while the feed is asked; at the end of each it rests, as when it is frozen, and nothing may be missing.
