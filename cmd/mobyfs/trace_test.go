@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -126,7 +127,7 @@ func TestMigrationIsOneTraceOverHostsAndRestarts(t *testing.T) {
 	stopControl := s.control()
 	h1, h2 := s.settingsOf("h1"), s.settingsOf("h2")
 	var halfway <-chan struct{}
-	h1.advertise, halfway = slow(t, h1.advertise, 1<<20)
+	h1.advertise, halfway = slow(t, h1.advertise, 128<<10) // of one connection of several
 	s.run(h1)
 	stop2 := s.run(h2)
 	s.eventually("both nodes have joined", func() bool {
@@ -190,11 +191,17 @@ func TestMigrationIsOneTraceOverHostsAndRestarts(t *testing.T) {
 	}
 	whole := false
 	for _, sp := range c.Spans() {
-		whole = whole || sp.Trace == trace && sp.Name == "pull" && sp.About["bytes"] == fmt.Sprint(len(rows)) && !sp.Failed
+		whole = whole || sp.Trace == trace && sp.Name == "pull" && !sp.Failed && ofThese(sp.About["bytes"], int64(len(rows)))
 	}
 	if !whole {
-		t.Errorf("no span tells that %d bytes were pulled", len(rows))
+		t.Errorf("no span tells how many of %d bytes the second pull brought", len(rows))
 	}
+}
+
+// ofThese reports whether text is a number of bytes of which there are so many.
+func ofThese(text string, all int64) bool {
+	n, err := strconv.ParseInt(text, 10, 64)
+	return err == nil && n > 0 && n <= all
 }
 
 func TestMountThatBringsAVolumeIsOneTrace(t *testing.T) {

@@ -218,14 +218,7 @@ func copyOf(v *mobyfs.Volume) mobyfs.Volume {
 		lease.Users = slices.Clone(lease.Users)
 		c.Lease = &lease
 	}
-	if v.Migration != nil {
-		m := *v.Migration
-		c.Migration = &m
-	}
-	if v.LastMove != nil {
-		m := *v.LastMove
-		c.LastMove = &m
-	}
+	c.Migration, c.LastMove = copyOfMove(v.Migration), copyOfMove(v.LastMove)
 	if v.Aside != nil {
 		aside := *v.Aside
 		c.Aside = &aside
@@ -236,6 +229,15 @@ func copyOf(v *mobyfs.Volume) mobyfs.Volume {
 	}
 	c.Kept = slices.Clone(v.Kept)
 	return c
+}
+
+func copyOfMove(m *mobyfs.Migration) *mobyfs.Migration {
+	if m == nil {
+		return nil
+	}
+	c := *m
+	c.Containers = slices.Clone(m.Containers)
+	return &c
 }
 
 // putName makes the name of a volume point to it, or frees it.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/dirfd"
+	"github.com/mobyfs/mobyfs/internal/tracing"
 	"github.com/mobyfs/mobyfs/migrate/bundle"
 )
 
@@ -190,7 +191,9 @@ func (f *follower) take(ctx context.Context, last bool) (mobyfs.Round, mobyfs.Re
 	came := time.Now()
 	var receipt mobyfs.Receipt
 	if last {
-		receipt, err = f.m.settleLast(ctx, end.digest)
+		proving, span := tracing.Continue(ctx, "digest")
+		receipt, err = f.m.settleLast(proving, end.digest)
+		tracing.End(span, err)
 		receipt.Freeze, receipt.Progress.TotalBytes = end.freeze, f.plan.bytes
 		receipt.Progress.Round, receipt.Progress.Feed = f.number, end.feed
 	} else {

@@ -447,8 +447,8 @@ func (l *leader) tellBig(r *reading, body string) error {
 	if err == nil {
 		defer dirfd.Close(fd)
 		var st unix.Stat_t
-		if err = unix.Fstat(fd, &st); err == nil && (inodeKey{uint64(st.Dev), st.Ino}) != n.src.key {
-			err = errGone
+		if err = unix.Fstat(fd, &st); err == nil && ((inodeKey{uint64(st.Dev), st.Ino}) != n.src.key || st.Mode&unix.S_IFMT != unix.S_IFREG) {
+			err = errGone // numbers of inodes are given out again, such as to a fifo
 		}
 	}
 	if err != nil && !isGone(err) {

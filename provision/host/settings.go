@@ -51,6 +51,9 @@ func (d *Dialer) settings(ctx context.Context, t Target) (settings, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
+	if err != nil && ctx.Err() != nil {
+		return s, context.Cause(ctx)
+	}
 	if err != nil {
 		return s, SSHConfig.Problem(t.Name, "ssh -G %s: %w", t.Address, err).WithDetail(stderr.String())
 	}
