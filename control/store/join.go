@@ -78,8 +78,8 @@ func askPeers(ctx context.Context, self Self) (members []told, at time.Time, err
 }
 
 // peerClient is who asks other members, one question a connection.
-func (self Self) peerClient(within time.Duration) (*http.Client, error) {
-	config, err := self.Files.PeerTLS()
+func (m Self) peerClient(within time.Duration) (*http.Client, error) {
+	config, err := m.Files.PeerTLS()
 	if err != nil {
 		return nil, err
 	}
