@@ -54,15 +54,19 @@ func (n Node) Spec() NodeSpec {
 	return NodeSpec{Zone: n.Zone, Rack: n.Rack, Labels: n.Labels, Taints: n.Taints}
 }
 
+// Description is what a description said of the node last.
+func (n Node) Description() NodeSpec {
+	if n.Described == nil {
+		return NodeSpec{}
+	}
+	return *n.Described
+}
+
 // Describe is the node once a description says next of it. Only what the description says otherwise than last time is
 // changed, and of that only what is still as it said then: what an operator has set stays, until it is what the
 // description says.
 func (n Node) Describe(next NodeSpec) Node {
-	var last NodeSpec
-	if n.Described != nil {
-		last = *n.Described
-	}
-	is, was, wanted := n.Spec().said(), last.said(), next.said()
+	is, was, wanted := n.Spec().said(), n.Description().said(), next.said()
 	after := maps.Clone(is)
 	for what := range union(was, wanted) {
 		if is, was := valueOf(is, what), valueOf(was, what); is != was {
@@ -100,11 +104,8 @@ func (n Node) Describe(next NodeSpec) Node {
 
 // Undescribed says in words what of the node is not as its description says, because somebody has set it otherwise.
 func (n Node) Undescribed() []string {
-	if n.Described == nil {
-		return nil
-	}
 	var all []string
-	is, wanted := n.Spec().said(), n.Described.said()
+	is, wanted := n.Spec().said(), n.Description().said()
 	for _, what := range slices.Sorted(maps.Keys(wanted)) {
 		if has, wants := valueOf(is, what), valueOf(wanted, what); has != wants {
 			all = append(all, fmt.Sprintf("%s is %s and not %s", what, has, wants))

@@ -90,17 +90,10 @@ func changesOf(before, after mobyfs.Node) []string {
 	if !slices.Equal(before.Taints, after.Taints) {
 		did = append(did, "taints changed")
 	}
-	if !described(before).Equal(described(after)) {
+	if !before.Description().Equal(after.Description()) {
 		did = append(did, "description changed")
 	}
 	return did
-}
-
-func described(n mobyfs.Node) mobyfs.NodeSpec {
-	if n.Described == nil {
-		return mobyfs.NodeSpec{}
-	}
-	return *n.Described
 }
 
 // CordonNode implements api.Service.

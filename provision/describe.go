@@ -46,13 +46,13 @@ type NodeNews struct {
 
 // newsOf tells what becomes of a node, and whether control has to be told.
 func newsOf(n mobyfs.Node, spec mobyfs.NodeSpec) (news NodeNews, tell bool) {
-	after := n.Describe(spec)
-	news = NodeNews{Name: n.Name, Changes: n.Spec().Changes(after.Spec()), Kept: after.Undescribed()}
-	var last mobyfs.NodeSpec
-	if n.Described != nil {
-		last = *n.Described
-	}
-	return news, len(news.Changes) > 0 || !last.Equal(spec)
+	news = newsBetween(n, n.Describe(spec))
+	return news, len(news.Changes) > 0 || !n.Description().Equal(spec)
+}
+
+// newsBetween tells what differs of a node, and what of it is not as its description says.
+func newsBetween(n, after mobyfs.Node) NodeNews {
+	return NodeNews{Name: n.Name, Changes: n.Spec().Changes(after.Spec()), Kept: after.Undescribed()}
 }
 
 // Describes reports whether anything would be said of nodes otherwise than now.
@@ -115,7 +115,7 @@ func (v Verify) Describe(ctx context.Context, specs map[string]mobyfs.NodeSpec) 
 				failed = append(failed, undescribed(name, err))
 				continue
 			}
-			news = NodeNews{Name: name, Changes: n.Spec().Changes(after.Spec()), Kept: after.Undescribed()}
+			news = newsBetween(n, after)
 		}
 		if len(news.Changes)+len(news.Kept) > 0 {
 			all = append(all, news)
