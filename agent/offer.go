@@ -3,11 +3,11 @@ package agent
 import (
 	"context"
 	"sync"
-	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/internal/tracing"
 	"github.com/mobyfs/mobyfs/migrate/transfer"
@@ -117,7 +117,7 @@ func (a *Agent) checkTicket(peer pki.Identity, ticket string) (mobyfs.Ticket, er
 		return denied("the ticket is for " + t.To)
 	case t.From != a.Node:
 		return denied("the ticket is for pulling from " + t.From)
-	case !time.Now().Before(t.Expires):
+	case !failpoint.Now().Before(t.Expires):
 		return denied("the ticket has expired")
 	}
 	return t, nil

@@ -7,9 +7,9 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -23,7 +23,7 @@ func (s *Server) visitor(r *http.Request) (pki.Identity, *problem) {
 	if err != nil {
 		return who, newProblem(http.StatusUnauthorized, mobyfs.CodeDenied, err.Error(), "connect with a certificate of the cluster's authority")
 	}
-	if until := r.TLS.VerifiedChains[0][0].NotAfter; !until.IsZero() && time.Now().After(until) { // it was good when the connection began
+	if until := r.TLS.VerifiedChains[0][0].NotAfter; !until.IsZero() && failpoint.Now().After(until) { // it was good when the connection began
 		return who, newProblem(http.StatusUnauthorized, mobyfs.CodeUnavailable, "the certificate of "+who.String()+" has expired", "connect anew, with one that was renewed")
 	}
 	if err := s.service.Admit(r.TLS.VerifiedChains[0][0]); err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -94,7 +95,7 @@ func RenewFiles(ctx context.Context, endpoints []string, files pki.Files) error 
 	defer c.Close()
 	cert, err := c.Renew(ctx, r.Renewal)
 	if err == nil {
-		err = pki.GoodAt([]byte(cert.Chain), time.Now())
+		err = pki.GoodAt([]byte(cert.Chain), failpoint.Now())
 	}
 	if err != nil {
 		return err

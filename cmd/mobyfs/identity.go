@@ -17,6 +17,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/internal/durable"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -35,6 +36,7 @@ type identity struct {
 	control *api.Client
 	log     *slog.Logger
 	wake    chan struct{}
+	now     func() time.Time
 
 	mu      sync.Mutex
 	issuing string                     // fingerprint of the root below which a certificate should be
@@ -45,7 +47,7 @@ type identity struct {
 func openIdentity(s settings, control *api.Client, log *slog.Logger) *identity {
 	i := &identity{
 		files: s.files(), path: filepath.Join(s.root, "pki", "evicted.json"), control: control, log: log,
-		wake: make(chan struct{}, 1), evicted: map[string]mobyfs.Eviction{},
+		wake: make(chan struct{}, 1), now: failpoint.Now, evicted: map[string]mobyfs.Eviction{},
 	}
 	var all []mobyfs.Eviction
 	if err := durable.ReadJSON(i.path, &all); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -134,13 +136,15 @@ func (i *identity) run(ctx context.Context) {
 		if leaf != nil && leaf.SerialNumber.String() != of {
 			at, of = pki.RenewAt(leaf, nil), leaf.SerialNumber.String()
 		}
-		sleep := time.Until(at)
+		sleep := at.Sub(i.now())
 		if due || leaf == nil || sleep <= 0 {
 			err := api.RenewFiles(ctx, i.control.Endpoints(), i.files)
 			if err == nil {
 				i.renewed()
-				wait, said = renewRetry, false
-				continue
+				if err = i.stale(); err == nil {
+					wait, said = renewRetry, false
+					continue
+				}
 			}
 			if !said && ctx.Err() == nil {
 				i.log.Warn("renew the node's certificate; it is tried again", "err", err, "hint", mobyfs.HintOf(err))
@@ -154,6 +158,17 @@ func (i *identity) run(ctx context.Context) {
 		case <-i.wake:
 		}
 	}
+}
+
+// stale says what is wrong if a certificate that control has just made is to be renewed at once by the clock here.
+func (i *identity) stale() error {
+	leaf, _ := i.look()
+	earliest := func() float64 { return 0 }
+	if now := i.now(); leaf != nil && !now.Before(pki.RenewAt(leaf, earliest)) {
+		return mobyfs.Errorf(mobyfs.CodeInternal, "the clock here says %s UTC, when the certificate that control has just made is half over: it is good until %s",
+			now.UTC().Format(time.DateTime), leaf.NotAfter.UTC().Format(time.DateTime)).WithHint(pki.ClockHint)
+	}
+	return nil
 }
 
 // look gives the present certificate, and whether it is of a root that does not sign any more.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,6 +59,26 @@ func TestExpiredNodeRenewsItself(t *testing.T) {
 	}
 	if now, err := os.ReadFile(set.files().Key); err != nil || bytes.Equal(now, key) {
 		t.Errorf("it kept its key, %v", err)
+	}
+}
+
+// A node whose clock is half a day ahead holds each new certificate for half over. It says so, and lets control rest.
+func TestAClockAheadMakesNoHurry(t *testing.T) {
+	s := newShop(t)
+	set := s.settingsOf("h1")
+	s.control()
+	c := api.NewClient(set.control, nil)
+	defer c.Close()
+	var log said
+	id := openIdentity(set, c, slog.New(slog.NewTextHandler(&log, nil)))
+	id.now = func() time.Time { return time.Now().Add(pki.NodeLife/2 + 90*time.Minute) }
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go id.run(ctx)
+	s.eventually("it says that a clock is wrong", func() bool { return len(log.lines(pki.ClockHint)) > 0 })
+	time.Sleep(200 * time.Millisecond) // in which it would renew dozens of times
+	if n := len(log.lines("was renewed")); n != 1 {
+		t.Errorf("it renewed its certificate %d times", n)
 	}
 }
 

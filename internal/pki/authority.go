@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs/internal/durable"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
 // Authority signs for one cluster. Its root's key lives on the first control host alone, and may be taken away from
@@ -176,7 +177,7 @@ func newRoot(dir, cluster string) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
+	now := failpoint.Now()
 	tmpl := &x509.Certificate{
 		SerialNumber:          serial(),
 		Subject:               pkix.Name{CommonName: cluster, Organization: []string{"mobyfs"}},
@@ -234,7 +235,7 @@ func (a *Authority) Sign(csrPEM []byte, id Identity) (chainPEM []byte, err error
 	if issuer == nil {
 		return nil, fmt.Errorf("nobody certifies the role %q", id.Role)
 	}
-	return issuer.Sign(csrPEM, id, time.Now())
+	return issuer.Sign(csrPEM, id, failpoint.Now())
 }
 
 // Fingerprint is the SHA-256 of the root's public key in hexadecimal, to compare by eye.

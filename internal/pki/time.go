@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"net"
 	"strings"
 	"time"
@@ -24,7 +25,7 @@ func OutOfTime(err error) string {
 			whose = who.String()
 		}
 		return fmt.Sprintf("the certificate of %s is good from %s to %s UTC, and by the clock here it is %s", whose,
-			c.NotBefore.UTC().Format(time.DateTime), c.NotAfter.UTC().Format(time.DateTime), time.Now().UTC().Format(time.DateTime))
+			c.NotBefore.UTC().Format(time.DateTime), c.NotAfter.UTC().Format(time.DateTime), failpoint.Now().UTC().Format(time.DateTime))
 	}
 	var alert *net.OpError // crypto/tls wraps what the other end says in one with this Op
 	if errors.As(err, &alert) && alert.Op == "remote error" && strings.Contains(alert.Err.Error(), "expired certificate") {

@@ -5,7 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"time"
+
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
 // Check refuses the other end of a connection whose certificate has been verified, by an error. It is asked at each
@@ -71,7 +72,7 @@ func DoorTLS(rootsPEM []byte) (*tls.Config, error) {
 // PeekTLS connects to the Door of whoever answers. Nothing that is said there is secret, and nothing that is heard there
 // is believed before it was checked otherwise.
 func PeekTLS() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS13, ServerName: Door, InsecureSkipVerify: true}
+	return &tls.Config{MinVersion: tls.VersionTLS13, ServerName: Door, InsecureSkipVerify: true, Time: failpoint.Now}
 }
 
 func pass(cert *x509.Certificate, checks []Check) error {
@@ -103,7 +104,7 @@ func (f Files) DockerTLS(only Identity, installed Files) (*tls.Config, error) {
 func isDockerd(chain []*x509.Certificate, only Identity, id loaded, own []*x509.Certificate) error {
 	uses := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	if err := verify(chain, id.roots, x509.VerifyOptions{KeyUsages: uses}); err != nil {
-		now := time.Now()
+		now := failpoint.Now()
 		if len(chain) == 0 || len(own) == 0 || !chain[0].Equal(own[0]) || now.After(own[0].NotAfter) || now.Before(own[0].NotBefore) {
 			return err
 		}
@@ -155,13 +156,14 @@ func (f Files) serverTLS(config func(id loaded) *tls.Config) (*tls.Config, error
 	return &tls.Config{
 		MinVersion:             config(loaded{}).MinVersion,
 		SessionTicketsDisabled: true,
+		Time:                   failpoint.Now,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			id, err := files.load()
 			if err != nil {
 				return nil, err
 			}
 			c := config(id)
-			c.SessionTicketsDisabled = true
+			c.SessionTicketsDisabled, c.Time = true, failpoint.Now
 			c.Certificates = []tls.Certificate{id.cert}
 			c.ClientCAs = id.roots
 			if c.ClientAuth == tls.NoClientCert {
@@ -181,6 +183,7 @@ func (f Files) ClientTLS(role, name string) (*tls.Config, error) {
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		ServerName:           ServerName(role, name),
+		Time:                 failpoint.Now,
 		GetClientCertificate: f.clientCertificate,
 		InsecureSkipVerify:   true, // for verifyServer does it, with the roots of the moment
 		VerifyConnection:     func(state tls.ConnectionState) error { return f.verifyServer(state) },
@@ -210,12 +213,15 @@ func (f Files) verifyServer(state tls.ConnectionState) error {
 	return err
 }
 
-// verify checks a chain, leaf first, against roots.
+// verify checks a chain, leaf first, against roots: for now if opts name no time.
 func verify(chain []*x509.Certificate, roots *x509.CertPool, opts x509.VerifyOptions) error {
 	if len(chain) == 0 {
 		return errors.New("there is no certificate")
 	}
 	opts.Roots, opts.Intermediates = roots, x509.NewCertPool()
+	if opts.CurrentTime.IsZero() {
+		opts.CurrentTime = failpoint.Now()
+	}
 	for _, c := range chain[1:] {
 		opts.Intermediates.AddCert(c)
 	}
@@ -232,5 +238,5 @@ func (f Files) AddressTLS() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: id.roots, Certificates: []tls.Certificate{id.cert}}, nil
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: id.roots, Certificates: []tls.Certificate{id.cert}, Time: failpoint.Now}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
 // claims is the body of a token: the payload, and who may not use it after when.
@@ -29,7 +30,7 @@ func (f Files) SignToken(payload any, life time.Duration) (string, error) {
 		return "", err
 	}
 	t := jwt.NewWithClaims(jwt.SigningMethodES256, claims{
-		RegisteredClaims: jwt.RegisteredClaims{ExpiresAt: jwt.NewNumericDate(time.Now().Add(life))},
+		RegisteredClaims: jwt.RegisteredClaims{ExpiresAt: jwt.NewNumericDate(failpoint.Now().Add(life))},
 		Payload:          body,
 	})
 	var chain []string
@@ -49,7 +50,7 @@ func (f Files) OpenToken(token, role string, payload any) error {
 	}
 	var c claims
 	_, err = jwt.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) { return signerKey(t, id, role) },
-		jwt.WithValidMethods([]string{jwt.SigningMethodES256.Alg()}), jwt.WithExpirationRequired())
+		jwt.WithValidMethods([]string{jwt.SigningMethodES256.Alg()}), jwt.WithExpirationRequired(), jwt.WithTimeFunc(failpoint.Now))
 	if err != nil {
 		return fmt.Errorf("check the token: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/mobyfs/mobyfs"
@@ -72,6 +73,39 @@ func TestDifferingBlocksAreAllThatDiffer(t *testing.T) {
 		}
 		if string(there) != string(now) {
 			t.Fatalf("%d bytes, then %d: what differs does not make one out of the other", len(was), len(now))
+		}
+	}
+}
+
+// TestWholeBlocks: each byte of a range lies in a block that is told, in one of them, and no block without a byte of a range is.
+func TestWholeBlocks(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	for range 300 {
+		length := 1 + r.IntN(chunkSize)
+		var ranges []feed.Range
+		want := make([]bool, blocksIn(length))
+		for at := int64(r.IntN(3*blockSize)) - blockSize; at < chunkSize; at += int64(r.IntN(20 * blockSize)) {
+			n := int64(1 + r.IntN(3*blockSize))
+			ranges = append(ranges, feed.Range{Off: at, Len: n})
+			for i := max(0, at) / blockSize; i*blockSize < at+n && int(i) < len(want); i++ {
+				want[i] = true
+			}
+			at += n
+		}
+		got := make([]bool, len(want))
+		for _, g := range wholeBlocks(length, ranges) {
+			if g.Off%blockSize != 0 || g.Len <= 0 || g.Off+g.Len > int64(length) || (g.Len%blockSize != 0 && g.Off+g.Len != int64(length)) {
+				t.Fatalf("%v is no stretch of whole blocks of %d bytes", g, length)
+			}
+			for i := g.Off / blockSize; i*blockSize < g.Off+g.Len; i++ {
+				if got[i] {
+					t.Fatalf("block %d is told twice", i)
+				}
+				got[i] = true
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("of %d bytes and %v got %v, want %v", length, ranges, got, want)
 		}
 	}
 }

@@ -25,9 +25,8 @@ type sourceState struct {
 	sent   bool    // the destination has it
 	listed *[]child
 
-	dirty   bool               // it may have changed after it was read without its stamp telling
-	partial bool               // not all was sent that it had when it was read
-	blocks  map[int64][]uint64 // hashes of what was sent, by chunk
+	dirty   bool // it may have changed after it was read without its stamp telling
+	partial bool // not all was sent that it had when it was read
 }
 
 // stampNs is a stamp that takes less memory.
@@ -55,7 +54,7 @@ type changeFinder struct {
 	count  plan
 	paths  map[string][]feed.Range // that a feed told of
 	silent bool                    // what stays where it was has not changed, or a feed would have told
-	kept   int                     // chunks of which blocks are remembered
+	blocks blockMemory
 
 	held      bool // the tree is what the destination holds of an earlier session, and was not looked at yet
 	strangers []stranger
@@ -452,7 +451,7 @@ func (f *changeFinder) bury(gone []naming, r *renames) {
 		if f.known[g.node.src.key] == g.node {
 			delete(f.known, g.node.src.key)
 		}
-		f.cutBlocks(g.node, 0)
+		f.blocks.cut(g.node, 0)
 		if g.node.kind != kindDir {
 			r.gone = append(r.gone, g)
 			continue

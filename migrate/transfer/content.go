@@ -50,8 +50,10 @@ func (c *contentSum) add(index int64, s sum) {
 func (c *contentSum) sum() sum { return c.h.Sum128().Bytes() }
 
 // sumSmall is contentSum of a content of one chunk at most.
-func sumSmall(b []byte) sum {
-	s := sumChunk(b)
+func sumSmall(b []byte) sum { return sumOne(sumChunk(b)) }
+
+// sumOne is contentSum of a content whose only chunk has a sum.
+func sumOne(s sum) sum {
 	if s == (sum{}) {
 		return xxh3.Hash128(nil).Bytes()
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"io"
+	"strings"
 
 	"github.com/zeebo/blake3"
 
@@ -14,18 +15,22 @@ import (
 
 // Digest reads a tree and tells its digest: equal for two trees if and only if they have the same names, kinds,
 // owners, modes, times of change, carried attributes, hard links, targets, devices and content. Where the holes of
-// a file are makes no difference. Progress counts what has one, as a pull does.
+// a file are makes no difference. Progress counts what has one, as a pull does. The digest is made as another one was, such as that of a
+// receipt: by the name that it begins with, as protocol.md defines it; if it has none, as that of a pull.
 //
 // A tree that changes meanwhile is CodeInUse.
-func Digest(ctx context.Context, dir string) (string, mobyfs.Progress, error) {
+func Digest(ctx context.Context, dir, as string) (string, mobyfs.Progress, error) {
 	root, err := dirfd.OpenRoot(dir)
 	if err != nil {
 		return "", mobyfs.Progress{}, fault("open "+dir, err)
 	}
 	defer dirfd.Close(root)
-	t := newTree()
+	t := newTree(pullDigest)
+	if strings.HasPrefix(as, liveDigest.name) {
+		t = newTree(liveDigest)
+	}
 	buf := make([]byte, chunkSize)
-	err = scan(ctx, root, wantContent, func(it *item) error {
+	err = scan(ctx, root, wantMeta, func(it *item) error {
 		s := it.sum
 		if t.needsContent(it) {
 			fd, err := it.openFile()
@@ -65,7 +70,7 @@ func (t *tree) sumContent(ctx context.Context, it *item, fd int, buf []byte) (su
 			return sum{}, err
 		}
 		t.bytes += dataIn(segs)
-		whole.add(index, sumChunk(buf[:n]))
+		whole.add(index, t.chunk(buf[:n]))
 	}
 }
 
@@ -76,8 +81,20 @@ func dataIn(segs []segment) (n int64) {
 	return n
 }
 
+// definition says how a digest is made.
+type definition struct {
+	name  string
+	chunk func([]byte) sum // of a content
+}
+
+var (
+	pullDigest = definition{"mfs1-", sumChunk}
+	liveDigest = definition{"mfs2-", func(b []byte) sum { return sumOfBlocks(sumBlocks(b)) }}
+)
+
 // tree makes the digest of a tree from the items of a scan.
 type tree struct {
+	definition
 	h       *blake3.Hasher
 	buf     []byte              // waits to be hashed
 	rec     []byte              // the last entry, encoded
@@ -87,7 +104,9 @@ type tree struct {
 	bytes   int64               // of content, holes not counted
 }
 
-func newTree() *tree { return &tree{h: blake3.New(), links: map[[2]uint64]int64{}} }
+func newTree(d definition) *tree {
+	return &tree{definition: d, h: blake3.New(), links: map[[2]uint64]int64{}}
+}
 
 // isLink reports whether an item is a second name of one that was added.
 func (t *tree) isLink(it *item) (number int64, is bool) {
@@ -151,8 +170,8 @@ func (t *tree) drain(above int) {
 	}
 }
 
-// digest ends it. The prefix names this definition.
+// digest ends it.
 func (t *tree) digest() string {
 	t.drain(0)
-	return "mfs1-" + hex.EncodeToString(t.h.Sum(nil))
+	return t.name + hex.EncodeToString(t.h.Sum(nil))
 }

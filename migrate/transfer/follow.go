@@ -78,7 +78,7 @@ func (f *follower) greet(ctx context.Context) error {
 	if err := f.p.bundle.Limit(f.o.BytesPerSecond); err != nil {
 		return err
 	}
-	h := hello{uint64(f.p.bundle.Version()), f.p.from.Ticket}
+	h := hello{liveProtocol, f.p.from.Ticket}
 	if err := f.p.say(ctx, frameFollow, h.encode()); err != nil {
 		return err
 	}

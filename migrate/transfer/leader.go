@@ -342,7 +342,7 @@ func (r *reading) readOpen(attrs *attrReader) error {
 		return err
 	}
 	r.content, r.meta.size = r.content[:n], int64(n)
-	r.sum = sumSmall(r.content)
+	r.sum = sumSmallBlocks(r.content)
 	if unchanged(fd, r.stamp) != nil {
 		r.unstable = true
 	}
@@ -464,9 +464,9 @@ func (l *leader) tellBig(r *reading, body string) error {
 	oldEnd := n.src.stamp.size
 	n.cutChunks(r.meta.size)
 	if fresh {
-		l.find.cutBlocks(n, 0)
+		l.find.blocks.cut(n, 0)
 	} else if r.meta.size < oldEnd {
-		l.find.cutBlocks(n, r.meta.size)
+		l.find.blocks.cut(n, r.meta.size)
 	}
 	if err := l.step(64, func(b []byte) []byte { return appendStepOpen(b, n.id, r.meta.size, fresh) }); err != nil {
 		return err

@@ -6,7 +6,11 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/migrate/feed"
 )
+
+// liveProtocol is what a live session speaks within a bundle of any protocol that knows them.
+const liveProtocol = 3
 
 // Frames of live sessions; protocol.md tells which follows which.
 const (
@@ -180,6 +184,15 @@ func decodePiece(b []byte) (piece, error) {
 	}
 	p.data = d.bytes(total)
 	return p, decoded("piece", d.end(nil))
+}
+
+// ranges are where in the chunk something came.
+func (p *piece) ranges() []feed.Range {
+	all := make([]feed.Range, len(p.segs))
+	for i, g := range p.segs {
+		all[i] = feed.Range{Off: int64(g.off), Len: int64(g.len)}
+	}
+	return all
 }
 
 // end is the offset in the file after the last stretch.

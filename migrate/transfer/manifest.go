@@ -17,6 +17,8 @@ type inode struct {
 	at     spot          // one of its names; the source keeps it of directories only
 	dir    *listing      // of a directory
 
+	blocks map[int64][]uint64 // by chunk: see blockMemory
+
 	more map[spot]bool // at the destination: its other names
 	src  *sourceState  // at the source
 }
@@ -115,7 +117,7 @@ func (l *listing) settle() {
 
 // digestKnown makes the digest of the tree below root of what is known of it, and counts it.
 func digestKnown(root *inode) *tree {
-	w := manifestWalk{tree: newTree(), numbers: map[*inode]uint64{}}
+	w := manifestWalk{tree: newTree(liveDigest), numbers: map[*inode]uint64{}}
 	w.visit("", root)
 	return w.tree
 }

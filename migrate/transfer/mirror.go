@@ -12,6 +12,7 @@ import (
 
 	"github.com/mobyfs/mobyfs/internal/dirfd"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
+	"github.com/mobyfs/mobyfs/migrate/feed"
 )
 
 // mirror is the destination's tree of a live session. Its caller takes the steps apart and changes names; helpers write and read
@@ -41,6 +42,7 @@ type mirror struct {
 	files    atomic.Int64
 	bytes    atomic.Int64
 	kept     atomic.Int64 // bytes of content that were here already
+	blocks   blockMemory  // of what was read back
 	unsynced atomic.Int64 // bytes of content since the last sync began
 	syncing  sync.Mutex   // one at a time
 }
@@ -49,10 +51,16 @@ type mirror struct {
 type touched struct {
 	node   *inode
 	meta   meta
-	remake bool    // it is another one by now: a link to elsewhere, or another device
-	dress  bool    // it gets its metadata at the end of the round
-	filled bool    // its content came
-	chunks []int64 // of its content, that changed
+	remake bool           // it is another one by now: a link to elsewhere, or another device
+	dress  bool           // it gets its metadata at the end of the round
+	filled bool           // its content came
+	chunks []touchedChunk // of its content
+}
+
+// touchedChunk is a chunk of which some came.
+type touchedChunk struct {
+	index  int64
+	ranges []feed.Range // in it
 }
 
 // openFile is a file whose pieces come.
@@ -283,6 +291,7 @@ func (m *mirror) unname(s *liveStep) error {
 		m.leave(n, at)
 	} else if s.kind == stepRemove {
 		n.links = 0
+		m.blocks.cut(n, 0)
 		m.nodes[n.id] = nil
 		if t := m.of[n]; t != nil {
 			t.node = nil
@@ -551,6 +560,7 @@ func (m *mirror) small(s *liveStep, buf *buffer) error {
 		return err
 	}
 	n.body, n.sum, n.chunks = s.body, s.sum, nil
+	m.blocks.cut(n, 0)
 	t.meta = s.meta
 	h, err := m.fdOf(n.at.dir)
 	if err != nil {
@@ -594,6 +604,7 @@ func (m *mirror) begin(s *liveStep) error {
 	if s.fresh {
 		flags |= unix.O_TRUNC
 		n.chunks = nil
+		m.blocks.cut(n, 0)
 	}
 	fd, err := dirfd.OpenFile(h.fd, n.at.name, flags, 0)
 	if err != nil {
@@ -602,7 +613,24 @@ func (m *mirror) begin(s *liveStep) error {
 	m.open = &openFile{node: n, t: t, fd: fd, size: s.size, last: -1}
 	m.open.refs.Store(1)
 	n.cutChunks(s.size)
-	return fault("write "+n.at.path(), sized(fd, s.size, unix.Ftruncate(fd, s.size)))
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	if err == nil {
+		m.resized(n, st.Size, s.size)
+		err = sized(fd, s.size, unix.Ftruncate(fd, s.size))
+	}
+	return fault("write "+n.at.path(), err)
+}
+
+// resized forgets the blocks of the chunks whose ends are elsewhere by now.
+func (m *mirror) resized(n *inode, from, to int64) {
+	if from == to {
+		return
+	}
+	for _, size := range []int64{from, to} {
+		m.blocks.forget(n, max(0, size-1)/chunkSize)
+	}
+	m.blocks.cut(n, to)
 }
 
 // piece takes in a piece of the open file.
@@ -624,7 +652,7 @@ func (m *mirror) piece(buf *buffer) error {
 	}
 	f.last = p.index
 	f.node.setChunk(p.index, p.sum)
-	f.t.chunks = append(f.t.chunks, p.index)
+	f.t.chunks = append(f.t.chunks, touchedChunk{p.index, p.ranges()})
 	f.refs.Add(1)
 	return m.do(func() error {
 		defer m.pool.release(buf)

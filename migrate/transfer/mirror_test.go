@@ -62,7 +62,7 @@ func TestHostileSourceIsRefused(t *testing.T) {
 		return appendStepMake(nil, dir, name, kindDir, bodyOf(kindDir, 0))
 	}
 	mkfile := appendStepMake(nil, 0, "f", kindFile, bodyOf(kindFile, 1))
-	small := appendStepSmall(nil, &inode{id: 1, body: bodyOf(kindFile, 1), sum: sumSmall([]byte("x"))}, []byte("x"))
+	small := appendStepSmall(nil, &inode{id: 1, body: bodyOf(kindFile, 1), sum: sumSmallBlocks([]byte("x"))}, []byte("x"))
 	link := appendStepMake(nil, 0, "l", kindSymlink, bodyOf(kindSymlink, 0))
 	for what, steps := range map[string][][]byte{
 		"a name that leads out":               {mkdir(0, "..")},
@@ -137,7 +137,7 @@ func FuzzMirror(f *testing.F) {
 	tree := append(rootDressed(), appendStepMake(nil, 0, "d", kindDir, bodyOf(kindDir, 0))...)
 	tree = append(tree, appendStepMake(nil, 1, "f", kindFile, bodyOf(kindFile, 10))...)
 	opened := appendStepOpen(tree[:len(tree):len(tree)], 2, 10, true)
-	f.Add(frames(frameSteps, opened, framePiece, append(appendPieceHead(nil, 0, sumChunk([]byte("x")), []pieceSpan{{0, 1, false}}), 'x'),
+	f.Add(frames(frameSteps, opened, framePiece, append(appendPieceHead(nil, 0, sumOfBlocks(sumBlocks([]byte("x"))), []pieceSpan{{0, 1, false}}), 'x'),
 		framePieceEnd, pieceEnd{sum{}, bodyOf(kindFile, 10)}.encode()))
 	f.Add(frames(frameSteps, tree, frameRoundEnd, roundEnd{}.encode(), frameSteps, appendStepName(appendSpot(nil, stepUnname, 1, "f"), 0, "g", 2)))
 	f.Add(frames(frameSteps, appendStepMake(tree[:len(tree):len(tree)], 1, "l", kindSymlink, bodyOf(kindSymlink, 0))))

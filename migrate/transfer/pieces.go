@@ -82,7 +82,7 @@ func (p *pieceReader) some(ranges []feed.Range, oldEnd int64) error {
 	}
 	indexes = slices.DeleteFunc(indexes, func(index int64) bool { return index*chunkSize >= size })
 	slices.Sort(indexes)
-	return p.each(slices.Compact(indexes), func(c loaded) error { return p.chunk(c, ranges) })
+	return p.each(slices.Compact(indexes), ranges, func(c loaded) error { return p.chunk(c, ranges) })
 }
 
 // loaded is a chunk as it was read. Whoever has it releases buf.
@@ -90,15 +90,17 @@ type loaded struct {
 	index  int64
 	length int
 	segs   []segment
-	buf    *buffer // nil if it is all hole
+	spans  []pieceSpan // what differs, if only that is in buf
+	buf    *buffer     // nil if it is all hole
 	sum    sum
 	blocks []uint64
 	short  bool // the file ended before the chunk did
 	err    error
 }
 
-// each calls do with the chunks of the indexes, in order, some of which are read ahead at once. It ends with the first error.
-func (p *pieceReader) each(indexes []int64, do func(loaded) error) (err error) {
+// each calls do with the chunks of the indexes, in order, some of which are read ahead at once: what lies in the ranges, or all if there
+// are none. It ends with the first error.
+func (p *pieceReader) each(indexes []int64, ranges []feed.Range, do func(loaded) error) (err error) {
 	ahead, stop := make(chan chan loaded, workers), make(chan struct{})
 	go func() {
 		defer close(ahead)
@@ -106,7 +108,13 @@ func (p *pieceReader) each(indexes []int64, do func(loaded) error) (err error) {
 			one := make(chan loaded, 1)
 			select {
 			case ahead <- one:
-				go func() { one <- p.loadAt(index) }()
+				go func() {
+					c, ok := p.loadBlocks(index, ranges)
+					if !ok {
+						c = p.loadAt(index)
+					}
+					one <- c
+				}()
 			case <-stop:
 				return
 			}
@@ -123,6 +131,56 @@ func (p *pieceReader) each(indexes []int64, do func(loaded) error) (err error) {
 		}
 	}
 	return err
+}
+
+// loadBlocks reads those blocks of a chunk that lie in ranges, if the others are known. ok is false where the whole chunk must be looked
+// at: also where a block is all zeros, which may be a hole, or the file ends early.
+func (p *pieceReader) loadBlocks(index int64, ranges []feed.Range) (c loaded, ok bool) {
+	base := index * chunkSize
+	length := int(min(chunkSize, p.r.meta.size-base))
+	was := p.l.find.blocks.of(p.r.node, index)
+	if ranges == nil || len(was) != blocksIn(length) {
+		return c, false
+	}
+	c = loaded{index: index, length: length, buf: p.l.pool.get(), blocks: slices.Clone(was)}
+	defer func() {
+		if !ok {
+			p.l.pool.release(c.buf)
+		}
+	}()
+	b := slices.Grow(c.buf.b, length)[:length]
+	at := 0
+	for _, g := range wholeBlocks(length, inChunk(ranges, base)) {
+		run := b[at : at+int(g.Len)]
+		if readFull(p.fd, run, base+g.Off) != nil {
+			return c, false
+		}
+		for i := g.Off / blockSize; len(run) > 0; i++ {
+			block := run[:min(blockSize, len(run))]
+			run = run[len(block):]
+			h := hashBlock(block)
+			if h == 0 {
+				return c, false
+			}
+			if h == was[i] {
+				continue
+			}
+			c.blocks[i] = h
+			c.spans = addSpan(c.spans, int(i)*blockSize, len(block))
+			at += copy(b[at:], block)
+		}
+	}
+	c.buf.b, c.sum = b[:at], sumOfBlocks(c.blocks)
+	return c, true
+}
+
+// addSpan adds a stretch of data that begins where the last ends, or after it.
+func addSpan(all []pieceSpan, off, length int) []pieceSpan {
+	if n := len(all); n > 0 && all[n-1].off+all[n-1].len == off {
+		all[n-1].len += length
+		return all
+	}
+	return append(all, pieceSpan{off: off, len: length})
 }
 
 // loadAt reads the chunk of an index, which begins before the file's size.
@@ -152,7 +210,8 @@ func (p *pieceReader) load(c *chunks, index int64, length int, segs []segment) l
 		clear(b)
 		r.err = readSome(p.fd, b, index*chunkSize)
 	}
-	r.buf.b, r.sum, r.blocks = b, sumChunk(b), sumBlocks(b)
+	r.buf.b, r.blocks = b, sumBlocks(b)
+	r.sum = sumOfBlocks(r.blocks)
 	return r
 }
 
@@ -163,7 +222,7 @@ func (p *pieceReader) hole(index int64) error {
 		return nil
 	}
 	n.setChunk(index, sum{})
-	p.l.find.forgetBlocks(n, index)
+	p.l.find.blocks.forget(n, index)
 	length := int(min(chunkSize, p.r.meta.size-index*chunkSize))
 	return p.l.put(outgoing{typ: framePiece, head: appendPieceHead(nil, index, sum{}, []pieceSpan{{0, length, true}})})
 }
@@ -176,32 +235,35 @@ func (p *pieceReader) chunk(c loaded, ranges []feed.Range) error {
 	if c.buf == nil && c.err == nil {
 		return p.hole(c.index)
 	}
-	n := p.r.node
+	n, known := p.r.node, &p.l.find.blocks
+	was := known.of(n, c.index)
 	var old sum
 	if i, found := findChunk(n.chunks, c.index); found {
 		old = n.chunks[i].sum
 	}
 	if same := c.sum == old && (!p.fresh || c.sum != (sum{})); same || c.err != nil {
-		if c.err == nil && c.sum != (sum{}) {
-			p.l.find.learnBlocks(n, c.index, c.blocks)
+		if c.err == nil && c.sum != (sum{}) && was == nil {
+			known.keep(n, c.index, c.blocks)
 		}
 		if c.buf != nil {
 			p.l.pool.release(c.buf)
 		}
 		return fault("read "+p.r.at.path(), c.err)
 	}
-	spans := spansOf(c.segs, c.length, p.fresh || old == (sum{}))
-	was := n.src.blocks[c.index]
-	switch {
-	case p.fresh || old == (sum{}):
-	case was != nil:
-		spans = clipped(spans, differing(was, c.blocks))
-	case p.l.frozen && ranges != nil:
-		spans = clipped(spans, inChunk(ranges, c.index*chunkSize))
+	spans := c.spans
+	if spans == nil {
+		spans = spansOf(c.segs, c.length, p.fresh || old == (sum{}))
+		switch {
+		case p.fresh || old == (sum{}):
+		case was != nil:
+			spans = clipped(spans, differing(was, c.blocks))
+		case p.l.frozen && ranges != nil:
+			spans = clipped(spans, inChunk(ranges, c.index*chunkSize))
+		}
+		c.buf.b = squeezeSpans(c.buf.b, spans)
 	}
 	n.setChunk(c.index, c.sum)
-	p.l.find.keepBlocks(n, c.index, c.blocks)
-	c.buf.b = squeezeSpans(c.buf.b, spans)
+	known.keep(n, c.index, c.blocks)
 	p.l.tree.bytes += int64(len(c.buf.b))
 	return p.l.put(outgoing{framePiece, appendPieceHead(nil, c.index, c.sum, spans), c.buf})
 }

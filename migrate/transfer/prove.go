@@ -12,6 +12,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/internal/dirfd"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
+	"github.com/mobyfs/mobyfs/migrate/feed"
 )
 
 // prove reads back what the round changed and compares it with what was sent. If all was written out before, it is read from the
@@ -96,7 +97,7 @@ func (m *mirror) readBackContent(fd int, size int64, t *touched, fromDisk bool) 
 		if err := readFull(fd, buf.b, 0); err != nil {
 			return err
 		}
-		return compare(sumSmall(buf.b), t.node.sum)
+		return compare(sumSmallBlocks(buf.b), t.node.sum)
 	}
 	var all errgroup.Group
 	all.SetLimit(workers)
@@ -104,24 +105,40 @@ func (m *mirror) readBackContent(fd int, size int64, t *touched, fromDisk bool) 
 		all.Go(func() error {
 			buf := m.pool.get()
 			defer m.pool.release(buf)
-			for _, index := range some {
-				buf.b = buf.b[:min(chunkSize, size-index*chunkSize)]
-				drop(index*chunkSize, chunkSize)
-				if err := readFull(fd, buf.b, index*chunkSize); err != nil {
-					return err
+			for _, c := range some {
+				base := c.index * chunkSize
+				buf.b = buf.b[:min(chunkSize, size-base)]
+				ranges, blocks := m.toReadBack(t.node, c, len(buf.b))
+				for _, g := range ranges {
+					b := buf.b[g.Off : g.Off+g.Len]
+					drop(base+g.Off, g.Len)
+					if err := readFull(fd, b, base+g.Off); err != nil {
+						return err
+					}
+					copy(blocks[g.Off/blockSize:], sumBlocks(b))
 				}
 				var want sum
-				if i, found := findChunk(t.node.chunks, index); found {
+				if i, found := findChunk(t.node.chunks, c.index); found {
 					want = t.node.chunks[i].sum
 				}
-				if err := compare(sumChunk(buf.b), want); err != nil {
+				if err := compare(sumOfBlocks(blocks), want); err != nil {
 					return err
 				}
+				m.blocks.keep(t.node, c.index, blocks)
 			}
 			return ctxErr(m.ctx)
 		})
 	}
 	return all.Wait()
+}
+
+// toReadBack tells what of a chunk that came is to be read back, and the hashes of its blocks as they were read back before. If those are
+// not known, it is all.
+func (m *mirror) toReadBack(n *inode, c touchedChunk, length int) (ranges []feed.Range, blocks []uint64) {
+	if was := m.blocks.of(n, c.index); len(was) == blocksIn(length) {
+		return wholeBlocks(length, c.ranges), slices.Clone(was)
+	}
+	return []feed.Range{{Len: int64(length)}}, make([]uint64, blocksIn(length))
 }
 
 // settle makes a round durable and reads it back.

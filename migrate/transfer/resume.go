@@ -233,7 +233,9 @@ func (m *mirror) sumContent(fd int, n *inode, size int64) error {
 		if err != nil {
 			return err
 		}
-		n.setChunk(index, sumChunk(buf.b))
+		blocks := sumBlocks(buf.b)
+		n.setChunk(index, sumOfBlocks(blocks))
+		m.blocks.keep(n, index, blocks)
 		m.kept.Add(dataIn(segs))
 	}
 }

@@ -72,7 +72,7 @@ type sender struct {
 // before.
 func startSender(ctx context.Context, root int, w *frameWriter) (_ *sender, stop func() error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &sender{ctx: ctx, root: root, w: w, out: make(chan outgoing, 4), typ: frameSteps, tree: newTree()}
+	s := &sender{ctx: ctx, root: root, w: w, out: make(chan outgoing, 4), typ: frameSteps, tree: newTree(pullDigest)}
 	s.batch = s.pool.get()
 	var wg sync.WaitGroup
 	wg.Go(func() {

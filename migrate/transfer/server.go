@@ -198,9 +198,12 @@ func (p *pullee) greet(refused error) (ticket string, live bool, err error) {
 		return "", false, corrupt("a frame of type %d came first", t)
 	}
 	h, err := decodeHello(buf.b)
-	if err == nil && h.protocol != uint64(p.conn.Version()) {
-		err = mobyfs.Errorf(mobyfs.CodeInvalid, "pull protocol %d is not spoken here, only 1 and 2 are", h.protocol).
-			WithHint("run the same version of mobyfs on both nodes")
+	want, spoken := uint64(p.conn.Version()), "pull protocol %d is not spoken here, only 1 and 2 are"
+	if t == frameFollow {
+		want, spoken = liveProtocol, "protocol %d of live sessions is not spoken here, only 3 is"
+	}
+	if err == nil && h.protocol != want {
+		err = mobyfs.Errorf(mobyfs.CodeInvalid, spoken, h.protocol).WithHint("run the same version of mobyfs on both nodes")
 	}
 	return h.ticket, t == frameFollow, err
 }

@@ -318,7 +318,7 @@ func TestNothingStaysOpenAfterAFailure(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errors.New("stopped by the test"))
-		if _, _, err := Digest(ctx, src); err == nil {
+		if _, _, err := Digest(ctx, src, ""); err == nil {
 			t.Error("a digest was made without a context")
 		}
 		if after := openFiles(t); after > before {

@@ -28,7 +28,7 @@ func TestPullBringsEverything(t *testing.T) {
 		t.Errorf("the source changed:\n%s", d)
 	}
 	for _, dir := range []string{src, into} {
-		digest, p, err := Digest(t.Context(), dir)
+		digest, p, err := Digest(t.Context(), dir, "")
 		if err != nil || digest != receipt.Digest {
 			t.Errorf("Digest of %s: got %s, %v, want %s", dir, digest, err, receipt.Digest)
 		}
@@ -117,7 +117,7 @@ func TestPullOfTreeDeeperThanAnyPath(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want, _, err := Digest(t.Context(), src); err != nil || want != receipt.Digest {
+	if want, _, err := Digest(t.Context(), src, ""); err != nil || want != receipt.Digest {
 		t.Errorf("got digest %s, want %s, %v", receipt.Digest, want, err)
 	}
 }

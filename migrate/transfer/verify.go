@@ -55,7 +55,7 @@ func syncInBackground(dir int) (<-chan error, error) {
 }
 
 func (r *receiver) readBack(ctx context.Context, digest string) (mobyfs.Receipt, error) {
-	t := newTree()
+	t := newTree(pullDigest)
 	err := scan(ctx, r.root, wantMeta, func(it *item) error {
 		var content sum
 		number := int(t.entries)

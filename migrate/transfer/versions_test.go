@@ -42,7 +42,7 @@ func TestPullFromANodeOfProtocol1(t *testing.T) {
 	got, err := f.client.Pull(t.Context(), f.from(), into, nil)
 	must(t, err)
 	must(t, <-served)
-	want, _, err := Digest(t.Context(), src)
+	want, _, err := Digest(t.Context(), src, "")
 	if err != nil || got.Digest != want {
 		t.Errorf("got %s, want %s, %v", got.Digest, want, err)
 	}
@@ -110,7 +110,7 @@ func TestPullByANodeOfProtocol1(t *testing.T) {
 	must(t, err)
 	conn.Close()
 	<-done
-	want, _, err := Digest(t.Context(), src)
+	want, _, err := Digest(t.Context(), src, "")
 	if err != nil || got.Digest != want {
 		t.Errorf("got %s, want %s, %v", got.Digest, want, err)
 	}
@@ -121,7 +121,7 @@ func TestPullByAnyNumberOfConnections(t *testing.T) {
 	buildZoo(t, src)
 	must(t, os.WriteFile(filepath.Join(src, "big"), random(5<<20, 1), 0o600))
 	f := newFleet(t, src).start(t)
-	want, _, err := Digest(t.Context(), src)
+	want, _, err := Digest(t.Context(), src, "")
 	must(t, err)
 	for n := 1; n <= bundle.MaxConnections; n++ {
 		f.client.Connections = n

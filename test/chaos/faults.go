@@ -134,7 +134,7 @@ func controlFaults() []fault {
 		{"store refuses a control", 2, func(_ context.Context, l *lane) (func(), error) {
 			return arm(&l.control().machine, []string{"store.commit.before error always", "store.commit.after error always"}[l.rng.IntN(2)])
 		}},
-		{"clock of a control", 2, jump},
+		{"clock of a control", 2, func(_ context.Context, l *lane) (func(), error) { return l.jump(&l.control().machine) }},
 		{"leader transfer", 3, transfer},
 		{"replacement of a control", 1, replace},
 		{"record of a newer version", 2, newer},
@@ -161,6 +161,7 @@ func agentFaults() []fault {
 			return arm(&l.agent().machine, []string{"dir.*", "agent.mounts.*", "agent.catalogue.*"}[l.rng.IntN(3)]+" error always")
 		}},
 		{"certificate of an agent expires", 2, expire},
+		{"clock of an agent", 2, func(_ context.Context, l *lane) (func(), error) { return l.jump(&l.agent().machine) }},
 		{"kill -9 of a watchdog", 2, func(_ context.Context, l *lane) (func(), error) { return nil, l.agent().watchdog.signal(unix.SIGKILL) }},
 		{"upgrade of an agent", 2, func(_ context.Context, l *lane) (func(), error) { return upgrade(&l.agent().machine) }},
 	}
@@ -269,10 +270,9 @@ func holdAt(m *machine, moment string) (reached func(ctx context.Context) error,
 	return reached, func() { undo(); _ = os.Remove(held) }, nil
 }
 
-// jump sets the clock of a control to another time.
-func jump(_ context.Context, l *lane) (func(), error) {
+// jump sets the clock of a program to another time.
+func (l *lane) jump(m *machine) (func(), error) {
 	by := []time.Duration{-24 * time.Hour, -time.Minute, time.Minute, 24 * time.Hour}[l.rng.IntN(4)]
-	m := l.control().machine
 	return func() { _ = os.Remove(m.clock) }, os.WriteFile(m.clock, []byte(by.String()), 0o600)
 }
 
