@@ -67,6 +67,14 @@ func (o MoveOptions) LongestPause() time.Duration { return cmp.Or(o.MaxPause, De
 // Rounds returns after how many rounds OnBusy decides.
 func (o MoveOptions) Rounds() int { return cmp.Or(o.MaxRounds, DefaultMaxRounds) }
 
+// Enough reports whether the source is to be frozen after the round with a number, 0 for the first: the pause that is predicted is short
+// enough, and another round would hardly make it shorter. So it is if the last round made it less than a quarter shorter than what was
+// predicted before, 0 if nothing was.
+func (o MoveOptions) Enough(round int, before, pause time.Duration) bool {
+	shrinks := pause < before-before/4 && round+1 < o.Rounds()
+	return pause <= o.LongestPause() && !shrinks
+}
+
 // Bounds of MoveOptions.
 const (
 	mostPause  = time.Hour

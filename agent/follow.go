@@ -116,7 +116,7 @@ func (f *follower) options() mobyfs.MoveOptions {
 
 // rounds brings what changes until the pause would be short enough, or is to be had as it is.
 func (f *follower) rounds(ctx context.Context) error {
-	for {
+	for before := time.Duration(0); ; {
 		if o := f.options(); o.BytesPerSecond != f.bps {
 			f.bps = o.BytesPerSecond
 			f.peer.Limit(f.bps)
@@ -131,11 +131,12 @@ func (f *follower) rounds(ctx context.Context) error {
 		o, pause := f.options(), f.peer.Predict()
 		f.w.log.Debug("a round came", "migration", f.m, "attempt", r.Number, "files", r.Files, "bytes", r.Bytes, "took", r.Took)
 		switch {
-		case pause <= o.LongestPause(), o.OnBusy == mobyfs.BusyFreeze && r.Number+1 >= o.Rounds():
+		case o.Enough(r.Number, before, pause), o.OnBusy == mobyfs.BusyFreeze && r.Number+1 >= o.Rounds():
 			f.ask(false)
 			return nil
 		case r.Number+1 < o.Rounds():
 			f.ask(false)
+			before = pause
 			continue
 		}
 		f.ask(true)

@@ -149,13 +149,15 @@ func follow(ctx context.Context, o order) (r result, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	options := mobyfs.MoveOptions{MaxPause: o.MaxPause}
 	for {
 		round, err := f.Round(ctx)
 		if err != nil {
 			return r, err
 		}
 		r.Rounds = append(r.Rounds, round)
-		if r.Predict = f.Predict(); r.Predict <= o.MaxPause && round.Number > 0 || round.Number >= mobyfs.DefaultMaxRounds {
+		before := r.Predict
+		if r.Predict = f.Predict(); options.Enough(round.Number, before, r.Predict) || round.Number >= options.Rounds() {
 			break
 		}
 	}

@@ -214,7 +214,7 @@ func contain(t *testing.T, l *lab, name, dir string) *database {
 	self, err := os.Executable()
 	must(t, err)
 	d.remove()
-	must(t, command("docker", "create", "--name", d.name, "--network", "none", "--read-only",
+	must(t, command("docker", "create", "--name", d.name, "--network", "host", "--read-only",
 		"-v", self+":/writer:ro", "-v", dir+":/data", "-v", d.acks+":"+acks,
 		"-e", roleVariable+"=write", "-e", orderVariable+`={"Dir":"/data"}`, image, "/writer"))
 	t.Cleanup(d.remove)
