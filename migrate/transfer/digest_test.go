@@ -12,9 +12,12 @@ import (
 	"github.com/mobyfs/mobyfs"
 )
 
-func digestOf(t testing.TB, dir string) string {
+func digestOf(t testing.TB, dir string) string { return digestAs(t, dir, "") }
+
+// digestAs is the digest of a directory, made as another was.
+func digestAs(t testing.TB, dir, as string) string {
 	t.Helper()
-	d, _, err := Digest(t.Context(), dir, "")
+	d, _, err := Digest(t.Context(), dir, as)
 	must(t, err)
 	return d
 }

@@ -109,8 +109,12 @@ func run(ctx context.Context, cfg Config, b bins) (*result, error) {
 func play(ctx context.Context, cfg Config, w *workload, n *nemesis) error {
 	using, stop := context.WithCancel(ctx)
 	defer stop()
+	bare, err := w.bare(using)
+	if err != nil {
+		return err
+	}
 	used := make(chan error, 1)
-	go func() { used <- w.run(using) }()
+	go func() { used <- w.run(using, bare) }()
 	pause(ctx, 2*time.Second) // so that there is something to break
 	breaking, enough := context.WithTimeout(ctx, cfg.Length)
 	defer enough()

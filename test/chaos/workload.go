@@ -46,11 +46,7 @@ type workload struct {
 }
 
 // run makes volumes and uses them until ctx ends, and waits until all containers have ended.
-func (w *workload) run(ctx context.Context) error {
-	bare, err := w.bare(ctx)
-	if err != nil {
-		return err
-	}
+func (w *workload) run(ctx context.Context, bare []func(context.Context)) error {
 	for _, use := range bare {
 		w.wg.Go(func() { use(ctx) })
 	}
