@@ -42,7 +42,7 @@ test: prepare build ## all tests, those on sandbox hosts included
 # peer waits most of its time, so it runs beside these.
 # These make and compare thousands of files, or begin their program hundreds of times, one after the other. The race detector would
 # find nothing in that which it does not find in the other tests of their packages, and make it five times as long.
-BULKY := '^TestTorture|^TestWhatAFileSystemCanNotKeep|^TestEventsOn|^TestClonesOn|^TestBlocksOn|^TestNoBlocks|KilledAnywhere'
+BULKY := '^TestTorture|^TestWhatAFileSystemCanNotKeep|^TestEventsOn|^TestClonesOn|^TestBlocksOn|^TestGenerationsOn|^TestNoBlocks|KilledAnywhere'
 
 .PHONY: units
 units: ## the tests of all packages, with the race detector
@@ -148,7 +148,7 @@ torture: ## moves a tree of a million entries and one of a million names between
 
 .PHONY: feeds
 feeds: ## twenty seeds of the random writer for each feed of changes, and the small torture tree cold and live between all backends (half an hour)
-	go test -count=1 -timeout 60m -v -run 'TestEventsOn|OnXFS|OnExt4|TestNoBlocks' ./migrate/feed -seeds 20
+	go test -count=1 -timeout 60m -v -run 'TestEventsOn|OnXFS|OnExt4|OnBtrfs|TestNoBlocks' ./migrate/feed -seeds 20
 	go test -count=1 -timeout 60m -v -run TestTorture ./migrate/transfer -torture-both
 
 .PHONY: fuzz

@@ -232,10 +232,10 @@ func (w *worker) stopAll(ctx context.Context, h *hold, path string) error {
 	}
 	failpoint.Reach("agent.stop.after")
 	r, _ := w.agent.catalogue.record(w.id)
-	if err := w.noStrangers(r, path, ids, false); err != nil {
-		return err
-	}
-	return w.agent.Kernel.Sync(path)
+	var checks errgroup.Group
+	checks.Go(func() error { return w.noStrangers(r, path, ids, false) })
+	checks.Go(func() error { return w.agent.Kernel.Sync(path) })
+	return checks.Wait()
 }
 
 // doThaw takes a freeze back at control, and lets go on what was stopped if control agrees.

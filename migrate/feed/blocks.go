@@ -36,7 +36,8 @@ type placed struct {
 	list, next []extent
 	looked     bool
 	time       uint16
-	shifted    uint64 // how often content had been moved then
+	shifted    uint64  // how often content had been moved then
+	emptied    []Range // what was told as a hole that was none before
 }
 
 // newBlocks begins to note writes to the device of a file system of a kind.
@@ -175,7 +176,8 @@ func (b *blocks) harvest() (odd bool) {
 	return odd
 }
 
-// changed also tells what was noted when it was told last: a direct write may have been on its way then.
+// changed also tells what was noted when it was told last: a direct write may have been on its way then. And what became a hole it tells
+// twice: something may lie there between two times that nobody sees in the end but who reads it.
 func (b *blocks) changed(handle string) (r []Range, ok bool) {
 	f := b.files[handle]
 	if f == nil || !f.looked {
@@ -184,7 +186,12 @@ func (b *blocks) changed(handle string) (r []Range, ok bool) {
 	}
 	since := f.time
 	if ok = since > 0 && f.shifted == b.shifted; ok {
-		compare(f.list, f.next, func(off, end, _ int64) { r = addRange(r, off, end) }, func(off, end, place int64) {
+		var emptied []Range
+		compare(f.list, f.next, func(off, end, place int64) {
+			if r = addRange(r, off, end); place < 0 {
+				emptied = addRange(emptied, off, end)
+			}
+		}, func(off, end, place int64) {
 			for at := off; at < end; {
 				chunk := (place + at - off) >> b.shift
 				until := min(end, off+(chunk+1)<<b.shift-place)
@@ -194,6 +201,9 @@ func (b *blocks) changed(handle string) (r []Range, ok bool) {
 				at = until
 			}
 		})
+		r, f.emptied = union(r, f.emptied), emptied
+	} else {
+		f.emptied = nil
 	}
 	f.list, f.next, f.looked, f.time, f.shifted = f.next, nil, false, b.time, b.shifted
 	return r, ok

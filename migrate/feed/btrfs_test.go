@@ -20,7 +20,7 @@ func subvolume(t testing.TB, at, name string) string {
 func TestEventsInASubvolume(t *testing.T) {
 	at := disk(t, "btrfs", 1<<30, "")
 	must(t, os.MkdirAll(filepath.Join(at, "volumes"), 0o755))
-	manySeeds(t, subvolume(t, filepath.Join(at, "volumes"), "data"), "fanotify", Options{})
+	manySeeds(t, subvolume(t, filepath.Join(at, "volumes"), "data"), "fanotify+generations", Options{})
 }
 
 // TestEventsWhereOnlyASubvolumeIsMounted is about hosts whose root file system is a subvolume: nothing above it can be marked.
@@ -31,7 +31,7 @@ func TestEventsWhereOnlyASubvolumeIsMounted(t *testing.T) {
 	run(t, "mount", "-o", "subvol=host", deviceOf(t, at), only)
 	t.Cleanup(func() { run(t, "umount", only) })
 	before := mountsOf(t)
-	manySeeds(t, subvolume(t, only, "data"), "fanotify", Options{})
+	manySeeds(t, subvolume(t, only, "data"), "fanotify+generations", Options{})
 	if after := mountsOf(t); after != before {
 		t.Errorf("mounts before:\n%s\nafter:\n%s", before, after)
 	}
@@ -64,7 +64,7 @@ func TestEventsOfOtherSubvolumesAreDropped(t *testing.T) {
 	for _, dir := range []string{one, two} {
 		must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o600))
 	}
-	f := arm(t, one, "fanotify", Options{})
+	f := arm(t, one, "fanotify+generations", Options{})
 	must(t, os.WriteFile(filepath.Join(two, "file"), []byte("y"), 0o600))
 	if s := changes(t, f); s.All || len(s.Paths) != 0 {
 		t.Errorf("one was told of %v", s)
@@ -81,8 +81,8 @@ func TestSubvolumesInATreeAreAll(t *testing.T) {
 	tree := subvolume(t, at, "tree")
 	must(t, os.MkdirAll(filepath.Join(tree, "a", "b"), 0o755))
 	subvolume(t, at, "beside")
-	inside := arm(t, filepath.Join(tree, "a"), "fanotify", Options{})
-	f := arm(t, tree, "fanotify", Options{})
+	inside := arm(t, filepath.Join(tree, "a"), "fanotify+generations", Options{})
+	f := arm(t, tree, "fanotify+generations", Options{})
 	if s := changes(t, f); s.All {
 		t.Errorf("without any: got %v", s)
 	}
@@ -115,7 +115,7 @@ func TestAnotherFileSystemIsNotTakenForTheTop(t *testing.T) {
 	must(t, os.Mkdir(in, 0o755))
 	run(t, "mount", "-o", "subvol=sub", deviceOf(t, other), in)
 	t.Cleanup(func() { must(t, unix.Unmount(in, 0)) })
-	f := arm(t, in, "fanotify", Options{})
+	f := arm(t, in, "fanotify+generations", Options{})
 	must(t, os.WriteFile(filepath.Join(in, "file"), []byte("x"), 0o600))
 	if s := changes(t, f); s.All || len(s.Paths) != 2 {
 		t.Errorf("got %v, want the root and the file", s)

@@ -29,7 +29,8 @@ type clone struct {
 	list []extent
 	next *clone
 
-	shifted uint64 // how often content had been moved then
+	shifted uint64  // how often content had been moved then
+	emptied []Range // as of placed
 }
 
 // newClones fails where files can't be cloned into dir.
@@ -145,8 +146,12 @@ func (c *clones) changed(handle string) (r []Range, ok bool) {
 	if old.shifted != now.shifted {
 		return nil, false
 	}
-	compare(old.list, now.list, func(off, end, _ int64) { r = addRange(r, off, end) }, func(int64, int64, int64) {})
-	return r, true
+	compare(old.list, now.list, func(off, end, place int64) {
+		if r = addRange(r, off, end); place < 0 {
+			now.emptied = addRange(now.emptied, off, end)
+		}
+	}, func(int64, int64, int64) {})
+	return union(r, old.emptied), true
 }
 
 func (c *clones) forget(handle string) {

@@ -85,7 +85,8 @@ func extents(buf []byte, from int64) (list []extent, last bool, err error) {
 	return list, last, nil
 }
 
-// compare calls differs with each stretch that does not lie where it lay, in order, and same with each that does.
+// compare calls differs with each stretch that does not lie where it lay, in order, and same with each that does. The place of one that
+// is a hole now is less than 0.
 func compare(old, now []extent, differs, same func(off, end, place int64)) {
 	for at := int64(0); ; {
 		o, until := stretch(&old, at)
@@ -96,7 +97,11 @@ func compare(old, now []extent, differs, same func(off, end, place int64)) {
 		switch {
 		case o == nil && n == nil: // a hole, as before
 		case o == nil || n == nil || (o.flags|n.flags)&extentVague != 0 || (o.flags^n.flags)&extentUnwritten != 0 || o.place-o.off != n.place-n.off:
-			differs(at, end, 0)
+			place := int64(-1)
+			if n != nil {
+				place = n.place + at - n.off
+			}
+			differs(at, end, place)
 		default:
 			same(at, end, n.place+at-n.off)
 		}

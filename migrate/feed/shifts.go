@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"unsafe"
@@ -82,29 +83,81 @@ func watchShifts(kind string) (_ *shifts, err error) {
 		if at == cloning {
 			self = os.Getpid() // the clones that this process makes are of no interest
 		}
-		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Name: "mobyfs_shifts", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: at, License: "GPL",
-			Instructions: asm.Instructions{
-				asm.FnGetCurrentPidTgid.Call(),
-				asm.RSh.Imm(asm.R0, 32),
-				asm.JEq.Imm(asm.R0, int32(self), "out"),
-				asm.LoadMapValue(asm.R1, s.marks.FD(), 0),
-				asm.StoreImm(asm.R1, 0, 1, asm.Byte),
-				asm.Mov.Imm(asm.R0, 0).WithSymbol("out"),
-				asm.Return(),
-			},
-		})
-		if err != nil {
+		if err := s.attach(at, asm.Instructions{
+			asm.FnGetCurrentPidTgid.Call(),
+			asm.RSh.Imm(asm.R0, 32),
+			asm.JEq.Imm(asm.R0, int32(self), "out"),
+		}); err != nil {
 			return nil, err
 		}
-		s.programs = append(s.programs, p)
-		l, err := link.AttachTracing(link.TracingOptions{Program: p, AttachType: ebpf.AttachTraceRawTp})
-		if err != nil {
-			return nil, err
+	}
+	if kind == "btrfs" {
+		err = s.watchCalls()
+	}
+	return s, err
+}
+
+// watchCalls notes each call by which a process shares extents of files, for btrfs has no tracepoint there: when it begins, and once it has
+// ended. What the kernel does by itself, as a server of NFS, is not noted.
+func (s *shifts) watchCalls() error {
+	const (
+		ioctl, copyRange                = 16, 326 // numbers of calls
+		ioctl32, copyRange32            = 54, 377 // of programs of 32 bits
+		clone, cloneRange, dedupe       = 0x40049409, 0x4020940d, 0xc0189436
+		second, second32, number  int16 = 104, 88, 120 // argument, and number of the call, in pt_regs: rsi, rcx, orig_rax
+	)
+	if runtime.GOARCH != "amd64" {
+		return fmt.Errorf("it is not known how calls are made on %s", runtime.GOARCH)
+	}
+	request := func(at string, next string, register int16) asm.Instructions {
+		load := asm.LoadMem(asm.R4, asm.R2, register, asm.DWord)
+		if at != "" {
+			load = load.WithSymbol(at)
 		}
+		return asm.Instructions{
+			load,
+			asm.JEq.Imm32(asm.R4, clone, "mark"),
+			asm.JEq.Imm32(asm.R4, cloneRange, "mark"),
+			asm.JEq.Imm32(asm.R4, int32(dedupe-1<<32), "mark"),
+			asm.Ja.Label(next),
+		}
+	}
+	is := slices.Concat(asm.Instructions{
+		asm.LoadMem(asm.R2, asm.R1, 0, asm.DWord),
+		asm.LoadMem(asm.R3, asm.R2, number, asm.DWord),
+		asm.JEq.Imm(asm.R3, copyRange, "mark"),
+		asm.JEq.Imm(asm.R3, copyRange32, "mark"),
+		asm.JEq.Imm(asm.R3, ioctl32, "ioctl32"),
+		asm.JNE.Imm(asm.R3, ioctl, "out"),
+	}, request("", "out", second), request("ioctl32", "out", second32))
+	for _, at := range []string{"sys_enter", "sys_exit"} {
+		if err := s.attach(at, is); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attach has a program note that the kernel came to a tracepoint, unless what it begins with jumps to "out".
+func (s *shifts) attach(tracepoint string, begin asm.Instructions) error {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "mobyfs_shifts", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: tracepoint, License: "GPL",
+		Instructions: slices.Concat(begin, asm.Instructions{
+			asm.LoadMapValue(asm.R1, s.marks.FD(), 0).WithSymbol("mark"),
+			asm.StoreImm(asm.R1, 0, 1, asm.Byte),
+			asm.Mov.Imm(asm.R0, 0).WithSymbol("out"),
+			asm.Return(),
+		}),
+	})
+	if err != nil {
+		return err
+	}
+	s.programs = append(s.programs, p)
+	l, err := link.AttachTracing(link.TracingOptions{Program: p, AttachType: ebpf.AttachTraceRawTp})
+	if err == nil {
 		s.links = append(s.links, l)
 	}
-	return s, nil
+	return err
 }
 
 // now counts how often it was asked and something had happened since.

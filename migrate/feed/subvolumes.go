@@ -65,10 +65,10 @@ type rootRef struct {
 
 // rootRefs lists some of the subvolumes in another, by their numbers from one on; none if there are no more.
 func rootRefs(fd int, tree, from uint64) ([]rootRef, error) {
-	search := treeSearch{
+	search := treeSearch{searchKey: searchKey{
 		tree: rootTree, minObject: tree, maxObject: tree, minOffset: from, maxOffset: ^uint64(0), maxTransaction: ^uint64(0),
 		minType: rootRefKey, maxType: rootRefKey, items: 64,
-	}
+	}}
 	if err := ioctl(fd, ioctlTreeSearch, unsafe.Pointer(&search)); err != nil {
 		return nil, err
 	}
@@ -119,11 +119,15 @@ func (l *inoLookup) path() string {
 	return string(path)
 }
 
-type treeSearch struct {
+type searchKey struct {
 	tree                                       uint64
 	minObject, maxObject, minOffset, maxOffset uint64
 	minTransaction, maxTransaction             uint64
 	minType, maxType, items, _                 uint32
 	_                                          [4]uint64
-	found                                      [4096 - 104]byte
+}
+
+type treeSearch struct {
+	searchKey
+	found [4096 - unsafe.Sizeof(searchKey{})]byte
 }

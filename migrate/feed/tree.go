@@ -107,7 +107,15 @@ func (t *tree) narrower(o Options) (narrower, string) {
 	if o.eventsOnly {
 		return whole{}, events
 	}
-	if t.kind != "ext4" && t.kind != "xfs" {
+	switch t.kind {
+	case "btrfs":
+		g, err := newGenerations(t.root)
+		if err != nil {
+			return whole{}, events + "; not in which transactions extents were written: " + err.Error()
+		}
+		return g, events + ", and in which transactions extents were written"
+	case "ext4", "xfs":
+	default:
 		return whole{}, events
 	}
 	if !o.clonesOnly {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -120,6 +121,59 @@ func TestBlocksOnExt4(t *testing.T) {
 	manySeeds(t, disk(t, "ext4", 1<<30, ""), "fanotify+ebpf", Options{})
 }
 
+func TestGenerationsOnBtrfs(t *testing.T) {
+	manySeeds(t, disk(t, "btrfs", 1<<30, ""), "fanotify+generations", Options{})
+}
+
+// TestWhatIsNotWrittenAnewIsTold: what a file shares with another is of an older transaction, a hole is of none, and what is written where
+// it lies stays of the transaction in which it was first.
+func TestWhatIsNotWrittenAnewIsTold(t *testing.T) {
+	dir := filepath.Join(disk(t, "btrfs", 512<<20, ""), "tree")
+	must(t, os.Mkdir(dir, 0o755))
+	for _, name := range []string{"big", "other", "nocow"} {
+		f, err := os.Create(filepath.Join(dir, name))
+		must(t, err)
+		if name == "nocow" {
+			must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, noCopyOnWrite))
+		}
+		_, err = f.Write(bytes.Repeat([]byte(name), 1<<20))
+		must(t, err)
+		must(t, f.Close())
+	}
+	unix.Sync() // else it is of the transaction that is under way
+	f := arm(t, dir, "fanotify+generations", Options{})
+	changes(t, f)
+	open := func(name string) *os.File {
+		t.Helper()
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0)
+		must(t, err)
+		return f
+	}
+	big, other, nocow := open("big"), open("other"), open("nocow")
+	defer func() { _, _, _ = big.Close(), other.Close(), nocow.Close() }()
+
+	must(t, unix.Fallocate(int(big.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 1<<20, 64<<10))
+	for _, when := range []string{"then", "once more"} {
+		set := changes(t, f)
+		if got := set.Paths["big"]; len(got) != 1 || got[0] != (Range{1 << 20, 64 << 10}) {
+			t.Errorf("of a hole that was made: %s got %v", when, got)
+		}
+		must(t, os.Chtimes(big.Name(), time.Time{}, time.Unix(1, 0)))
+	}
+	if got, told := changes(t, f).Paths["big"]; !told || got == nil || len(got) > 0 {
+		t.Errorf("of a hole that was told twice: got %v, %v", got, told)
+	}
+	must(t, unix.IoctlFileCloneRange(int(big.Fd()), &unix.FileCloneRange{Src_fd: int64(other.Fd()), Src_length: 4096, Dest_offset: 2 << 20}))
+	if got, told := changes(t, f).Paths["big"]; !told || got != nil {
+		t.Errorf("of a file into which was cloned: got %v, %v, want all of it", got, told)
+	}
+	_, err := nocow.WriteAt(make([]byte, 4096), 1<<20)
+	must(t, err)
+	if got, told := changes(t, f).Paths["nocow"]; !told || got != nil {
+		t.Errorf("of a file that is written where it lies: got %v, %v, want all of it", got, told)
+	}
+}
+
 // TestNoBlocksOfJournalledData mounts ext4 so that content goes to the journal first: then blocks say nothing in time.
 func TestNoBlocksOfJournalledData(t *testing.T) {
 	manySeeds(t, disk(t, "ext4", 512<<20, ",data=journal"), "fanotify", Options{})
@@ -130,11 +184,12 @@ func TestLittleIsToldOfABigFile(t *testing.T) {
 	for _, tc := range []struct {
 		kind, want string
 		o          Options
-	}{{"ext4", "fanotify+ebpf", Options{}}, {"xfs", "fanotify+ebpf", Options{}}, {"xfs", "fiemap", Options{clonesOnly: true}}} {
+	}{{"ext4", "fanotify+ebpf", Options{}}, {"xfs", "fanotify+ebpf", Options{}}, {"xfs", "fiemap", Options{clonesOnly: true}}, {"btrfs", "fanotify+generations", Options{}}} {
 		dir := filepath.Join(disk(t, tc.kind, 512<<20, ""), "tree")
 		must(t, os.Mkdir(dir, 0o755))
 		path := filepath.Join(dir, "big")
 		must(t, os.WriteFile(path, bytes.Repeat([]byte("mobyfs!\n"), 8<<20), 0o600))
+		unix.Sync() // else it is of the transaction of btrfs that is under way
 		f := arm(t, dir, tc.want, tc.o)
 		for round := range 5 {
 			big, err := os.OpenFile(path, os.O_WRONLY, 0)

@@ -25,8 +25,17 @@ type sourceState struct {
 	sent   bool    // the destination has it
 	listed *[]child
 
-	dirty   bool // it may have changed after it was read without its stamp telling
-	partial bool // not all was sent that it had when it was read
+	dirty   bool         // it may have changed after it was read without its stamp telling
+	partial bool         // not all was sent that it had when it was read
+	again   []feed.Range // was read without having been told, so it is looked at once more
+}
+
+// toRead is what is to be read of a file of which these ranges were told; nil is all of it.
+func (s *sourceState) toRead(told []feed.Range) []feed.Range {
+	if told == nil || s.partial {
+		return nil
+	}
+	return append(slices.Clip(told), s.again...)
 }
 
 // stampNs is a stamp that takes less memory.
@@ -182,9 +191,7 @@ func (f *changeFinder) note(n *inode, at spot, it *item) {
 	}
 	ranges, told := f.toldOf(at)
 	racy := n.src.dirty && !f.silent
-	if n.src.partial {
-		ranges = nil
-	}
+	ranges = n.src.toRead(ranges)
 	if racy || told || n.src.partial || n.src.stamp != it.stamp.ns() {
 		f.visits = append(f.visits, visit{at, n, ranges})
 	}
@@ -249,10 +256,8 @@ func (f *changeFinder) lookAtPath(path string, ranges []feed.Range) error {
 	if n.src.seen == f.round {
 		return nil
 	}
-	if n.src.partial {
-		ranges = nil
-	}
 	n.src.seen = f.round
+	ranges = n.src.toRead(ranges)
 	f.visits = append(f.visits, visit{spot{dir, name}, n, ranges})
 	return nil
 }

@@ -475,8 +475,9 @@ func (l *leader) tellBig(r *reading, body string) error {
 		return err
 	}
 	short, unstable := fd < 0, fd < 0
+	var again []feed.Range
 	if fd >= 0 {
-		if short, unstable, err = l.pieces(r, fd, oldEnd); err != nil {
+		if short, unstable, again, err = l.pieces(r, fd, oldEnd); err != nil {
 			return err
 		}
 	}
@@ -489,6 +490,6 @@ func (l *leader) tellBig(r *reading, body string) error {
 	}
 	l.tree.files++
 	l.remember(r, unstable)
-	n.src.partial = short
+	n.src.partial, n.src.again = short, again
 	return l.put(outgoing{typ: framePieceEnd, head: pieceEnd{n.sum, body}.encode()})
 }

@@ -11,15 +11,15 @@ import (
 )
 
 // pieces sends the chunks that are not as they were. short tells that the file ended before its size; unstable that it changed while
-// it was read.
-func (l *leader) pieces(r *reading, fd int, oldEnd int64) (short, unstable bool, err error) {
+// it was read; again what of that is to be looked at in the next round, whatever is told then.
+func (l *leader) pieces(r *reading, fd int, oldEnd int64) (short, unstable bool, again []feed.Range, err error) {
 	p := &pieceReader{l: l, r: r, fd: fd, fresh: r.node.chunks == nil}
 	if r.ranges == nil || p.fresh {
 		err = p.all()
 	} else {
 		err = p.some(r.ranges, oldEnd)
 	}
-	return p.short, p.short || unchanged(fd, r.stamp) != nil, err
+	return p.short, p.short || unchanged(fd, r.stamp) != nil, p.again, err
 }
 
 // pieceReader compares an open file with what was sent of it.
@@ -27,8 +27,9 @@ type pieceReader struct {
 	l     *leader
 	r     *reading
 	fd    int
-	fresh bool // nothing was sent
-	short bool // it ended before its size
+	fresh bool         // nothing was sent
+	short bool         // it ended before its size
+	again []feed.Range // that was read without having been told
 }
 
 // all compares all chunks.
@@ -77,7 +78,11 @@ func (p *pieceReader) some(ranges []feed.Range, oldEnd int64) error {
 	}
 	ranges = merged(ranges)
 	if oldEnd != size {
-		indexes = append(indexes, max(0, oldEnd-1)/chunkSize, max(0, size-1)/chunkSize)
+		for _, end := range []int64{oldEnd, size} {
+			index := max(0, end-1) / chunkSize
+			indexes = append(indexes, index)
+			p.again = append(p.again, feed.Range{Off: index * chunkSize, Len: chunkSize})
+		}
 		ranges = nil // what a cut and a growth leave between is no range of a feed
 	}
 	indexes = slices.DeleteFunc(indexes, func(index int64) bool { return index*chunkSize >= size })
@@ -227,6 +232,18 @@ func (p *pieceReader) hole(index int64) error {
 	return p.l.put(outgoing{typ: framePiece, head: appendPieceHead(nil, index, sum{}, []pieceSpan{{0, length, true}})})
 }
 
+// onlyTold takes for unchanged what lies in no range. It may have changed since those were told; the next ones tell of that, unless it is as
+// it was by then.
+func (c *loaded) onlyTold(was []uint64, ranges []feed.Range) {
+	now := c.blocks
+	c.blocks = slices.Clone(was)
+	for _, g := range wholeBlocks(c.length, inChunk(ranges, c.index*chunkSize)) {
+		from, to := g.Off/blockSize, (g.Off+g.Len+blockSize-1)/blockSize
+		copy(c.blocks[from:to], now[from:to])
+	}
+	c.sum = sumOfBlocks(c.blocks)
+}
+
 // chunk sends a chunk if it has another sum than it had: of it the blocks that differ from those that were sent, if those are known. Else,
 // of a tree that stands still, what lies in the ranges; and else all. While the tree changes, ranges are older than what was read, and
 // do not tell all that differs.
@@ -237,6 +254,9 @@ func (p *pieceReader) chunk(c loaded, ranges []feed.Range) error {
 	}
 	n, known := p.r.node, &p.l.find.blocks
 	was := known.of(n, c.index)
+	if ranges != nil && c.spans == nil && c.err == nil && len(was) == len(c.blocks) {
+		c.onlyTold(was, ranges)
+	}
 	var old sum
 	if i, found := findChunk(n.chunks, c.index); found {
 		old = n.chunks[i].sum
