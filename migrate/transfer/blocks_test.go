@@ -1,6 +1,8 @@
 package transfer
 
 import (
+	"bytes"
+	"context"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -108,6 +110,76 @@ func TestWholeBlocks(t *testing.T) {
 			t.Fatalf("of %d bytes and %v got %v, want %v", length, ranges, got, want)
 		}
 	}
+}
+
+// toldFeed is a feed that tells what a test lets it tell.
+type toldFeed struct{ next feed.Set }
+
+func (f *toldFeed) Name() string                              { return "told" }
+func (f *toldFeed) Changes(context.Context) (feed.Set, error) { return f.next, nil }
+func (f *toldFeed) Last(context.Context) (feed.Set, error)    { return f.next, nil }
+func (f *toldFeed) Close() error                              { return nil }
+
+// TestWhatIsNotToldIsNotSent: what changed after the feed was asked may be undone before it is asked again, and then it tells nothing of it.
+func TestWhatIsNotToldIsNotSent(t *testing.T) {
+	const page = blockSize
+	src := t.TempDir()
+	path := filepath.Join(src, "data")
+	must(t, os.WriteFile(path, random(chunkSize+chunkSize/2, 1), 0o600))
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	told := &toldFeed{}
+	l := newLiveFleetTold(t, src, func(string) feed.Feed { return told })
+	session, into := l.follow(t, mobyfs.FollowOptions{})
+	round := func(ranges ...feed.Range) {
+		t.Helper()
+		told.next = feed.Set{Paths: map[string][]feed.Range{"data": append([]feed.Range{}, ranges...)}}
+		_, err := session.Round(t.Context())
+		must(t, err)
+	}
+	put := func(b []byte, off int64) (was []byte) {
+		t.Helper()
+		was = make([]byte, len(b))
+		_, err := f.ReadAt(was, off)
+		must(t, err)
+		_, err = f.WriteAt(b, off)
+		must(t, err)
+		return was
+	}
+	there := func(off int64) []byte {
+		t.Helper()
+		b := make([]byte, page)
+		copied, err := os.Open(filepath.Join(into, "data"))
+		must(t, err)
+		defer copied.Close()
+		_, err = copied.ReadAt(b, off)
+		must(t, err)
+		return b
+	}
+	round()
+
+	// The page of zeros has the source read all of the chunk, and with it the other page, of which nobody tells.
+	put(make([]byte, page), 2*page)
+	was := put(random(page, 2), 7*page)
+	round(feed.Range{Off: 2 * page, Len: page})
+	if !bytes.Equal(there(2*page), make([]byte, page)) || !bytes.Equal(there(7*page), was) {
+		t.Error("what was told did not come, or what was not told did")
+	}
+	put(was, 7*page)
+
+	// The file has another size, so its ends are read whatever is told.
+	was = put(random(page, 3), chunkSize+3*page)
+	_, err = f.WriteAt(random(100, 4), chunkSize+chunkSize/2)
+	must(t, err)
+	round(feed.Range{Off: chunkSize + chunkSize/2, Len: 100})
+	put(was, chunkSize+3*page)
+	round()
+
+	receipt, err := session.Freeze(t.Context())
+	must(t, err)
+	must(t, session.Close())
+	sameTrees(t, src, into, receipt)
 }
 
 func TestRangesOfAChunk(t *testing.T) {
