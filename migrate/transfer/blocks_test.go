@@ -168,6 +168,17 @@ func TestWhatIsNotToldIsNotSent(t *testing.T) {
 	}
 	put(was, 7*page)
 
+	// So it is in a chunk that was all zeros, as databases make them before they write.
+	put(make([]byte, chunkSize), 0)
+	round(feed.Range{Len: chunkSize})
+	put(random(page, 5), 2*page)
+	was = put(random(page, 6), 7*page)
+	round(feed.Range{Off: 2 * page, Len: 2 * page})
+	if !bytes.Equal(there(7*page), was) {
+		t.Error("what was not told came in a chunk of zeros")
+	}
+	round(feed.Range{Off: 7 * page, Len: page})
+
 	// The file has another size, so its ends are read whatever is told.
 	was = put(random(page, 3), chunkSize+3*page)
 	_, err = f.WriteAt(random(100, 4), chunkSize+chunkSize/2)

@@ -272,11 +272,12 @@ func (p *pieceReader) chunk(c loaded, ranges []feed.Range) error {
 	}
 	spans := c.spans
 	if spans == nil {
-		spans = spansOf(c.segs, c.length, p.fresh || old == (sum{}))
+		empty := p.fresh || old == (sum{})
+		spans = spansOf(c.segs, c.length, empty)
 		switch {
-		case p.fresh || old == (sum{}):
-		case was != nil:
+		case was != nil: // also if it was all zeros: what of it is new may be what was not told
 			spans = clipped(spans, differing(was, c.blocks))
+		case empty:
 		case p.l.frozen && ranges != nil:
 			spans = clipped(spans, inChunk(ranges, c.index*chunkSize))
 		}
