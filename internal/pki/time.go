@@ -4,10 +4,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"net"
 	"strings"
 	"time"
+
+	"github.com/mobyfs/mobyfs/internal/failpoint"
 )
 
 // ClockHint is the way out where OutOfTime has something to say.

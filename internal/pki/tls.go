@@ -72,7 +72,7 @@ func DoorTLS(rootsPEM []byte) (*tls.Config, error) {
 // PeekTLS connects to the Door of whoever answers. Nothing that is said there is secret, and nothing that is heard there
 // is believed before it was checked otherwise.
 func PeekTLS() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS13, ServerName: Door, InsecureSkipVerify: true, Time: failpoint.Now}
+	return &tls.Config{MinVersion: tls.VersionTLS13, ServerName: Door, InsecureSkipVerify: true}
 }
 
 func pass(cert *x509.Certificate, checks []Check) error {
@@ -183,7 +183,6 @@ func (f Files) ClientTLS(role, name string) (*tls.Config, error) {
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		ServerName:           ServerName(role, name),
-		Time:                 failpoint.Now,
 		GetClientCertificate: f.clientCertificate,
 		InsecureSkipVerify:   true, // for verifyServer does it, with the roots of the moment
 		VerifyConnection:     func(state tls.ConnectionState) error { return f.verifyServer(state) },

@@ -201,7 +201,7 @@ func (b *blocks) changed(handle string) (r []Range, ok bool) {
 				at = until
 			}
 		})
-		r, f.emptied = union(r, f.emptied), emptied
+		r, f.emptied = Union(r, f.emptied), emptied
 	} else {
 		f.emptied = nil
 	}

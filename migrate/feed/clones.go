@@ -151,7 +151,7 @@ func (c *clones) changed(handle string) (r []Range, ok bool) {
 			now.emptied = addRange(now.emptied, off, end)
 		}
 	}, func(int64, int64, int64) {})
-	return union(r, old.emptied), true
+	return Union(r, old.emptied), true
 }
 
 func (c *clones) forget(handle string) {

@@ -1,7 +1,11 @@
 // Package feed tells what changed in a directory tree while it was used.
 package feed
 
-import "context"
+import (
+	"cmp"
+	"context"
+	"slices"
+)
 
 // Feed tells what changed in one tree. Changes, Last and Close are called one after the other.
 type Feed interface {
@@ -28,3 +32,13 @@ type Set struct {
 
 // Range is a stretch of a file's content, in bytes.
 type Range struct{ Off, Len int64 }
+
+// Union is what lies in any of the lists, in order and apart. They may be in any order.
+func Union(lists ...[]Range) (all []Range) {
+	every := slices.Concat(lists...)
+	slices.SortFunc(every, func(a, b Range) int { return cmp.Compare(a.Off, b.Off) })
+	for _, r := range every {
+		all = addRange(all, r.Off, r.Off+r.Len)
+	}
+	return all
+}

@@ -1,11 +1,9 @@
 package feed
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -92,7 +90,7 @@ func (g *generations) age(old *aged, file int, last bool) error {
 		}
 		// What became a hole is told twice: something may lie there between two times that nobody sees in the end but who reads it.
 		next.emptied = without(next.holes, old.holes)
-		old.ranges = union(old.ranges, next.emptied, old.emptied)
+		old.ranges = Union(old.ranges, next.emptied, old.emptied)
 	}
 	old.next = next
 	return nil
@@ -239,16 +237,6 @@ func without(ranges, others []Range) (rest []Range) {
 		}
 	}
 	return rest
-}
-
-// union is what lies in any of the lists, in order and apart.
-func union(lists ...[]Range) (all []Range) {
-	every := slices.Concat(lists...)
-	slices.SortFunc(every, func(a, b Range) int { return cmp.Compare(a.Off, b.Off) })
-	for _, r := range every {
-		all = addRange(all, r.Off, r.Off+r.Len)
-	}
-	return all
 }
 
 // Numbers and structures of linux/btrfs.h, linux/btrfs_tree.h and linux/fs.h.

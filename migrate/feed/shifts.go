@@ -109,19 +109,17 @@ func (s *shifts) watchCalls() error {
 	if runtime.GOARCH != "amd64" {
 		return fmt.Errorf("it is not known how calls are made on %s", runtime.GOARCH)
 	}
-	request := func(at string, next string, register int16) asm.Instructions {
-		load := asm.LoadMem(asm.R4, asm.R2, register, asm.DWord)
-		if at != "" {
-			load = load.WithSymbol(at)
-		}
+	request := func(register int16) asm.Instructions {
 		return asm.Instructions{
-			load,
+			asm.LoadMem(asm.R4, asm.R2, register, asm.DWord),
 			asm.JEq.Imm32(asm.R4, clone, "mark"),
 			asm.JEq.Imm32(asm.R4, cloneRange, "mark"),
 			asm.JEq.Imm32(asm.R4, int32(dedupe-1<<32), "mark"),
-			asm.Ja.Label(next),
+			asm.Ja.Label("out"),
 		}
 	}
+	ofProgram32 := request(second32)
+	ofProgram32[0] = ofProgram32[0].WithSymbol("ioctl32")
 	is := slices.Concat(asm.Instructions{
 		asm.LoadMem(asm.R2, asm.R1, 0, asm.DWord),
 		asm.LoadMem(asm.R3, asm.R2, number, asm.DWord),
@@ -129,7 +127,7 @@ func (s *shifts) watchCalls() error {
 		asm.JEq.Imm(asm.R3, copyRange32, "mark"),
 		asm.JEq.Imm(asm.R3, ioctl32, "ioctl32"),
 		asm.JNE.Imm(asm.R3, ioctl, "out"),
-	}, request("", "out", second), request("ioctl32", "out", second32))
+	}, request(second), ofProgram32)
 	for _, at := range []string{"sys_enter", "sys_exit"} {
 		if err := s.attach(at, is); err != nil {
 			return err

@@ -70,24 +70,17 @@ func differing(was, now []uint64) (all []feed.Range) {
 	return all
 }
 
-// wholeBlocks are the stretches of whole blocks, of a chunk of a length, into which ranges reach. Those are in order.
-func wholeBlocks(length int, ranges []feed.Range) (all []feed.Range) {
+// wholeBlocks are the stretches of whole blocks, of a chunk of a length, into which ranges reach.
+func wholeBlocks(length int, ranges []feed.Range) []feed.Range {
+	var all []feed.Range
 	for _, r := range ranges {
 		from := max(0, r.Off) / blockSize * blockSize
 		to := min(int64(length), int64(blocksIn(int(min(r.Off+r.Len, chunkSize))))*blockSize)
-		n := len(all)
-		if n > 0 {
-			from = max(from, all[n-1].Off+all[n-1].Len)
-		}
-		switch {
-		case from >= to:
-		case n > 0 && all[n-1].Off+all[n-1].Len == from:
-			all[n-1].Len += to - from
-		default:
+		if from < to {
 			all = append(all, feed.Range{Off: from, Len: to - from})
 		}
 	}
-	return all
+	return feed.Union(all)
 }
 
 // blockMemory counts the chunks of which the hashes of the blocks are remembered, as the destination has them. It may be used by several

@@ -31,7 +31,7 @@ func Digest(ctx context.Context, dir, as string) (string, mobyfs.Progress, error
 	}
 	buf := make([]byte, chunkSize)
 	err = scan(ctx, root, wantMeta, func(it *item) error {
-		s := it.sum
+		var s sum
 		if t.needsContent(it) {
 			fd, err := it.openFile()
 			if err != nil {

@@ -76,7 +76,7 @@ func (p *pieceReader) some(ranges []feed.Range, oldEnd int64) error {
 			indexes = append(indexes, i)
 		}
 	}
-	ranges = merged(ranges)
+	ranges = feed.Union(ranges)
 	if oldEnd != size {
 		for _, end := range []int64{oldEnd, size} {
 			index := max(0, end-1) / chunkSize
@@ -167,25 +167,15 @@ func (p *pieceReader) loadBlocks(index int64, ranges []feed.Range) (c loaded, ok
 			if h == 0 {
 				return c, false
 			}
-			if h == was[i] {
-				continue
+			if h != was[i] {
+				c.blocks[i] = h
+				at += copy(b[at:], block)
 			}
-			c.blocks[i] = h
-			c.spans = addSpan(c.spans, int(i)*blockSize, len(block))
-			at += copy(b[at:], block)
 		}
 	}
+	c.spans = clipped([]pieceSpan{{0, length, false}}, differing(was, c.blocks))
 	c.buf.b, c.sum = b[:at], sumOfBlocks(c.blocks)
 	return c, true
-}
-
-// addSpan adds a stretch of data that begins where the last ends, or after it.
-func addSpan(all []pieceSpan, off, length int) []pieceSpan {
-	if n := len(all); n > 0 && all[n-1].off+all[n-1].len == off {
-		all[n-1].len += length
-		return all
-	}
-	return append(all, pieceSpan{off: off, len: length})
 }
 
 // loadAt reads the chunk of an index, which begins before the file's size.
@@ -351,21 +341,6 @@ func inChunk(ranges []feed.Range, base int64) []feed.Range {
 			break
 		}
 		all = append(all, feed.Range{Off: r.Off - base, Len: r.Len})
-	}
-	return all
-}
-
-// merged sorts ranges and joins those that touch.
-func merged(ranges []feed.Range) []feed.Range {
-	ranges = slices.Clone(ranges)
-	slices.SortFunc(ranges, func(a, b feed.Range) int { return cmp.Compare(a.Off, b.Off) })
-	var all []feed.Range
-	for _, r := range ranges {
-		if n := len(all); n > 0 && r.Off <= all[n-1].Off+all[n-1].Len {
-			all[n-1].Len = max(all[n-1].Len, r.Off+r.Len-all[n-1].Off)
-			continue
-		}
-		all = append(all, r)
 	}
 	return all
 }

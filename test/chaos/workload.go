@@ -45,7 +45,7 @@ type workload struct {
 	wg      sync.WaitGroup
 }
 
-// run makes volumes and uses them until ctx ends, and waits until all containers have ended.
+// run makes volumes and uses them until ctx ends, and waits until all containers have ended. bare is what the nodes without agents do.
 func (w *workload) run(ctx context.Context, bare []func(context.Context)) error {
 	for _, use := range bare {
 		w.wg.Go(func() { use(ctx) })
