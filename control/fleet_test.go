@@ -272,7 +272,7 @@ func (f *fleet) lose(name string) {
 	if err := f.control.store.Revoke(f.t.Context(), store.Lease(session.Lease)); err != nil {
 		f.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); f.control.silence(name) == 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); f.control.silence(name) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			f.t.Fatalf("control does not see that %s is silent", name)
 		}

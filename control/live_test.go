@@ -431,7 +431,7 @@ func TestEvictionAndSilenceEndAFreezeByAnAbort(t *testing.T) {
 			x.freeze(t)
 			must[mobyfs.Operation](t)(f.op.EvictNode(t.Context(), evicted, "stolen"))
 			f.control.carry(t.Context())
-			for deadline := time.Now().Add(10 * time.Second); x.record(x.name).Migration != nil && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(time.Minute); x.record(x.name).Migration != nil && time.Now().Before(deadline); {
 				f.control.carry(t.Context())
 			}
 			aborted(t, x, "evicted")
@@ -502,7 +502,7 @@ func TestOptionsOfALiveMoveChangeWhileItRuns(t *testing.T) {
 			wantCode(t, err, mobyfs.CodeNotFound)
 			must[mobyfs.Operation](t)(x.op.RetryOperation(ctx, v.LastMove.Operation))
 			f.control.carry(ctx)
-			for deadline := time.Now().Add(10 * time.Second); x.record(x.name).Migration == nil && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(time.Minute); x.record(x.name).Migration == nil && time.Now().Before(deadline); {
 				f.control.carry(ctx)
 			}
 			if m := x.record(x.name).Migration; m == nil || !m.Live || m.Options.OnBusy != freeze || m.ID == x.m {
@@ -590,7 +590,7 @@ func TestLiveDrainMovesWhatIsUsedToo(t *testing.T) {
 	must[mobyfs.Grant](t)(f.h1.Claim(ctx, v.ID))
 	o := must[mobyfs.Operation](t)(f.op.Drain(ctx, "h1", api.DrainRequest{Live: true, Options: mobyfs.MoveOptions{WithContainers: true}}))
 	moving := func(name string) *mobyfs.Migration {
-		for deadline := time.Now().Add(10 * time.Second); f.record(name).Migration == nil && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(time.Minute); f.record(name).Migration == nil && time.Now().Before(deadline); {
 			f.control.carry(ctx)
 		}
 		return f.record(name).Migration

@@ -19,7 +19,7 @@ import (
 // until waits until an operation is as ok says, and returns it.
 func until(t *testing.T, c caller, id mobyfs.OperationID, ok func(mobyfs.Operation) bool) mobyfs.Operation {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		o, err := c.Operation(t.Context(), id)
 		if err != nil {
@@ -53,7 +53,7 @@ func (f *fleet) moving() map[string]mobyfs.Migration {
 // untilMoving waits until so many volumes are on their way, and makes sure that no more are.
 func (f *fleet) untilMoving(n int) map[string]mobyfs.Migration {
 	f.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(2 * time.Millisecond) {
 		all := f.moving()
 		if len(all) == n {
 			return all
@@ -576,7 +576,7 @@ func TestRebalanceMovesUntilNothingIsWorthIt(t *testing.T) {
 		_, err = op.PlanRebalance(ctx, 1)
 		wantCode(t, err, mobyfs.CodeInvalid)
 		moved := 0
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 			for name := range f.moving() {
 				f.arrive(name)
 				moved++

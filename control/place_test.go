@@ -26,7 +26,7 @@ func at(c *Control, role, name string) caller {
 func awaitNodes(t *testing.T, all map[string]*Control, n int) {
 	t.Helper()
 	for _, c := range all {
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 			ready := 0
 			c.store.View(func(view store.View) {
 				for candidate := range view.Field().All() {

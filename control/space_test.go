@@ -25,6 +25,7 @@ func tightFleet(t *testing.T) (*fleet, *clientv3.Client) {
 	f := newFleet(t, false)
 	f.close()
 	f.cfg.Quota = store.MinQuota
+	f.cfg.SessionTTL = time.Hour // nodes that have reported stay there, however long the disk takes
 	f.open(true)
 	etcd, err := clientv3.New(clientv3.Config{
 		Endpoints: []string{"unix://" + filepath.Join(f.dir, "etcd", "client.sock")}, DialTimeout: 10 * time.Second, Logger: zap.NewNop(),
@@ -92,6 +93,11 @@ func TestReadyTellsWhyNot(t *testing.T) {
 		t.Fatal("etcd takes all that comes")
 	}
 	var why error
+	defer func() {
+		if t.Failed() {
+			t.Logf("the last answer was: %v", why)
+		}
+	}()
 	soon(t, "it is not ready", func() bool { why = anybody.Ready(t.Context()); return why != nil })
 	if mobyfs.CodeOf(why) != mobyfs.CodeUnavailable || !strings.Contains(why.Error(), "the store is full: etcd takes no more writes") {
 		t.Errorf("got %v, want that the store is full", why)
@@ -122,8 +128,8 @@ func TestReadyTellsWhyNot(t *testing.T) {
 	})
 	soon(t, "it is ready again", func() bool { return anybody.Ready(t.Context()) == nil })
 	soon(t, "volumes are made again", func() bool {
-		_, err := f.operator().CreateVolume(t.Context(), "more", mobyfs.VolumeSpec{}, "")
-		return err == nil
+		_, why = f.operator().CreateVolume(t.Context(), "more", mobyfs.VolumeSpec{}, "")
+		return why == nil
 	})
 	t.Logf("ready %v after the last write of others", time.Since(begun).Round(time.Millisecond))
 	_, text := f.scrape(pki.RoleOperator, "prometheus")

@@ -60,7 +60,7 @@ func watching(t *testing.T, c caller) <-chan mobyfs.Change {
 // next waits for the first change that ok agrees with.
 func next(t *testing.T, changes <-chan mobyfs.Change, ok func(mobyfs.Change) bool) mobyfs.Change {
 	t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		select {
 		case c := <-changes:
@@ -202,7 +202,7 @@ func TestUnreadableRecordIsNotToldAsGone(t *testing.T) {
 	_, err = op.CreateVolume(ctx, "pgdata", mobyfs.VolumeSpec{}, "")
 	wantCode(t, err, mobyfs.CodeCorrupt)
 	s := must[api.Cluster](t)(op.Cluster(ctx))
-	for deadline := time.Now().Add(10 * time.Second); len(s.Unreadable) == 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(s.Unreadable) == 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		s = must[api.Cluster](t)(op.Cluster(ctx)) // others' writes are known once the watch has told them
 	}
 	if len(s.Unreadable) != 1 || s.Unreadable[0].Key != string(found.Kvs[0].Key) || s.Unreadable[0].Cause == "" {

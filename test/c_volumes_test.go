@@ -60,7 +60,7 @@ func TestScenario04MoveKeepsAllAttributes(t *testing.T) {
 	if got := the.TreeOf(t, "h3", after); got != tree {
 		t.Errorf("the tree changed:\n%s", diffLines(tree, got))
 	}
-	fleet.Eventually(t, 10*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		if the.TryOn(t, "h1", "ls", fleet.DataDir(after)).Code == 0 {
 			return "h1 still has the bytes"
 		}
@@ -78,7 +78,7 @@ func TestScenario05DeletedVolumeIsGoneEverywhere(t *testing.T) {
 	if r := the.Try(t, "volume", "inspect", "s05"); r.Code == 0 {
 		t.Errorf("it is still in the catalogue: %v", r)
 	}
-	fleet.Eventually(t, 10*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		for h := range the.Hosts {
 			if the.DockerLists(t, h, "s05") {
 				return h + " lists it"
@@ -101,7 +101,7 @@ func TestScenario10WriteAndReadThroughHTTP(t *testing.T) {
 	defer the.TryOn(t, "h1", "docker", "rm", "-f", "s10web")
 	the.InVolume(t, "h1", "s10", `mkdir /data/cgi-bin; printf '#!/bin/sh\ncat > /data/posted\necho\necho stored\n' > /data/cgi-bin/put; chmod +x /data/cgi-bin/put`)
 	the.On(t, "h1", "docker", "run", "-d", "--name", "s10web", "-v", "s10:/data", "--volume-driver=mobyfs", "-p", "8088:80", "busybox", "httpd", "-f", "-h", "/data")
-	fleet.Eventually(t, 10*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		if r := the.TryOn(t, "h1", "busybox", "wget", "-qO-", "--post-data", "written by HTTP", "http://127.0.0.1:8088/cgi-bin/put"); !strings.Contains(r.Stdout, "stored") {
 			return r.String()
 		}
@@ -129,7 +129,7 @@ func TestScenario12ContainerComesBackWithItsDataAfterDockerRestarts(t *testing.T
 				defer the.TryOn(t, host, "docker", "rm", "-f", "s12c")
 				the.On(t, host, "docker", "run", "-d", "--name", "s12c", "--restart=always", "-v", "s12:/data", "--volume-driver=mobyfs",
 					"busybox", "sh", "-c", "echo started >> /data/log; exec sleep 100000")
-				fleet.Eventually(t, 10*time.Second, func() string { return lines(the, t, host, "s12c", 1) })
+				fleet.Eventually(t, 60*time.Second, func() string { return lines(the, t, host, "s12c", 1) })
 				the.Sh(t, host, how.do)
 				fleet.Eventually(t, 60*time.Second, func() string { return lines(the, t, host, "s12c", 2) })
 				if v := the.Volume(t, "s12"); v.Lease == nil || v.Lease.Node != host {
@@ -218,7 +218,7 @@ func TestVolumeInUseElsewhereIsRefused(t *testing.T) {
 	defer the.Remove(t, "busy")
 	defer the.TryOn(t, "h1", "docker", "rm", "-f", "web-1")
 	the.On(t, "h1", "docker", "run", "-d", "--name", "web-1", "-v", "busy:/data", "--volume-driver=mobyfs", "busybox", "sleep", "100000")
-	fleet.Eventually(t, 10*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		if v := the.Volume(t, "busy"); v.Lease == nil || len(v.Lease.Users) != 1 {
 			return "the container is not known by name"
 		}
@@ -242,7 +242,7 @@ func TestVolumeInUseElsewhereIsRefused(t *testing.T) {
 	}
 	the.On(t, "h1", "docker", "exec", "web-1", "touch", "/data/still-there")
 	the.On(t, "h1", "docker", "rm", "-f", "web-1")
-	fleet.Eventually(t, 10*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		r := the.TryOn(t, "h2", "docker", "run", "--rm", "-v", "busy:/data", "--volume-driver=mobyfs", "busybox", "ls", "/data")
 		if r.Code != 0 || !strings.Contains(r.Stdout, "still-there") {
 			return r.String()
@@ -296,7 +296,7 @@ func TestAgentKilledUnderARunningContainer(t *testing.T) {
 		"sh", "-c", "while :; do date +%s.%N >> /data/log || exit 1; sleep 0.05; done")
 	pid := the.Sh(t, "h2", "systemctl show -p MainPID --value mobyfs")
 	the.Sh(t, "h2", "kill -9 "+pid)
-	fleet.Eventually(t, 20*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		now := the.Sh(t, "h2", "systemctl show -p MainPID --value mobyfs")
 		if now == pid || now == "0" {
 			return "the agent is not back"
@@ -313,7 +313,7 @@ func TestAgentKilledUnderARunningContainer(t *testing.T) {
 		t.Error("after the agent was killed a second host could use the volume")
 	}
 	the.On(t, "h2", "docker", "rm", "-f", "writer")
-	fleet.Eventually(t, 10*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		if v := the.Volume(t, "alive"); v.Lease != nil {
 			return "the lease is still held after the last container ended"
 		}

@@ -17,7 +17,7 @@ func startMove(t *testing.T, name, to string) mobyfs.MigrationID {
 	t.Helper()
 	the.Ctl(t, "volume", "move", name, "--to", to, "--detach")
 	var id mobyfs.MigrationID
-	fleet.Eventually(t, 30*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		v := the.Volume(t, name)
 		switch {
 		case v.Migration != nil && v.Migration.Progress.Bytes > 0:
@@ -98,13 +98,13 @@ func TestKilledAtEveryMomentOfAMove(t *testing.T) {
 			the.Sh(t, host, "echo "+m.name+" > /run/mobyfs.kill-at")
 			the.Ctl(t, "volume", "move", "momentous", "--to", to)
 			checkWhole(t, "momentous", tree, to)
-			fleet.Eventually(t, 30*time.Second, func() string {
+			fleet.Eventually(t, 60*time.Second, func() string {
 				if the.TryOn(t, host, "test", "-e", "/run/mobyfs.kill-at").Code == 0 {
 					return "the moment was never reached"
 				}
 				return ""
 			})
-			fleet.Eventually(t, 30*time.Second, func() string {
+			fleet.Eventually(t, 60*time.Second, func() string {
 				if after := the.Sh(t, host, "systemctl show -p NRestarts --value mobyfs"); after == before {
 					return "the agent was not restarted"
 				}
@@ -138,7 +138,7 @@ func killInAMount(t *testing.T, host, moment string) {
 	the.Sh(t, host, "echo "+moment+" > /run/mobyfs.kill-at")
 	started := the.TryOn(t, host, "docker", "run", "-d", "--name", volume, "-v", volume+":/data", "--volume-driver=mobyfs",
 		"busybox", "sh", "-c", "echo started > /data/x; exec sleep 100000")
-	fleet.Eventually(t, 30*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		switch after := the.Sh(t, host, "systemctl show -p NRestarts --value mobyfs"); {
 		case the.TryOn(t, host, "test", "-e", "/run/mobyfs.kill-at").Code == 0:
 			return "the moment was never reached"
@@ -151,7 +151,7 @@ func killInAMount(t *testing.T, host, moment string) {
 		if got := the.On(t, host, "docker", "exec", volume, "cat", "/data/x"); got != "started" {
 			t.Errorf("the container reads %q", got)
 		}
-		fleet.Eventually(t, 20*time.Second, func() string { return booksDiffer(t, host, volume, 1) })
+		fleet.Eventually(t, 60*time.Second, func() string { return booksDiffer(t, host, volume, 1) })
 	}
 	the.TryOn(t, host, "docker", "rm", "-f", volume)
 	fleet.Eventually(t, 60*time.Second, func() string { return booksDiffer(t, host, volume, 0) })
@@ -185,7 +185,7 @@ func TestHostLosesPowerAndComesBack(t *testing.T) {
 	defer the.TryOn(t, "h2", "docker", "rm", "-f", "powered")
 	the.On(t, "h2", "docker", "run", "-d", "--name", "powered", "--restart=always", "-v", "power:/data", "--volume-driver=mobyfs",
 		"busybox", "sh", "-c", "echo started >> /data/log; sync; exec sleep 100000")
-	fleet.Eventually(t, 10*time.Second, func() string { return lines(the, t, "h2", "powered", 1) })
+	fleet.Eventually(t, 60*time.Second, func() string { return lines(the, t, "h2", "powered", 1) })
 	the.PowerCut(t, "h2")
 	fleet.Eventually(t, 90*time.Second, func() string { return lines(the, t, "h2", "powered", 2) })
 	fleet.Eventually(t, 60*time.Second, func() string {

@@ -33,7 +33,7 @@ func labelled(t *testing.T, host, name string) (check func()) {
 // only the stub heard of it keeps the volume for a moment.
 func dockerRemoves(t *testing.T, host, volume string) {
 	t.Helper()
-	fleet.Eventually(t, 30*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		if r := the.TryOn(t, host, "docker", "volume", "rm", volume); r.Code != 0 {
 			return r.String()
 		}

@@ -186,7 +186,7 @@ func TestC20AgentThatHangsAndIsReplacedTakesNoSocketAway(t *testing.T) {
 			}
 			return ""
 		})
-		fleet.Eventually(t, 30*time.Second, func() string {
+		fleet.Eventually(t, 60*time.Second, func() string {
 			if r := the.TryOn(t, host, "docker", "volume", "ls", "-q"); r.Code != 0 {
 				return r.String()
 			}

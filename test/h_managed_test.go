@@ -109,7 +109,7 @@ func (m managedHost) volume(name string) mobyfs.Volume {
 	m.sh("docker volume create -d " + managedName + " --label keep=me " + name)
 	m.t.Cleanup(func() {
 		m.t.Helper()
-		fleet.Eventually(m.t, 30*time.Second, func() string {
+		fleet.Eventually(m.t, 60*time.Second, func() string {
 			if r := the.TryOn(m.t, m.host, "docker", "volume", "rm", name); r.Code != 0 {
 				return r.String()
 			}
@@ -271,7 +271,7 @@ func TestC99ManagedPluginMayBeKilled(t *testing.T) {
 		if err := run.Start(); err != nil {
 			t.Fatal(err)
 		}
-		fleet.Eventually(t, 20*time.Second, func() string {
+		fleet.Eventually(t, 60*time.Second, func() string {
 			if the.Volume(t, "mkilled").Migration == nil {
 				return "the Mount has not begun to wait"
 			}

@@ -75,7 +75,7 @@ func TestClusterGrowsToThreeControlsAndOutlivesTheLeader(t *testing.T) {
 	leader := leaderOf(t)
 	the.Sh(t, leader, "systemctl kill -s KILL mobyfs-control; systemctl stop mobyfs-control")
 	began := time.Now()
-	fleet.Eventually(t, 30*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		if r := the.Try(t, "volume", "create", "after", "--node", "h2"); r.Code != 0 {
 			return r.String()
 		}
@@ -106,7 +106,7 @@ func members(t *testing.T, host string) []string {
 // voters waits until three vote, as a host sees it.
 func voters(t *testing.T, host string) {
 	t.Helper()
-	fleet.Eventually(t, 30*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		all := members(t, host)
 		if len(all) != 3 || strings.Contains(strings.Join(all, " "), "learner") || !strings.Contains(strings.Join(all, " "), "leader") {
 			return fmt.Sprintf("the members are %q", all)

@@ -83,7 +83,7 @@ func TestC25ResetLeavesOnlyAStubAndThatUntilDockerEnds(t *testing.T) {
 		} else {
 			fleet.Has(t, r.Stderr, "taken off this host")
 		}
-		fleet.Eventually(t, 30*time.Second, func() string {
+		fleet.Eventually(t, 60*time.Second, func() string {
 			if r := the.TryOn(t, host, "docker", "run", "--rm", "busybox", "true"); r.Code != 0 {
 				return r.String()
 			}

@@ -129,7 +129,7 @@ func TestFenceEndsWritersAndLeavesReaders(t *testing.T) {
 	if ended(reader) || ended(stranger) {
 		t.Errorf("the reader has ended: %v, who writes to another volume: %v", ended(reader), ended(stranger))
 	}
-	for wait := time.Now().Add(5 * time.Second); size(filepath.Join(other, "stranger")) == strangers && time.Now().Before(wait); {
+	for wait := time.Now().Add(time.Minute); size(filepath.Join(other, "stranger")) == strangers && time.Now().Before(wait); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if after := size(filepath.Join(bytes, "log")); after != before {
@@ -182,7 +182,7 @@ func TestAStoppedAgentCantKeepAWriterAlive(t *testing.T) {
 	}
 	wrote := size(filepath.Join(bytes, "log"))
 	late := container(t, bytes, at, tries)
-	for wait := time.Now().Add(10 * time.Second); !isReadOnly(late, at) && time.Now().Before(wait); {
+	for wait := time.Now().Add(time.Minute); !isReadOnly(late, at) && time.Now().Before(wait); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if !isReadOnly(late, at) {
@@ -202,7 +202,7 @@ func TestAStoppedAgentCantKeepAWriterAlive(t *testing.T) {
 func guard(t *testing.T, c Client, bytes string) {
 	t.Helper()
 	var err error
-	for wait := time.Now().Add(10 * time.Second); time.Now().Before(wait); time.Sleep(10 * time.Millisecond) {
+	for wait := time.Now().Add(time.Minute); time.Now().Before(wait); time.Sleep(10 * time.Millisecond) {
 		if _, err = c.Tell(t.Context(), Message{Guard: &Volume{ID: "v1", Name: "pgdata", Bytes: bytes}}); err == nil {
 			return
 		}

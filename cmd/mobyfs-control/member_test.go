@@ -102,7 +102,7 @@ func (s *seat) launch(join string) {
 func (s *seat) up(join string) {
 	s.t.Helper()
 	s.launch(join)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if _, _, code := s.run("", "member", "ls"); code == 0 {
 			return
 		}

@@ -178,9 +178,9 @@ func (s *shop) runWith(set settings, again reload, log *slog.Logger) (stop func(
 
 func (s *shop) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("not within 20 s: %s", what)
+			s.t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

@@ -201,7 +201,7 @@ func levelText(space Space) string {
 // compactInTime deletes the history, unless that was done a moment ago.
 func (k *spaceKeeper) compactInTime(ctx context.Context, space Space) error {
 	every := k.tempo.low
-	if space.InUse >= space.Quota {
+	if space.Level == SpaceFull { // which lasts until clearly less than the quota is in use
 		every = k.tempo.full
 	}
 	if time.Since(k.compacted) < every {

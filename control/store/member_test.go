@@ -112,7 +112,7 @@ func (s *seat) list(want ...string) {
 	s.t.Helper()
 	members := s.members()
 	var got []string
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		all, err := members.List(s.t.Context())
 		got = nil
 		for _, m := range all {

@@ -72,15 +72,15 @@ func put(t *testing.T, s *Store, v mobyfs.Volume) mobyfs.Volume {
 	return v
 }
 
-// eventually polls until ok says yes.
+// eventually polls until ok says yes. How long that may take is only bounded for who waits: other tests use the same disk.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if ok() {
 			return
 		}
 	}
-	t.Fatalf("%s: not within 10 s", what)
+	t.Fatalf("%s: not within a minute", what)
 }
 
 func cached(s *Store, id mobyfs.VolumeID) (v mobyfs.Volume, ok bool) {
@@ -495,8 +495,8 @@ func TestStoreThatStopsByItselfSaysSo(t *testing.T) {
 	s.etcd.Server.HardStop()
 	select {
 	case <-s.Done():
-	case <-time.After(10 * time.Second):
-		t.Fatal("Done is not closed within 10 s")
+	case <-time.After(time.Minute):
+		t.Fatal("Done is not closed within a minute")
 	}
 	if s.Err() == nil {
 		t.Error("Err tells nothing")

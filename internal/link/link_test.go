@@ -108,9 +108,9 @@ func do(ctx context.Context, t *testing.T, c *Client, method, path, body string)
 
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for until := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
-			t.Fatalf("after 10 s it is not so: %s", what)
+			t.Fatalf("after a minute it is not so: %s", what)
 		}
 	}
 }

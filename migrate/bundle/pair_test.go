@@ -18,7 +18,7 @@ import (
 )
 
 // soon is a time after which a test that waits gives up.
-const soon = 20 * time.Second
+const soon = time.Minute
 
 func must(t testing.TB, err error) {
 	t.Helper()

@@ -115,7 +115,7 @@ func TestAnOldBackupBringsNoOldFenceBack(t *testing.T) {
 	if _, err := ana.Converge(ctx, []string{"h2"}); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if r, err := ana.RestoreStatus(ctx); err == nil && r.Backup == "" {
 			break
 		}
@@ -127,7 +127,7 @@ func TestAnOldBackupBringsNoOldFenceBack(t *testing.T) {
 		t.Errorf("a node that has not told what it holds claims: %v", err)
 	}
 	var g mobyfs.Grant
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) { // until what h1 told is put away
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) { // until what h1 told is put away
 		if g, err = h1.Claim(ctx, v.pgdata.ID); err == nil {
 			break
 		}

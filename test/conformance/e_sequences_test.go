@@ -36,7 +36,7 @@ func TestC46UnnamedVolumeGoesWithItsContainer(t *testing.T) {
 		on.docker(t, "create", "--rm", "--name", "c46", "-v", "/data", "--volume-driver=mobyfs", "busybox", "true")
 		volume := on.docker(t, "inspect", "c46", "--format", "{{(index .Mounts 0).Name}}")
 		on.docker(t, "start", "-a", "c46")
-		fleet.Eventually(t, 10*time.Second, func() string {
+		fleet.Eventually(t, 60*time.Second, func() string {
 			if got := on.changes(t, volume); got != "Create Mount Unmount Remove" {
 				return "its calls are " + got
 			}

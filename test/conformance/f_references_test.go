@@ -153,7 +153,7 @@ func (h *host) liveRestore(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() { h.sh(t, "rm -f /etc/docker/daemon.json; systemctl reload docker") })
 	h.sh(t, `echo '{"live-restore": true}' > /etc/docker/daemon.json; systemctl reload docker`)
-	fleet.Eventually(t, 10*time.Second, func() string {
+	fleet.Eventually(t, 60*time.Second, func() string {
 		if got := h.docker(t, "info", "--format", "{{.LiveRestoreEnabled}}"); got != "true" {
 			return "live-restore is " + got
 		}

@@ -172,7 +172,7 @@ func TestC96FullAndReadOnlyDiskLoseNothing(t *testing.T) {
 		}
 		on.hasUses(t, volume, 1)
 		refusedOn(t, other, volume)
-		fleet.Eventually(t, 20*time.Second, func() string {
+		fleet.Eventually(t, 60*time.Second, func() string {
 			return on.tryDocker(t, "run", "--rm", "-v", another+":/data", "--volume-driver=mobyfs", "busybox", "true").Stderr
 		})
 		on.docker(t, "rm", "-f", volume)

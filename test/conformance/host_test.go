@@ -72,7 +72,7 @@ func (h *host) start(t *testing.T, container, volume string, more ...string) {
 	t.Cleanup(func() { h.tryDocker(t, "rm", "-fv", container) })
 	args := append([]string{"run", "-d", "--name", container, "-v", volume + ":/data", "--volume-driver=mobyfs"}, more...)
 	h.docker(t, append(args, "busybox", "sh", "-c", "echo started >> /data/log; trap 'exit 0' TERM; while :; do sleep 0.2; done")...)
-	fleet.Eventually(t, 20*time.Second, func() string { return h.started(t, container, 1) })
+	fleet.Eventually(t, 60*time.Second, func() string { return h.started(t, container, 1) })
 }
 
 // started says what is missing until a container has started n times on the same data.

@@ -49,7 +49,7 @@ func TestC36ListIsCompleteAndQuick(t *testing.T) {
 	t.Logf("%d volumes made in %v", n, time.Since(start))
 	onBoth(t, func(t *testing.T, on *host) {
 		ask := on.asDocker("VolumeDriver.List", "{}")
-		fleet.Eventually(t, 30*time.Second, func() string {
+		fleet.Eventually(t, 60*time.Second, func() string {
 			if got := strings.Count(on.wire(t, 1, ask)[0].Body, `"c36-`); got != n {
 				return fmt.Sprintf("%d volumes are listed, want %d", got, n)
 			}

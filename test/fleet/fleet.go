@@ -373,7 +373,7 @@ func (f *Fleet) DockerLists(t *testing.T, host, name string) bool {
 func (f *Fleet) Remove(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		Eventually(t, 20*time.Second, func() string {
+		Eventually(t, 60*time.Second, func() string {
 			if r := f.Try(t, "volume", "rm", name); r.Code != 0 {
 				return r.String()
 			}
