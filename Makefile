@@ -33,23 +33,22 @@ demo-down: build ## takes the demo off again
 
 .PHONY: test
 test: prepare build ## all tests, those on sandbox hosts included
-	$(MAKE) --jobs=2 --output-sync=target units peer
+	$(MAKE) --jobs=3 --output-sync=target units peer hosts
 	$(MAKE) simulation
 	go test -count=1 -timeout 15m -parallel 4 -v ./test/chaos
-	go test -count=1 -timeout 45m -v ./provision/cloud/sandbox ./test
 	go test -count=1 -timeout 20m -v -run $(QUICK) ./test/conformance
 
-# peer waits most of its time, so it runs beside these.
 # These make and compare thousands of files, begin their program hundreds of times, or write until a store is full, one after the
 # other. The race detector would find nothing in that which it does not find in the other tests of their packages, and make it five
 # times as long.
 BULKY := '^TestTorture|^TestWhatAFileSystemCanNotKeep|^TestEventsOn|^TestClonesOn|^TestBlocksOn|^TestGenerationsOn|^TestNoBlocks|KilledAnywhere$(shell \
 	)|^TestFollowerKilled|^TestDamagedStream|CutAnywhere|^TestSessionsCutAgain|^TestReadyTells|^TestQuotaThat|^TestFullStore'
 
+# peer and hosts wait most of their time, so they run beside units, which give way to them.
 .PHONY: units
 units: ## the tests of all packages, with the race detector
-	go test -timeout 20m -run $(BULKY) ./control/... ./migrate/transfer ./migrate/feed ./provision/step ./internal/pki
-	go test -race -shuffle=on -timeout 20m -skip $(BULKY) $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /test/migrations$$ -e /cloud/sandbox$$ -e /test/simulation$$)
+	nice -n 5 go test -timeout 20m -run $(BULKY) ./control/... ./migrate/transfer ./migrate/feed ./provision/step ./internal/pki
+	nice -n 5 go test -race -shuffle=on -timeout 30m -skip $(BULKY) $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /test/migrations$$ -e /cloud/sandbox$$ -e /test/simulation$$)
 
 # What conformance adds to the other tests in a few minutes: the wire, retries and volumes at both engines' sockets.
 QUICK := '^TestEngines|^TestC(0|1|2|3[0-2]|3[4-9]|4[0-4])'
@@ -81,6 +80,10 @@ e2e-postgres: prepare ## PostgreSQL under load on sandbox hosts, which fetch it 
 peer: ## the driver against Docker's own client and volume store, of two ages, in process
 	cd driver/peer && go test -race -count=1 -parallel 32 ./...
 	cd driver/peer && go test -race -count=1 -parallel 32 -modfile=v20.mod ./...
+
+.PHONY: hosts
+hosts: ## the sandbox, and whole clusters on its hosts
+	go test -count=1 -timeout 60m -v ./provision/cloud/sandbox ./test
 
 .PHONY: check
 check: $(LINT)/staticcheck $(LINT)/errcheck ## everything that can be said about the code without running it
