@@ -33,7 +33,8 @@ demo-down: build ## takes the demo off again
 
 .PHONY: test
 test: prepare build ## all tests, those on sandbox hosts included
-	$(MAKE) --jobs=4 --output-sync=target units peer hosts promises
+	$(MAKE) --jobs=2 --output-sync=target units peer
+	$(MAKE) --jobs=2 --output-sync=target hosts promises
 	$(MAKE) simulation
 	go test -count=1 -timeout 15m -parallel 4 -v ./test/chaos
 	go test -count=1 -timeout 20m -v -run $(QUICK) ./test/conformance
@@ -44,11 +45,11 @@ test: prepare build ## all tests, those on sandbox hosts included
 BULKY := '^TestTorture|^TestWhatAFileSystemCanNotKeep|^TestEventsOn|^TestClonesOn|^TestBlocksOn|^TestGenerationsOn|^TestNoBlocks|KilledAnywhere$(shell \
 	)|^TestFollowerKilled|^TestDamagedStream|CutAnywhere|^TestSessionsCutAgain|^TestReadyTells|^TestQuotaThat|^TestFullStore'
 
-# The others wait most of their time, so they run beside units, which give way to them.
+# peer waits most of its time, so it runs beside these.
 .PHONY: units
 units: ## the tests of all packages, with the race detector
-	nice -n 5 go test -timeout 20m -run $(BULKY) ./control/... ./migrate/transfer ./migrate/feed ./provision/step ./internal/pki
-	nice -n 5 go test -race -shuffle=on -timeout 30m -skip $(BULKY) $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /test/migrations$$ -e /cloud/sandbox$$ -e /test/simulation$$)
+	go test -timeout 30m -run $(BULKY) ./control/... ./migrate/transfer ./migrate/feed ./provision/step ./internal/pki
+	go test -race -shuffle=on -timeout 30m -skip $(BULKY) $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /test/migrations$$ -e /cloud/sandbox$$ -e /test/simulation$$)
 
 # What conformance adds to the other tests in a few minutes: the wire, retries and volumes at both engines' sockets.
 QUICK := '^TestEngines|^TestC(0|1|2|3[0-2]|3[4-9]|4[0-4])'

@@ -40,6 +40,7 @@ const (
 	callTimeout     = 10 * time.Second        // one call to control
 	askTimeout      = 1800 * time.Millisecond // a call that Get waits for
 	settleAfter     = 10 * time.Second        // from a Mount's answer, or dockerd's start, to the container's own mount
+	startsWithin    = time.Minute             // the same, however busy the host: who freezes a volume waits so long for a use that no container has
 	carriedDoubt    = 30 * time.Second        // uses counted by an earlier life of the agent are believed without proof
 	settleEvery     = 10 * time.Second        // uses in doubt are compared with the kernel
 	unseenAfter     = 10 * time.Minute        // a use that neither the kernel nor dockerd shows is believed; a container may wait for its other volumes

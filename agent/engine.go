@@ -12,6 +12,10 @@ const (
 	engineRest = 2 * time.Second        // the most that passes until a dockerd that came back is noticed
 )
 
+// luggageAfter is when containers that were made for migrations are looked for again: what becomes of one is known only once
+// control has told of its volume, and the worker has seen to that.
+var luggageAfter = []time.Duration{2 * time.Second, 5 * time.Second, 15 * time.Second, 40 * time.Second}
+
 // engine is what the agent knows of dockerd's life.
 type engine struct {
 	ended   chan struct{} // holds one value if containers have ended since anybody looked
@@ -60,6 +64,7 @@ func (a *Agent) followEngine(ctx context.Context) {
 // engineBegan makes dockerd know the driver, learns the names of those who use volumes here, and notes whom dockerd
 // could not start.
 func (a *Agent) engineBegan(ctx context.Context) {
+	defer signal(a.engine.revived)
 	for _, id := range a.ledger.volumes() {
 		if record, _ := a.catalogue.record(id); record != nil && a.ledger.standing(id).uses > 0 {
 			a.roster.look(id, record.Name)
@@ -68,7 +73,6 @@ func (a *Agent) engineBegan(ctx context.Context) {
 	if err := a.Docker.ListVolumes(ctx); err != nil {
 		a.Log.Warn("make dockerd list its volumes, so that it knows the driver", "err", err)
 	}
-	a.findLuggage(ctx)
 	stranded, err := a.Docker.Stranded(ctx)
 	if err != nil {
 		a.Log.Warn("ask dockerd for containers that it could not start", "err", err)
@@ -80,17 +84,28 @@ func (a *Agent) engineBegan(ctx context.Context) {
 		a.engine.stranded[c.ID] = true
 	}
 	a.engine.mu.Unlock()
-	signal(a.engine.revived)
 }
 
-// reviveOn starts stranded containers when dockerd has begun, and again when control answers anew.
+// reviveOn starts stranded containers when dockerd has begun, and again when control answers anew. Containers that were made
+// for migrations are looked for a few times more.
 func (a *Agent) reviveOn(ctx context.Context) {
+	later := time.NewTimer(time.Hour)
+	later.Stop() // until there is something to look again for
+	defer later.Stop()
+	looks := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.engine.revived:
 			a.revive(ctx)
+			looks = 0
+		case <-later.C:
+			a.findLuggage(ctx)
+		}
+		if looks < len(luggageAfter) {
+			later.Reset(luggageAfter[looks])
+			looks++
 		}
 	}
 }

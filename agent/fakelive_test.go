@@ -172,6 +172,11 @@ func (c *containers) Make(_ context.Context, p Packed, m mobyfs.MigrationID) (Co
 }
 
 func (c *containers) Made(context.Context) ([]Made, error) {
+	if c.break_ != nil {
+		if err := c.break_("list", ""); err != nil {
+			return nil, err
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var made []Made

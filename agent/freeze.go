@@ -156,9 +156,12 @@ func (w *worker) whom(ctx context.Context, r mobyfs.Volume, s *liveOffer) (*hold
 		h.Containers = append(h.Containers, c)
 		ids, mounts = append(ids, u.ID), mounts+u.Mounts
 	}
-	if standing.uses > mounts {
+	switch late := standing.uses - mounts; {
+	case late > 0 && w.agent.ledger.quiet(w.id) < startsWithin:
 		return nil, mobyfs.Errorf(mobyfs.CodeUnavailable, "volume %q has %d users that Docker was told of, and %d that run: a container is just coming or going",
 			r.Name, standing.uses, mounts).WithHint("wait a moment")
+	case late > 0: // Docker was told of them and never knew, such as when the agent died in a Mount; they end when the kernel shows nobody
+		w.log.Info("uses that no container has do not hold a move up", "volume", r.Name, "uses", late)
 	}
 	if s.luggage != nil && !s.packs(ids) {
 		return nil, mobyfs.Errorf(mobyfs.CodeUnavailable, "other containers use volume %q than when the session began", r.Name).WithHint("wait a moment")

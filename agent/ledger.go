@@ -20,6 +20,7 @@ const ledgerName = "mounts.json"
 // ledger is what this node has promised: which leases it holds, and which uses of each volume Docker was told
 // succeeded. Changes are made in memory at once and are on disk when flush returns.
 type ledger struct {
+	begun   time.Time // this life; uses of the one before may have been counted a moment earlier
 	mu      sync.Mutex
 	entries map[mobyfs.VolumeID]*entry
 	version uint64
@@ -47,7 +48,7 @@ type entry struct {
 
 // openLedger loads the ledger. Of the uses in it only the kernel can say, after the time given, whether they live.
 func openLedger(path string, log *slog.Logger, doubtFrom time.Time) *ledger {
-	l := &ledger{entries: map[mobyfs.VolumeID]*entry{}}
+	l := &ledger{begun: time.Now(), entries: map[mobyfs.VolumeID]*entry{}}
 	l.saver.state = l.copy
 	l.saver.write = func(data any) error { return durable.WriteJSON("agent.mounts", path, data, 0o600) }
 	err := durable.ReadJSON(path, &l.entries)
@@ -169,6 +170,14 @@ func (l *ledger) standing(id mobyfs.VolumeID) standing {
 		return standing{}
 	}
 	return standing{e.Lease, e.Releasing, len(e.Uses), e.Alone, e.last}
+}
+
+// quiet is how long no use of the volume was counted, as far as this life can tell.
+func (l *ledger) quiet(id mobyfs.VolumeID) time.Duration {
+	if last := l.standing(id).last; last.After(l.begun) {
+		return time.Since(last)
+	}
+	return time.Since(l.begun)
 }
 
 // volumes lists the volumes that the ledger says something about.

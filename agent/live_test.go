@@ -250,6 +250,60 @@ func TestWhoCantBeFrozenIsNamedBeforeAnythingStops(t *testing.T) {
 	})
 }
 
+// TestContainerThatMovedAlongIsFoundLater: the destination died before it started the container, and the next life of the agent
+// does not see it when it looks first, for dockerd is busy.
+func TestContainerThatMovedAlongIsFoundLater(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, _, h2, _ := liveNodes(t)
+		r.cluster.moveLive("pgdata", "h2", mobyfs.MoveOptions{WithContainers: true})
+		is(t, "it moved", func() bool { return r.moved() && h2.docker.state("db") == "running" })
+		settled()
+		h2.unmount("pgdata", "db")
+		h2.docker.put(box{name: "db", volume: "pgdata", state: "created", migration: r.cluster.volume("pgdata").LastMove.ID})
+		looks := 0
+		h2.docker.break_ = func(what, _ string) error {
+			if looks++; what == "list" && looks <= 3 {
+				return errors.New("dockerd is busy")
+			}
+			return nil
+		}
+		h2.restart()
+		is(t, "it runs", func() bool { return h2.docker.state("db") == "running" })
+		if looks <= 3 {
+			t.Errorf("dockerd was asked %d times", looks)
+		}
+	})
+}
+
+// TestUseThatNoContainerHasHoldsNoMoveUpForLong: an agent that died in a Mount counted a use of which Docker never knew.
+func TestUseThatNoContainerHasHoldsNoMoveUpForLong(t *testing.T) {
+	for name, restart := range map[string]bool{"in this life": false, "in the one before": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r, h1, h2, path := liveNodes(t)
+				h1.kernel.set(path, 1, 0) // db's
+				h1.mount("pgdata", "nobody's")
+				if restart {
+					h1.restart()
+					settled()
+				}
+				r.cluster.moveLive("pgdata", "h2", mobyfs.MoveOptions{WithContainers: true})
+				pass(startsWithin - 10*time.Second)
+				if v := r.cluster.volume("pgdata"); v.Migration == nil || h1.docker.state("db") != "running" || len(h1.uses("pgdata")) != 2 {
+					t.Fatalf("a container may be starting; the move is %+v, db is %s", v.Migration, h1.docker.state("db"))
+				}
+				is(t, "it moved", func() bool {
+					if h1.docker.state("db") != "running" {
+						h1.kernel.set(path, 0, 0)
+					}
+					return r.moved() && h2.docker.state("db") == "running"
+				})
+				is(t, "nothing is counted at the source", func() bool { return len(h1.uses("pgdata")) == 0 })
+			})
+		})
+	}
+}
+
 func TestContainerThatCantMoveEndsTheMoveBeforeTheFreeze(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, h1, _, _ := liveNodes(t)

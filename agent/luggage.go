@@ -122,7 +122,7 @@ func (a *Agent) unpack(ctx context.Context, m mobyfs.MigrationID) error {
 	return err
 }
 
-// findLuggage takes up what an earlier life made: when dockerd can be asked anew.
+// findLuggage takes up what an earlier life made. It leaves alone what can't be told yet: it is called again.
 func (a *Agent) findLuggage(ctx context.Context) {
 	made, err := a.Docker.Made(ctx)
 	if err != nil {
