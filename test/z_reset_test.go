@@ -34,10 +34,10 @@ func traces(t *testing.T, host string) string {
 const forgetGone = `grep -aoE '[a-zA-Z0-9][a-zA-Z0-9_.-]+\{"Name":"[^"]*","Driver":"mobyfs"' /var/lib/docker/volumes/metadata.db | sed 's/{.*//' |
 	sort -u | while read -r name; do docker volume inspect "$name" >/dev/null 2>&1 || true; done`
 
-// TestC25ResetLeavesOnlyAStubAndThatUntilDockerEnds runs last: there is no cluster after it.
-// listTime is how long a list of volumes may take where nobody waits for a driver, which takes Docker 15 s and more.
+// listTime is how long a list of volumes may take on a busy host if Docker waits for no driver there.
 const listTime = 5 * time.Second
 
+// TestC25ResetLeavesOnlyAStubAndThatUntilDockerEnds runs last: there is no cluster after it.
 func TestC25ResetLeavesOnlyAStubAndThatUntilDockerEnds(t *testing.T) {
 	docker := the.Sh(t, "h1", "systemctl show -p MainPID docker")
 	for _, e := range engines { // a volume that Docker will remember, and the cluster will have gone
