@@ -45,7 +45,7 @@ func TestMovesWithFaults(t *testing.T) {
 			t.Logf("    it stays: %s", strings.TrimSpace(o.said))
 		}
 		if o.bad() {
-			t.Logf("%+v\n%s", o, l.logs(began))
+			t.Logf("    lost %v, two writers %v, else %q\n%s", o.Lost, o.Doubles, o.wrong, l.logs(began))
 			l.ledgerOf(r)
 			l.newVolume() // what is wrong with the other one stays for a look
 		}
