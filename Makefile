@@ -42,14 +42,14 @@ test: prepare build ## all tests, those on sandbox hosts included
 # These make and compare thousands of files, begin their program hundreds of times, or write until a store is full, one after the
 # other. The race detector would find nothing in that which it does not find in the other tests of their packages, and make it five
 # times as long.
-BULKY := '^TestTorture|^TestWhatAFileSystemCanNotKeep|^TestEventsOn|^TestClonesOn|^TestBlocksOn|^TestGenerationsOn|^TestNoBlocks|KilledAnywhere$(shell \
-	)|^TestFollowerKilled|^TestDamagedStream|CutAnywhere|^TestSessionsCutAgain|^TestReadyTells|^TestQuotaThat|^TestFullStore'
+BULKY := ^TestTorture|^TestWhatAFileSystemCanNotKeep|^TestEventsOn|^TestClonesOn|^TestBlocksOn|^TestGenerationsOn|^TestNoBlocks|KilledAnywhere
+BULKY := $(BULKY)|^TestFollowerKilled|^TestDamagedStream|CutAnywhere|^TestSessionsCutAgain|^TestReadyTells|^TestQuotaThat|^TestFullStore
 
 # peer waits most of its time, so it runs beside these.
 .PHONY: units
 units: ## the tests of all packages, with the race detector
-	go test -timeout 30m -run $(BULKY) ./control/... ./migrate/transfer ./migrate/feed ./provision/step ./internal/pki
-	go test -race -shuffle=on -timeout 30m -skip $(BULKY) $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /test/migrations$$ -e /cloud/sandbox$$ -e /test/simulation$$)
+	go test -timeout 20m -run '$(BULKY)' ./control/... ./migrate/transfer ./migrate/feed ./provision/step ./internal/pki
+	go test -race -shuffle=on -timeout 20m -skip '$(BULKY)' $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /test/migrations$$ -e /cloud/sandbox$$ -e /test/simulation$$)
 
 # What conformance adds to the other tests in a few minutes: the wire, retries and volumes at both engines' sockets.
 QUICK := '^TestEngines|^TestC(0|1|2|3[0-2]|3[4-9]|4[0-4])'

@@ -89,23 +89,21 @@ func (a *Agent) engineBegan(ctx context.Context) {
 // reviveOn starts stranded containers when dockerd has begun, and again when control answers anew. Containers that were made
 // for migrations are looked for a few times more.
 func (a *Agent) reviveOn(ctx context.Context) {
-	later := time.NewTimer(time.Hour)
-	later.Stop() // until there is something to look again for
-	defer later.Stop()
-	looks := 0
+	var later <-chan time.Time
+	var looks []time.Duration
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.engine.revived:
 			a.revive(ctx)
-			looks = 0
-		case <-later.C:
+			looks = luggageAfter
+		case <-later:
 			a.findLuggage(ctx)
 		}
-		if looks < len(luggageAfter) {
-			later.Reset(luggageAfter[looks])
-			looks++
+		later = nil
+		if len(looks) > 0 {
+			later, looks = time.After(looks[0]), looks[1:]
 		}
 	}
 }

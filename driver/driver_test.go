@@ -447,8 +447,8 @@ func TestC86GivingUpEndsTheMountersContext(t *testing.T) {
 		if err != context.Canceled {
 			t.Errorf("the context ended with %v", err)
 		}
-	case <-time.After(time.Minute):
-		t.Error("the Mount still waits a minute after Docker went away")
+	case <-time.After(5 * time.Second):
+		t.Error("the Mount still waits 5 s after Docker went away")
 	}
 	if got := f.calls(); len(got) != 1 {
 		t.Errorf("a Mount that failed needs no Unmount; asked %v", got)

@@ -182,7 +182,7 @@ func TestAStoppedAgentCantKeepAWriterAlive(t *testing.T) {
 	}
 	wrote := size(filepath.Join(bytes, "log"))
 	late := container(t, bytes, at, tries)
-	for wait := time.Now().Add(time.Minute); !isReadOnly(late, at) && time.Now().Before(wait); {
+	for wait := time.Now().Add(10 * time.Second); !isReadOnly(late, at) && time.Now().Before(wait); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if !isReadOnly(late, at) {

@@ -274,7 +274,7 @@ func TestC40StaleCountsDontBlockRemove(t *testing.T) {
 		volume := on.volume(t, "c40s")
 		on.docker(t, "volume", "create", "-d", "mobyfs", volume)
 		on.do(t, "Mount", "Name", volume, "ID", "stale")
-		fleet.Eventually(t, 60*time.Second, func() string { return on.tryDocker(t, "volume", "rm", volume).Stderr })
+		fleet.Eventually(t, 30*time.Second, func() string { return on.tryDocker(t, "volume", "rm", volume).Stderr })
 		if exists(t, volume) {
 			t.Error("the volume is still there")
 		}
