@@ -14,7 +14,8 @@ import (
 
 func TestMembersAreAllProcessesOfTheNamespace(t *testing.T) {
 	root, dir := volume(t)
-	pid, _ := live(t, `mount --make-rprivate /; mount --bind "$1" "$2"; sleep 100 & trap "kill $!" EXIT`, dir, filepath.Join(root, "mnt"))
+	pid, _ := live(t, `mount --make-rprivate /; mount --bind "$1" "$2"; sleep 100 & trap "kill $!" EXIT
+		until read -r name </proc/$!/comm && [ "$name" = sleep ]; do :; done`, dir, filepath.Join(root, "mnt")) // a child is "sh" until it runs its program
 	members, err := Members(dir)
 	if err != nil {
 		t.Fatal(err)
