@@ -339,6 +339,31 @@ func TestControlThatIsCutOffIsPassedOver(t *testing.T) {
 	})
 }
 
+// TestControlThatStandsStillIsPassedBy: who has less time than it takes to give one up finds another with the next call.
+func TestControlThatStandsStillIsPassedBy(t *testing.T) {
+	eachWay(t, func(t *testing.T, w *world) {
+		_, still := w.serve(&fake{claim: func(ctx context.Context, _ pki.Identity) (mobyfs.Grant, error) {
+			<-ctx.Done()
+			return mobyfs.Grant{}, ctx.Err()
+		}}, "")
+		_, fine := w.serve(granting(mobyfs.Grant{Fence: 7}), "")
+		c := w.client(still, fine)
+		short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		if _, err := c.Claim(short, "v"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the first call: %v", err)
+		}
+		if g, err := c.Claim(t.Context(), "v"); err != nil || g.Fence != 7 || c.way.Load().last.Load() != 1 {
+			t.Errorf("the next one: %+v, %v", g, err)
+		}
+		given, giveUp := context.WithCancel(t.Context())
+		giveUp()
+		if _, err := c.Claim(given, "v"); err == nil || c.way.Load().last.Load() != 1 {
+			t.Errorf("a call that its caller gave up goes elsewhere, or is answered: %v", err)
+		}
+	})
+}
+
 func TestServerThatIsNotControlIsRefused(t *testing.T) {
 	eachWay(t, func(t *testing.T, w *world) {
 		w.control = w.files(pki.RoleNode, "h2") // a node that pretends
@@ -528,7 +553,7 @@ func TestQuietWatchLivesOn(t *testing.T) {
 func TestDeadConnectionIsNoticedByItsSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conns := make(chan net.Conn, 1)
-		c := NewClient([]string{"control:7946"}, &tls.Config{})
+		c := NewClient([]string{"control:7946", "other:7946"}, &tls.Config{})
 		c.way.Load().http.Transport.(*http.Transport).DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
 			near, far := net.Pipe()
 			conns <- far
@@ -548,6 +573,9 @@ func TestDeadConnectionIsNoticedByItsSilence(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := <-ended // from here on the far end says nothing
+		if c.way.Load().last.Load() != 1 {
+			t.Error("the next watch begins at the end that is silent")
+		}
 		if mobyfs.CodeOf(err) != mobyfs.CodeUnavailable || !strings.Contains(err.Error(), "control:7946") || !strings.Contains(err.Error(), watchSilence.String()) {
 			t.Errorf("it ended with %v", err)
 		}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -47,7 +48,7 @@ type Client struct {
 type way struct {
 	endpoints []string
 	http      *http.Client
-	last      atomic.Int32 // index of the endpoint that answered last
+	last      atomic.Int32 // index of the endpoint that calls begin with: the one that answered last
 }
 
 var _ mobyfs.Control = (*Client)(nil)
@@ -130,6 +131,9 @@ func (c *Client) askFor(ctx context.Context, what call, name string, in, out any
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.way.Load().passBy(endpoint, ctx.Err())
+	}
 	if err == nil && out != nil {
 		err = json.Unmarshal(body, out)
 	}
@@ -183,6 +187,7 @@ func (c *Client) send(ctx context.Context, what call, path string, in any) (*htt
 			continue
 		}
 		if err != nil {
+			w.passBy(w.endpoints[i], ctx.Err())
 			break
 		}
 		if resp.StatusCode == http.StatusServiceUnavailable && try < len(w.endpoints)-1 {
@@ -197,6 +202,14 @@ func (c *Client) send(ctx context.Context, what call, path string, in any) (*htt
 		return resp, w.endpoints[i], nil
 	}
 	return nil, "", unreachable("ask", w.endpoints, err)
+}
+
+// passBy has the next call begin with the endpoint after this one if it let a caller's time run out. It may stand still, and a
+// caller who never has the time to try another one would be told for ever that there was no answer in time.
+func (w *way) passBy(endpoint string, err error) {
+	if i := slices.Index(w.endpoints, endpoint); i >= 0 && errors.Is(err, context.DeadlineExceeded) {
+		w.last.CompareAndSwap(int32(i), int32((i+1)%len(w.endpoints)))
+	}
 }
 
 // sendOnce is sendTo for a request with a key. A try before it, whose connection broke, may be answered still: then it

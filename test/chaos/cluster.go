@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -379,6 +380,22 @@ func (c *Cluster) await(ctx context.Context, controls []*control) error {
 		client.Close()
 	}
 	return nil
+}
+
+// tellWhatTheyDo ends all programs so that their logs tell what each of their goroutines was doing.
+func (c *Cluster) tellWhatTheyDo() {
+	all := make([]*process, 0, len(c.controls)+len(c.agents))
+	for _, x := range c.controls {
+		all = append(all, x.process)
+	}
+	for _, x := range c.agents {
+		all = append(all, x.process)
+	}
+	var ending sync.WaitGroup
+	for _, p := range all {
+		ending.Go(func() { p.halt(syscall.SIGQUIT) })
+	}
+	ending.Wait()
 }
 
 func (c *Cluster) operatorTLS(name string) (*tls.Config, error) {

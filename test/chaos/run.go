@@ -89,7 +89,8 @@ func run(ctx context.Context, cfg Config, b bins) (*result, error) {
 	}
 	events, err := settle(ctx, w, c)
 	if err != nil {
-		return nil, err
+		c.tellWhatTheyDo()
+		return nil, fmt.Errorf("%w (the logs in %s end with what each program was doing)", err, cfg.Logs)
 	}
 	r := judge(cfg, w, n, events)
 	if r.forgotten, err = n.forgotten(ctx); err != nil {
