@@ -1,7 +1,11 @@
 # mobyfs: build, check, test, demo. CI runs `make check test`; see README.md.
 SHELL   := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+GOFLAGS_BUILD := -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+# All that is compiled is compiled in one way, so that programs, tests and linters share it; the race detector alone needs C.
+export CGO_ENABLED := 0
+export GOFLAGS := $(sort $(GOFLAGS) -trimpath)
+RACE := CGO_ENABLED=1 go test -race -vet=off # check has vetted it
 PROGRAMS := mobyctl mobyfs mobyfs-control
 PLUGIN := bin/plugin
 LINT := bin/lint
@@ -11,12 +15,12 @@ build: $(addprefix bin/,$(PROGRAMS)) ## the three programs, into bin/
 
 .PHONY: FORCE
 bin/%: FORCE
-	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o $@ ./cmd/$*
+	go build $(GOFLAGS_BUILD) -o $@ ./cmd/$*
 
 .PHONY: plugin
 plugin: ## the managed plugin, into bin/plugin/: docker plugin create mobyfs-managed bin/plugin
 	rm -rf $(PLUGIN)
-	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o $(PLUGIN)/rootfs/mobyfs-plugin ./cmd/mobyfs-plugin
+	go build $(GOFLAGS_BUILD) -o $(PLUGIN)/rootfs/mobyfs-plugin ./cmd/mobyfs-plugin
 	cp cmd/mobyfs-plugin/config.json $(PLUGIN)/
 
 .PHONY: prepare
@@ -49,7 +53,7 @@ BULKY := $(BULKY)|^TestFollowerKilled|^TestDamagedStream|CutAnywhere|^TestSessio
 .PHONY: units
 units: ## the tests of all packages, with the race detector
 	go test -timeout 20m -run '$(BULKY)' ./control/... ./migrate/transfer ./migrate/feed ./provision/step ./internal/pki
-	go test -race -shuffle=on -timeout 20m -skip '$(BULKY)' $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /test/migrations$$ -e /cloud/sandbox$$ -e /test/simulation$$)
+	$(RACE) -shuffle=on -timeout 20m -skip '$(BULKY)' $$(go list ./... | grep -v -e /test$$ -e /test/chaos$$ -e /test/clients$$ -e /test/conformance$$ -e /test/migrations$$ -e /cloud/sandbox$$ -e /test/simulation$$)
 
 # What conformance adds to the other tests in a few minutes: the wire, retries and volumes at both engines' sockets.
 QUICK := '^TestEngines|^TestC(0|1|2|3[0-2]|3[4-9]|4[0-4])'
@@ -79,8 +83,8 @@ e2e-postgres: prepare ## PostgreSQL under load on sandbox hosts, which fetch it 
 # Docker; go.mod lists the Docker of 28.5, v20.mod that of 20.10. Most of the time the tests wait for Docker's retries.
 .PHONY: peer
 peer: ## the driver against Docker's own client and volume store, of two ages, in process
-	cd driver/peer && go test -race -count=1 -parallel 32 ./...
-	cd driver/peer && go test -race -count=1 -parallel 32 -modfile=v20.mod ./...
+	cd driver/peer && $(RACE) -count=1 -parallel 32 ./...
+	cd driver/peer && $(RACE) -count=1 -parallel 32 -modfile=v20.mod ./...
 
 # What a cluster on whole hosts shows of the promises about Docker's protocol: half of the time that ./test takes.
 PROMISES := ^TestC[0-9]|^TestDiscovery|^TestPluginStatus
@@ -94,18 +98,30 @@ promises: ## a second cluster, for what is promised about Docker's protocol
 	go test -count=1 -timeout 60m -v -run '^TestBootstrapMakes|$(PROMISES)' ./test
 
 .PHONY: check
-check: $(LINT)/staticcheck $(LINT)/errcheck ## everything that can be said about the code without running it
+check: ## everything that can be said about the code without running it
+	$(MAKE) --jobs=2 --output-sync=target lint tidy
+
+.PHONY: lint
+lint: $(LINT)/staticcheck $(LINT)/errcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "these files are not formatted: run gofmt -w"; exit 1; }
 	go vet ./...
 	go vet -tags failpoints,bench ./...
 	$(LINT)/staticcheck ./...
 	$(LINT)/errcheck -exclude tools/lint/errcheck.txt ./...
-	go mod tidy -diff
-	cd driver/peer && go vet ./... && ../../$(LINT)/staticcheck ./... && go mod tidy -diff
-	cd driver/peer && go vet -modfile=v20.mod ./... && go mod tidy -modfile=v20.mod -diff
-	cd test/postgres && go vet ./... && ../../$(LINT)/staticcheck ./... && go mod tidy -diff
+	cd driver/peer && go vet ./... && ../../$(LINT)/staticcheck ./...
+	cd driver/peer && go vet -modfile=v20.mod ./...
+	cd test/postgres && go vet ./... && ../../$(LINT)/staticcheck ./...
+	cd tools/rules && go vet ./... && ../../$(LINT)/staticcheck ./... && go test -count=1 ./...
 	go test -count=1 ./internal/arch
-	cd tools/rules && go vet ./... && ../../$(LINT)/staticcheck ./... && go mod tidy -diff && go test -count=1 ./...
+
+# Most of the time it waits for the modules of other modules' tests, so it runs beside lint.
+.PHONY: tidy
+tidy:
+	go mod tidy -diff
+	cd driver/peer && go mod tidy -diff
+	cd driver/peer && go mod tidy -modfile=v20.mod -diff
+	cd test/postgres && go mod tidy -diff
+	cd tools/rules && go mod tidy -diff
 
 # Linters have a module of their own, so that the product's graph stays small. staticcheck finds dead code and
 # misuse of the standard library; errcheck finds errors that nobody looked at.
@@ -124,7 +140,7 @@ bench: prepare build ## measures against doing it by hand; writes docs/benchmark
 .PHONY: bench-move
 bench-move: build ## measures moves against rsync, tar and btrfs send (two hours); writes docs/benchmarks-move.md
 	tools/prepare.sh rsync iperf3
-	CGO_ENABLED=0 go test -tags bench -c -o bin/movebench ./test/movebench
+	go test -tags bench -c -o bin/movebench ./test/movebench
 	bin/movebench -test.v -test.timeout 4h -test.run '^TestBenchMove$$' -bench-into $(CURDIR)/docs/benchmarks-move.md $(BENCH_FLAGS)
 
 .PHONY: bench-driver
@@ -153,7 +169,7 @@ chaos-moves: prepare build ## 200 moves between real hosts with a fault in each 
 
 .PHONY: schedules
 schedules: ## 10,000 random schedules of containers, nodes and failures, against a model (an hour)
-	go test -race -count=1 -timeout 150m -run RandomSchedules ./agent -seeds 10000 -rounds 1
+	$(RACE) -count=1 -timeout 150m -run RandomSchedules ./agent -seeds 10000 -rounds 1
 
 .PHONY: torture
 torture: ## moves a tree of a million entries and one of a million names between all backends (hours; holes of 160 GiB in TMPDIR)

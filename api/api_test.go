@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -583,6 +585,51 @@ func TestDeadConnectionIsNoticedByItsSilence(t *testing.T) {
 			t.Errorf("%d changes in %v, want 1 in %v", changes, took, watchSilence)
 		}
 	})
+}
+
+// TestAnswerThatIsCutShortIsAskedForAgain: with the same key, so that what was done is not done twice.
+func TestAnswerThatIsCutShortIsAskedForAgain(t *testing.T) {
+	for cuts, want := range []string{"rebuilt", "rebuilt", ""} {
+		conns := make(chan net.Conn)
+		c := NewClient([]string{"control:7946"}, &tls.Config{})
+		c.way.Load().http.Transport.(*http.Transport).DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			conns <- far
+			return near, nil
+		}
+		keys := make(chan string, 3)
+		go func() {
+			for n := 0; ; n++ {
+				conn, ok := <-conns
+				if !ok {
+					return
+				}
+				r, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				keys <- r.Header.Get(keyHeader)
+				answer := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n%s", `{"name":"rebuilt"}`)
+				if n < cuts {
+					answer = answer[:len(answer)-5]
+				}
+				_, _ = io.WriteString(conn, answer)
+				_ = conn.Close()
+			}
+		}()
+		v, err := c.CreateVolume(t.Context(), "v", mobyfs.VolumeSpec{}, "")
+		if v.Name != want || (err == nil) != (want != "") || err != nil && mobyfs.CodeOf(err) != mobyfs.CodeUnavailable {
+			t.Errorf("cut %d times: %q, %v", cuts, v.Name, err)
+		}
+		close(conns)
+		first := <-keys
+		for range min(cuts, 1) {
+			if again := <-keys; first == "" || again != first {
+				t.Errorf("asked with the key %q and then with %q", first, again)
+			}
+		}
+	}
 }
 
 func TestWatchEndsWithItsContext(t *testing.T) {

@@ -82,7 +82,7 @@ func (c *Client) AuditTrail(ctx context.Context) (trail AuditTrail, err error) {
 func (c *Client) AuditSegment(ctx context.Context, n int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	resp, endpoint, err := c.send(ctx, getSegment, strings.Replace(getSegment.path, "{number}", fmt.Sprint(n), 1), nil)
+	resp, endpoint, err := c.send(ctx, request{what: getSegment, path: strings.Replace(getSegment.path, "{number}", fmt.Sprint(n), 1)})
 	if err != nil {
 		return nil, err
 	}

@@ -136,7 +136,7 @@ func (c *Client) Backup(ctx context.Context, id string, w io.Writer) error {
 	if id == "" || strings.ContainsAny(id, "/.?#%") {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%.40q is not the ID of a backup", id).WithHint("mobyctl control backups lists them")
 	}
-	resp, endpoint, err := c.send(ctx, getBackup, strings.Replace(getBackup.path, "{id}", id, 1), nil)
+	resp, endpoint, err := c.send(ctx, request{what: getBackup, path: strings.Replace(getBackup.path, "{id}", id, 1)})
 	if err != nil {
 		return err
 	}

@@ -125,22 +125,40 @@ func (c *Client) askFor(ctx context.Context, what call, name string, in, out any
 	if err != nil {
 		return nil, err
 	}
-	resp, endpoint, err := c.send(ctx, what, path, in)
-	if err != nil {
+	r := request{what: what, path: path, key: what.newKey()}
+	if r.body, err = bodyOf(in); err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		c.way.Load().passBy(endpoint, ctx.Err())
+	header, body, endpoint, err := c.whole(ctx, r)
+	if errors.As(err, &cutShort{}) && ctx.Err() == nil {
+		header, body, endpoint, err = c.whole(ctx, r)
 	}
-	if err == nil && out != nil {
-		err = json.Unmarshal(body, out)
+	if err != nil || out == nil {
+		return header, err
 	}
-	if err != nil {
+	if err := json.Unmarshal(body, out); err != nil {
 		return nil, unreachable("ask", []string{endpoint}, err)
 	}
-	return resp.Header, nil
+	return header, nil
+}
+
+// cutShort is an answer that began and was not read to its end.
+type cutShort struct{ error }
+
+func (c cutShort) Unwrap() error { return c.error }
+
+// whole is send for an answer that is read to its end.
+func (c *Client) whole(ctx context.Context, r request) (header http.Header, body []byte, endpoint string, err error) {
+	resp, endpoint, err := c.send(ctx, r)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	defer resp.Body.Close()
+	if body, err = io.ReadAll(resp.Body); err != nil {
+		c.way.Load().passBy(endpoint, ctx.Err())
+		return nil, nil, "", cutShort{unreachable("ask", []string{endpoint}, err)}
+	}
+	return resp.Header, body, endpoint, nil
 }
 
 // subjects are what the path of a call can name. What could not be such a name is not sent: it could lead to another path.
@@ -159,20 +177,36 @@ func (c call) pathOf(name string) (string, error) {
 	return c.path, nil
 }
 
+// request is a call as it is sent, however often.
+type request struct {
+	what call
+	path string
+	key  string // "" if it has none
+	body []byte // nil if it has none
+}
+
+// newKey is the key of a call that is asked for once, however often it is sent; "" if it needs none.
+func (c call) newKey() string {
+	if c.keyed() && !strings.HasPrefix(c.path, agentPath) {
+		return newKey()
+	}
+	return "" // agents' calls name the decision that they speak of
+}
+
+func bodyOf(in any) ([]byte, error) {
+	if in == nil {
+		return nil, nil
+	}
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, fmt.Errorf("encode the request: %w", err)
+	}
+	return body, nil
+}
+
 // send makes the request and returns the first answer of success with the endpoint that gave it. An answer of any
 // other kind is an error.
-func (c *Client) send(ctx context.Context, what call, path string, in any) (*http.Response, string, error) {
-	var body []byte
-	if in != nil {
-		var err error
-		if body, err = json.Marshal(in); err != nil {
-			return nil, "", fmt.Errorf("encode the request: %w", err)
-		}
-	}
-	key := ""
-	if what.keyed() && !strings.HasPrefix(what.path, agentPath) {
-		key = newKey() // agents' calls name the decision that they speak of
-	}
+func (c *Client) send(ctx context.Context, r request) (*http.Response, string, error) {
 	w := c.way.Load()
 	if len(w.endpoints) == 0 {
 		return nil, "", mobyfs.Errorf(mobyfs.CodeInvalid, "no address of the control plane is known")
@@ -182,7 +216,7 @@ func (c *Client) send(ctx context.Context, what call, path string, in any) (*htt
 	for try := range len(w.endpoints) + 1 { // one more: a kept connection may have died unnoticed
 		i := (first + try) % len(w.endpoints)
 		var resp *http.Response
-		resp, err = w.sendOnce(ctx, w.endpoints[i], what.method, path, key, body)
+		resp, err = w.sendOnce(ctx, w.endpoints[i], r)
 		if err != nil && ctx.Err() == nil {
 			continue
 		}
@@ -214,10 +248,10 @@ func (w *way) passBy(endpoint string, err error) {
 
 // sendOnce is sendTo for a request with a key. A try before it, whose connection broke, may be answered still: then it
 // waits for that answer.
-func (w *way) sendOnce(ctx context.Context, endpoint, method, path, key string, body []byte) (*http.Response, error) {
+func (w *way) sendOnce(ctx context.Context, endpoint string, r request) (*http.Response, error) {
 	for {
-		resp, err := w.sendTo(ctx, endpoint, method, path, key, body)
-		if err != nil || key == "" || resp.StatusCode != http.StatusTooManyRequests {
+		resp, err := w.sendTo(ctx, endpoint, r)
+		if err != nil || r.key == "" || resp.StatusCode != http.StatusTooManyRequests {
 			return resp, err
 		}
 		resp.Body.Close()
@@ -229,20 +263,20 @@ func (w *way) sendOnce(ctx context.Context, endpoint, method, path, key string, 
 	}
 }
 
-func (w *way) sendTo(ctx context.Context, endpoint, method, path, key string, body []byte) (*http.Response, error) {
+func (w *way) sendTo(ctx context.Context, endpoint string, r request) (*http.Response, error) {
 	var content io.Reader
-	if body != nil {
-		content = bytes.NewReader(body)
+	if r.body != nil {
+		content = bytes.NewReader(r.body)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "https://"+endpoint+path, content)
+	req, err := http.NewRequestWithContext(ctx, r.what.method, "https://"+endpoint+r.path, content)
 	if err != nil {
 		return nil, err
 	}
-	if body != nil {
+	if r.body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if key != "" {
-		req.Header.Set(keyHeader, key)
+	if r.key != "" {
+		req.Header.Set(keyHeader, r.key)
 	}
 	if parent := tracing.Parent(ctx); parent != "" {
 		req.Header.Set(traceHeader, parent)

@@ -150,7 +150,7 @@ func (c *Client) Events(ctx context.Context, since int64, each func(mobyfs.Event
 func (c *Client) follow(ctx context.Context, what call, since int64, each func(mobyfs.Event) error, complete func(Complete) error) error {
 	following, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	resp, endpoint, err := c.send(following, what, fmt.Sprintf("%s?since=%d", what.path, since), nil)
+	resp, endpoint, err := c.send(following, request{what: what, path: fmt.Sprintf("%s?since=%d", what.path, since)})
 	if err != nil {
 		return err
 	}

@@ -243,7 +243,7 @@ func (l *lineWriter) end() {
 func (c *Client) Watch(ctx context.Context, each func(mobyfs.Change)) error {
 	watching, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	resp, endpoint, err := c.send(watching, watch, watch.path, nil)
+	resp, endpoint, err := c.send(watching, request{what: watch, path: watch.path})
 	if err != nil {
 		return err
 	}
