@@ -371,7 +371,7 @@ func TestC85MountThatTakesLongSaysHowFarItIs(t *testing.T) {
 		}
 		start := time.Now()
 		_, err := h2.agent.Mount(t.Context(), "pgdata", "a")
-		wantCode(t, err, mobyfs.CodeMoving, `still moving "pgdata" from h1 (42 % of 300 MB) – run it again`)
+		wantCode(t, err, mobyfs.CodeMoving, `still moving "pgdata" from h1 (42 % of 300 MB, about 2 minutes left) – run it again`)
 		if took := time.Since(start); took > 105*time.Second || took < 95*time.Second {
 			t.Errorf("the answer took %v", took)
 		}

@@ -21,6 +21,8 @@ type move struct {
 	source    string
 	stop      context.CancelFunc // ends the pull that runs now; nil if none does
 	progress  mobyfs.Progress
+	since     time.Time // when the pull that runs now told first how far it was
+	base      int64     // and how many bytes there were then: of one that was cut, what it goes on with
 	heard     time.Time // when the source was heard last, or the migration began
 	fails     map[mobyfs.Code]int
 	thawed    int           // of a live one: the last freeze that is known to have been taken back
@@ -324,6 +326,9 @@ func (w *worker) progressed(p mobyfs.Progress) {
 		came = p.Bytes
 	}
 	w.agent.metrics.pulled.Add(float64(came))
+	if w.move.since.IsZero() || p.Bytes < w.move.progress.Bytes {
+		w.move.since, w.move.base = time.Now(), p.Bytes
+	}
 	if p != w.move.progress {
 		w.move.heard = time.Now()
 	}
@@ -335,7 +340,7 @@ func (w *worker) progressed(p mobyfs.Progress) {
 func (w *worker) pullEnded() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.move.stop = nil
+	w.move.stop, w.move.since = nil, time.Time{}
 }
 
 // setOver notes that a migration has ended and that those who waited for it were told, before its record says so.
@@ -399,11 +404,22 @@ func (w *worker) unstage(m mobyfs.MigrationID) {
 	w.staged = rest
 }
 
-// share says how far the pull has come, such as "43 % of 300 MB". Under mu.
+// share says how far the pull has come, and how long it takes still if it goes on as fast as so far, such as "43 % of 300 MB,
+// about 2 minutes left". Under mu.
 func (m move) share() string {
 	p := m.progress
 	if p.TotalBytes <= 0 {
 		return humanize.Bytes(uint64(max(p.Bytes, 0))) + " so far"
 	}
-	return fmt.Sprintf("%d %% of %s", min(99, max(0, p.Bytes*100/p.TotalBytes)), humanize.Bytes(uint64(p.TotalBytes)))
+	share := fmt.Sprintf("%d %% of %s", min(99, max(0, p.Bytes*100/p.TotalBytes)), humanize.Bytes(uint64(p.TotalBytes)))
+	came, rest := p.Bytes-m.base, p.TotalBytes-p.Bytes
+	if came <= 0 || rest <= 0 {
+		return share
+	}
+	now := time.Now()
+	left := time.Duration(float64(now.Sub(m.since)) / float64(came) * float64(rest))
+	if left < time.Second {
+		return share
+	}
+	return share + ", about " + humanize.RelTime(now, now.Add(left), "left", "left")
 }
