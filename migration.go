@@ -30,17 +30,21 @@ type Migration struct {
 	Live    bool          `json:"live,omitempty"`    // containers on From may use the volume until From freezes it; the lease stays there
 	Options MoveOptions   `json:"options,omitzero"`  // as asked
 	Freezes int           `json:"freezes,omitempty"` // how often From froze the volume: a commit names the last one
-	Pause   time.Duration `json:"pause,omitempty"`   // measured, from the freeze until the volume could be used on To, or its containers ran there
+	Pause   time.Duration `json:"pause,omitempty"`   // measured, from the freeze until the volume could be used on To, or its containers ran there; 0 while or if that is not known
 
 	FrozenAt   time.Time   `json:"frozen_at,omitzero"`   // of the last freeze, by control's clock; zero once it was thawed
 	Undoes     MigrationID `json:"undoes,omitempty"`     // the move that it takes back: what From of that one has retained may be the base
 	Containers []string    `json:"containers,omitempty"` // that were made anew on To and run there, as To told once it was committed
 	Trouble    string      `json:"trouble,omitempty"`    // what did not go well after the commit, as To told
+	ToldAt     time.Time   `json:"told_at,omitzero"`     // when To told how it went; zero before, and if it never did
 }
+
+// Told reports whether To has told how a live migration went once it was committed.
+func (m *Migration) Told() bool { return m.Pause > 0 || !m.ToldAt.IsZero() } // an older control notes no time
 
 // MoveReport is what a destination tells of a migration once it is committed.
 type MoveReport struct {
-	Pause      time.Duration `json:"pause"`                // from the freeze until the volume could be used on To, or its containers ran there
+	Pause      time.Duration `json:"pause"`                // from the freeze until the volume could be used on To, or its containers ran there; 0 if the program that saw the freeze has ended
 	Containers []string      `json:"containers,omitempty"` // that were made anew on To and run there
 	Trouble    string        `json:"trouble,omitempty"`    // why containers do not run there, for people
 }

@@ -591,11 +591,11 @@ func (s *seat) Thaw(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationI
 
 func (s *seat) Moved(ctx context.Context, id mobyfs.VolumeID, m mobyfs.MigrationID, r mobyfs.MoveReport) error {
 	_, err := s.on(ctx, "Moved", id, func(v *mobyfs.Volume) (bool, error) {
-		if v.LastMove == nil || v.LastMove.ID != m || v.LastMove.Pause > 0 {
+		if v.LastMove == nil || v.LastMove.ID != m || v.LastMove.Told() {
 			return false, nil
 		}
 		last := *v.LastMove
-		last.Pause, last.Containers, last.Trouble = max(r.Pause, 1), r.Containers, r.Trouble
+		last.Pause, last.Containers, last.Trouble, last.ToldAt = r.Pause, r.Containers, r.Trouble, time.Now()
 		v.LastMove = &last
 		return true, nil
 	})

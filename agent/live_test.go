@@ -275,6 +275,44 @@ func TestContainerThatMovedAlongIsFoundLater(t *testing.T) {
 	})
 }
 
+// TestDeathAfterTheCommitIsTold: the next life starts the container, and says so to who waits for the move, or why not.
+func TestDeathAfterTheCommitIsTold(t *testing.T) {
+	for name, fails := range map[string]bool{"it starts": false, "it does not start": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r, _, h2, _ := liveNodes(t)
+				dies, dead := make(chan struct{}), atomic.Bool{}
+				begins := h2.docker.begins
+				h2.docker.begins = func(b *box) error {
+					switch {
+					case dead.CompareAndSwap(false, true):
+						<-dies
+						return errors.New("nobody waits for it")
+					case fails:
+						return errors.New("no such device")
+					}
+					return begins(b)
+				}
+				r.cluster.moveLive("pgdata", "h2", mobyfs.MoveOptions{WithContainers: true})
+				is(t, "it is committed", func() bool { return dead.Load() })
+				go h2.stop()
+				settled()
+				close(dies)
+				settled()
+				if r.cluster.volume("pgdata").LastMove.Told() {
+					t.Fatal("who dies tells")
+				}
+				h2.start()
+				is(t, "it was told", func() bool { return r.cluster.volume("pgdata").LastMove.Told() })
+				m := r.cluster.volume("pgdata").LastMove
+				if m.Pause != 0 || (len(m.Containers) == 1) == fails || strings.Contains(m.Trouble, "no such device") != fails {
+					t.Errorf("told is %+v", m)
+				}
+			})
+		})
+	}
+}
+
 // TestUseThatNoContainerHasHoldsNoMoveUpForLong: an agent that died in a Mount counted a use of which Docker never knew.
 func TestUseThatNoContainerHasHoldsNoMoveUpForLong(t *testing.T) {
 	for name, restart := range map[string]bool{"in this life": false, "in the one before": true} {

@@ -66,6 +66,9 @@ func (a *Agent) arrive(ctx context.Context, came arrived) {
 	made, err := a.madeFor(ctx, came.migration)
 	if err != nil {
 		a.Log.Error("look for containers that moved along; it is done when dockerd is reached anew", "migration", came.migration, "err", err)
+		if came.frozen.IsZero() {
+			return // who looks again tells
+		}
 		report.Trouble = strings.TrimPrefix(report.Trouble+"; "+err.Error(), "; ")
 	}
 	for _, c := range made {
@@ -84,10 +87,9 @@ func (a *Agent) arrive(ctx context.Context, came arrived) {
 		report.Containers = append(report.Containers, c.Name)
 		a.Log.Info("a container that moved along runs", "volume", came.volume.Name, "container", c.Name, "migration", came.migration)
 	}
-	if came.frozen.IsZero() {
-		return // this life did not see it freeze, and a guess is no measurement
+	if !came.frozen.IsZero() { // by this life: a guess is no measurement
+		report.Pause = max(time.Since(came.frozen), 1)
 	}
-	report.Pause = time.Since(came.frozen)
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if err := a.Control.Moved(call, came.volume.ID, came.migration, report); err != nil {
@@ -139,7 +141,7 @@ func (a *Agent) findLuggage(ctx context.Context) {
 		_, told := a.catalogue.record(v.ID)
 		w := a.worker(v.ID)
 		w.mu.Lock()
-		here, goesOn := w.bytes, w.move.migration == c.Migration && w.move.stop != nil
+		here, goesOn := w.bytes, w.arriving == c.Migration || w.move.migration == c.Migration && w.move.stop != nil
 		w.mu.Unlock()
 		switch {
 		case !told || goesOn || v.Migration != nil && v.Migration.ID == c.Migration:

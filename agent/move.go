@@ -242,12 +242,23 @@ func (w *worker) adopted(m mobyfs.MigrationID, v view) {
 	if last.Options.WithContainers {
 		w.lingers = time.Now().Add(patience) // the lease waits for the containers
 	}
+	w.arriving = m
 	w.agent.goDo(func() {
 		if err := w.dropJournal(m); err != nil {
 			w.log.Warn("remove the journal of a migration", "migration", m, "err", err)
 		}
 		w.agent.arrive(w.agent.work, came)
+		w.setArrived(m)
 	})
+}
+
+// setArrived notes that what moved along with a migration's volume was seen to.
+func (w *worker) setArrived(m mobyfs.MigrationID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.arriving == m {
+		w.arriving = ""
+	}
 }
 
 // setThawed notes that the freeze which a sealed receipt names was taken back.

@@ -40,6 +40,7 @@ type worker struct {
 	released mobyfs.Fence       // the last lease that was given back for sure
 	lingers  time.Time          // until then the lease stays although nobody uses the volume
 	over     mobyfs.MigrationID // known to have ended
+	arriving mobyfs.MigrationID // committed in this life; its containers are being started
 	exports  int
 	fenced   bool               // the watchdog ended all writing here: control has to confirm the lease
 	trusted  bool               // control has confirmed it since

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -130,10 +131,10 @@ func (c *Control) Moved(ctx context.Context, who pki.Identity, id mobyfs.VolumeI
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "what %s tells of the migration %.40q can't be", who.Name, migration).
 			WithHint("install a mobyfs of the cluster's version on %s", who.Name)
 	}
-	var news *mobyfs.Migration
+	measured := false
 	_, err := c.decide(ctx, id, func(v *mobyfs.Volume) (string, error) {
 		last := v.LastMove
-		news = nil
+		measured = false
 		if last == nil || last.ID != migration {
 			return "", nil // others came after it
 		}
@@ -143,25 +144,39 @@ func (c *Control) Moved(ctx context.Context, who pki.Identity, id mobyfs.VolumeI
 		if last.State != mobyfs.MigrationCommitted {
 			return "", ended(*v, migration)
 		}
-		if last.Pause > 0 {
+		runs := slices.Clone(last.Containers)
+		for _, name := range cleanUsers(report.Containers) {
+			if !slices.Contains(runs, name) {
+				runs = append(runs, name)
+			}
+		}
+		if last.Told() && (last.Pause > 0 || report.Pause == 0) && len(runs) == len(last.Containers) {
 			return "", nil // told before
 		}
-		last.Pause, last.Containers, last.Trouble = max(report.Pause, 1), cleanUsers(report.Containers), clean(report.Trouble, maxReason)
-		news = last
+		if !last.Told() {
+			last.ToldAt, last.Trouble = c.now().UTC(), clean(report.Trouble, maxReason)
+		}
+		measured = last.Pause == 0 && report.Pause > 0
+		last.Pause, last.Containers = cmp.Or(last.Pause, report.Pause), runs
 		return movedText(*last), nil
 	})
 	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
 		return nil // the volume was removed since
 	}
-	if err == nil && news != nil {
-		c.metrics.paused.Observe(news.Pause.Seconds())
+	if err == nil && measured {
+		c.metrics.paused.Observe(report.Pause.Seconds())
 	}
 	return err
 }
 
 // movedText is what an event tells of how a live migration went.
 func movedText(m mobyfs.Migration) string {
-	text := fmt.Sprintf("volume can be used by what was to move: it paused for %v", m.Pause.Round(time.Millisecond))
+	text := "volume can be used by what was to move: "
+	if m.Pause > 0 {
+		text += fmt.Sprintf("it paused for %v", m.Pause.Round(time.Millisecond))
+	} else {
+		text += fmt.Sprintf("how long it paused is not known, for mobyfs on %s was started anew meanwhile", m.To)
+	}
 	if m.Trouble != "" {
 		text += "; " + m.Trouble
 	}
@@ -269,7 +284,7 @@ const startWait = time.Minute
 
 // starting reports whether a live migration was committed and its destination has yet to tell how it went.
 func (c *Control) starting(m *mobyfs.Migration) bool {
-	return m != nil && m.Live && m.State == mobyfs.MigrationCommitted && m.Pause == 0 && c.now().Sub(m.EndedAt) < startWait
+	return m != nil && m.Live && m.State == mobyfs.MigrationCommitted && !m.Told() && c.now().Sub(m.EndedAt) < startWait
 }
 
 // liveStep adds to the row of a live move what its nodes have told of how far it is.

@@ -3,6 +3,7 @@ package control
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -281,6 +282,39 @@ func TestCommitNamesTheFreezeWhoseBytesItBrings(t *testing.T) {
 				t.Errorf("it is told of as %+v", last)
 			}
 		})
+	}
+}
+
+// TestDestinationThatBeganAnewTellsWithoutAPause: whoever waits for the move need not wait for a measurement that nobody has. What
+// is told later completes it.
+func TestDestinationThatBeganAnewTellsWithoutAPause(t *testing.T) {
+	f := newFlights(t, false)
+	x := f.begin(t, mobyfs.MoveOptions{WithContainers: true})
+	x.commit(t, x.freeze(t))
+	for _, s := range []struct {
+		report     mobyfs.MoveReport
+		containers []string
+		pause      time.Duration
+		changes    bool
+	}{
+		{mobyfs.MoveReport{Containers: []string{"web-1"}, Trouble: "web-2 does not start"}, []string{"web-1"}, 0, true},
+		{mobyfs.MoveReport{Containers: []string{"web-1"}}, []string{"web-1"}, 0, false},
+		{mobyfs.MoveReport{Containers: []string{"web-2"}}, []string{"web-1", "web-2"}, 0, true},
+		{mobyfs.MoveReport{Pause: time.Second}, []string{"web-1", "web-2"}, time.Second, true}, // the life before, whose call took long
+		{mobyfs.MoveReport{Pause: time.Minute}, []string{"web-1", "web-2"}, time.Second, false},
+		{mobyfs.MoveReport{}, []string{"web-1", "web-2"}, time.Second, false},
+	} {
+		before := f.record(x.name).Revision
+		if err := x.h2.Moved(t.Context(), x.id, x.m, s.report); err != nil {
+			t.Fatal(err)
+		}
+		v := f.record(x.name)
+		if m := v.LastMove; !m.Told() || m.Pause != s.pause || !slices.Equal(m.Containers, s.containers) || m.Trouble != "web-2 does not start" || (v.Revision > before) != s.changes {
+			t.Errorf("after %+v it is %+v, changed: %v", s.report, m, v.Revision > before)
+		}
+		if f.control.starting(v.LastMove) {
+			t.Error("its operation waits still")
+		}
 	}
 }
 

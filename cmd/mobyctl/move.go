@@ -185,7 +185,7 @@ func (a *app) followMove(ctx context.Context, c *api.Client, v mobyfs.Volume, de
 	if live {
 		measured, cancel := context.WithTimeout(ctx, measuredWithin)
 		defer cancel()
-		if now, err := follow(measured, c, v, func(v mobyfs.Volume) bool { return v.LastMove == nil || v.LastMove.ID != id || v.LastMove.Pause > 0 }); err == nil && now.LastMove != nil && now.LastMove.ID == id {
+		if now, err := follow(measured, c, v, func(v mobyfs.Volume) bool { return v.LastMove == nil || v.LastMove.ID != id || v.LastMove.Told() }); err == nil && now.LastMove != nil && now.LastMove.ID == id {
 			v, m = now, now.LastMove
 		}
 	}

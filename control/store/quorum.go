@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 )
 
@@ -21,40 +19,31 @@ type Quorum struct {
 // Margin is how many voters may yet be lost before nothing can be decided; below 0 nothing can be.
 func (q Quorum) Margin() int { return q.Reachable - (q.Voters/2 + 1) }
 
-// activePeers is what etcd counts of its connections to other members: a series for each, 1 while there is one. etcd tells
-// it nowhere else. It also counts 0 after a single message on the side has failed, such as while a member began, and until a
-// connection is made anew; so one that counts 0 is asked itself.
-const activePeers = "etcd_network_active_peers"
-
 // answerTimeout is how long a member that is asked whether it is there may take.
 const answerTimeout = time.Second
 
-// Quorum counts the voters; it takes up to a second while one can't be reached. known is false if this process is no member of
-// the store.
+// Quorum counts the voters, by asking each of them; it takes up to a second while one can't be reached. known is false if this
+// process is no member of the store. What etcd counts of its connections (etcd_network_active_peers) is no answer: it is 0 after
+// a single message on the side has failed, until a connection is made anew; and in a member that joined it may stay 1 when the
+// other is gone, for what it sent before it knew the other as a member is counted apart and never taken back.
 func (s *Store) Quorum() (q Quorum, known bool) {
 	if s.etcd == nil {
 		return q, false
 	}
-	families, err := prometheus.DefaultGatherer.Gather()
-	if err != nil {
-		s.log.Debug("count the members that can be reached", "err", err)
-		return q, false
-	}
-	self := s.etcd.Server.MemberID().String()
-	active := activeFrom(families, self)
-	var silent []*membership.Member
+	self := s.etcd.Server.MemberID()
+	var others []*membership.Member
 	for _, m := range s.etcd.Server.Cluster().Members() {
 		if m.IsLearner {
 			continue
 		}
 		q.Voters++
-		if id := m.ID.String(); id == self || active[id] {
+		if m.ID == self {
 			q.Reachable++
 		} else {
-			silent = append(silent, m)
+			others = append(others, m)
 		}
 	}
-	q.Reachable += s.answering(silent)
+	q.Reachable += s.answering(others)
 	return q, true
 }
 
@@ -65,7 +54,7 @@ func (s *Store) answering(members []*membership.Member) int {
 	}
 	client, err := s.self.peerClient(answerTimeout)
 	if err != nil {
-		s.log.Debug("ask the members that can't be reached", "err", err)
+		s.log.Debug("ask the members whether they are there", "err", err)
 		return 0
 	}
 	var n atomic.Int64
@@ -96,24 +85,4 @@ func (s *Store) Members() (names []string, known bool) {
 		}
 	}
 	return names, true
-}
-
-// activeFrom are the members to which one has a connection.
-func activeFrom(families []*dto.MetricFamily, self string) map[string]bool {
-	active := map[string]bool{}
-	for _, f := range families {
-		if f.GetName() != activePeers {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			labels := map[string]string{}
-			for _, l := range m.GetLabel() {
-				labels[l.GetName()] = l.GetValue()
-			}
-			if labels["Local"] == self {
-				active[labels["Remote"]] = m.GetGauge().GetValue() > 0
-			}
-		}
-	}
-	return active
 }
