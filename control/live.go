@@ -146,7 +146,7 @@ func (c *Control) Moved(ctx context.Context, who pki.Identity, id mobyfs.VolumeI
 		}
 		runs := slices.Clone(last.Containers)
 		for _, name := range cleanUsers(report.Containers) {
-			if !slices.Contains(runs, name) {
+			if !slices.Contains(runs, name) && len(runs) < maxContainers {
 				runs = append(runs, name)
 			}
 		}
