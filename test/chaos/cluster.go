@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/pki"
@@ -416,21 +418,25 @@ func (c *Cluster) awaitNodes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	missing := "nobody has said who is ready"
 	for {
 		call, cancel := context.WithTimeout(ctx, 5*time.Second)
 		nodes, err := client.Nodes(call)
 		cancel()
-		ready := 0
-		for _, n := range nodes {
-			if n.Ready && strings.HasPrefix(n.Name, "n") {
-				ready++
+		if err == nil {
+			var silent []string
+			for _, x := range c.agents {
+				if !slices.ContainsFunc(nodes, func(n mobyfs.Node) bool { return n.Name == x.node && n.Ready }) {
+					silent = append(silent, x.node)
+				}
 			}
-		}
-		if ready == len(c.agents) {
-			return nil
+			if len(silent) == 0 {
+				return nil
+			}
+			missing = strings.Join(silent, ", ") + " not ready"
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("wait for the nodes: %d of %d are ready: %w", ready, len(c.agents), errors.Join(err, ctx.Err()))
+			return fmt.Errorf("wait for the nodes: %s: %w", missing, errors.Join(err, ctx.Err()))
 		}
 		pause(ctx, 200*time.Millisecond)
 	}

@@ -350,7 +350,8 @@ func upgrade(m *machine) (func(), error) {
 	return nil, m.signal(unix.SIGTERM)
 }
 
-// expire gives an agent a certificate that ended long ago, as if nobody had renewed it, and later a good one.
+// expire gives an agent a certificate that ended so long ago that it can't be renewed any more, and later, as an operator would,
+// a good one.
 func expire(_ context.Context, l *lane) (func(), error) {
 	x := l.agent()
 	give := func(at time.Time) error {
@@ -360,8 +361,12 @@ func expire(_ context.Context, l *lane) (func(), error) {
 		return x.signal(syscall.SIGHUP)
 	}
 	return func() {
-		if give(time.Now()) != nil {
-			_ = x.signal(unix.SIGKILL)
+		var err error
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+			if err = give(time.Now()); err == nil { // its disk may be full meanwhile, or it may be about to begin anew
+				return
+			}
 		}
+		l.n.note("good certificate for " + x.node + ": " + err.Error())
 	}, give(time.Now().Add(-pki.LeafLife - 10*24*time.Hour))
 }
