@@ -333,13 +333,13 @@ func (w *worker) refuseAborted(v view) {
 func (w *worker) progressed(p mobyfs.Progress) {
 	w.mu.Lock()
 	came := p.Bytes - w.move.progress.Bytes
+	if came < 0 || w.move.since.IsZero() {
+		w.move.since, w.move.base = time.Now(), p.Bytes
+	}
 	if came < 0 { // a pull that began anew
 		came = p.Bytes
 	}
 	w.agent.metrics.pulled.Add(float64(came))
-	if w.move.since.IsZero() || p.Bytes < w.move.progress.Bytes {
-		w.move.since, w.move.base = time.Now(), p.Bytes
-	}
 	if p != w.move.progress {
 		w.move.heard = time.Now()
 	}

@@ -125,40 +125,25 @@ func (c *Client) askFor(ctx context.Context, what call, name string, in, out any
 	if err != nil {
 		return nil, err
 	}
-	r := request{what: what, path: path, key: what.newKey()}
-	if r.body, err = bodyOf(in); err != nil {
-		return nil, err
+	r := request{what: what, path: path, whole: true}
+	if in != nil {
+		if r.body, err = json.Marshal(in); err != nil {
+			return nil, fmt.Errorf("encode the request: %w", err)
+		}
 	}
-	header, body, endpoint, err := c.whole(ctx, r)
-	if errors.As(err, &cutShort{}) && ctx.Err() == nil {
-		header, body, endpoint, err = c.whole(ctx, r)
-	}
-	if err != nil || out == nil {
-		return header, err
-	}
-	if err := json.Unmarshal(body, out); err != nil {
-		return nil, unreachable("ask", []string{endpoint}, err)
-	}
-	return header, nil
-}
-
-// cutShort is an answer that began and was not read to its end.
-type cutShort struct{ error }
-
-func (c cutShort) Unwrap() error { return c.error }
-
-// whole is send for an answer that is read to its end.
-func (c *Client) whole(ctx context.Context, r request) (header http.Header, body []byte, endpoint string, err error) {
 	resp, endpoint, err := c.send(ctx, r)
 	if err != nil {
-		return nil, nil, "", err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	if body, err = io.ReadAll(resp.Body); err != nil {
-		c.way.Load().passBy(endpoint, ctx.Err())
-		return nil, nil, "", cutShort{unreachable("ask", []string{endpoint}, err)}
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && out != nil {
+		err = json.Unmarshal(body, out)
 	}
-	return resp.Header, body, endpoint, nil
+	if err != nil {
+		return nil, unreachable("ask", []string{endpoint}, err)
+	}
+	return resp.Header, nil
 }
 
 // subjects are what the path of a call can name. What could not be such a name is not sent: it could lead to another path.
@@ -179,34 +164,19 @@ func (c call) pathOf(name string) (string, error) {
 
 // request is a call as it is sent, however often.
 type request struct {
-	what call
-	path string
-	key  string // "" if it has none
-	body []byte // nil if it has none
-}
-
-// newKey is the key of a call that is asked for once, however often it is sent; "" if it needs none.
-func (c call) newKey() string {
-	if c.keyed() && !strings.HasPrefix(c.path, agentPath) {
-		return newKey()
-	}
-	return "" // agents' calls name the decision that they speak of
-}
-
-func bodyOf(in any) ([]byte, error) {
-	if in == nil {
-		return nil, nil
-	}
-	body, err := json.Marshal(in)
-	if err != nil {
-		return nil, fmt.Errorf("encode the request: %w", err)
-	}
-	return body, nil
+	what  call
+	path  string
+	key   string // "" if it has none
+	body  []byte // nil if it has none
+	whole bool   // the answer counts once it has come to its end; else it is a stream
 }
 
 // send makes the request and returns the first answer of success with the endpoint that gave it. An answer of any
 // other kind is an error.
 func (c *Client) send(ctx context.Context, r request) (*http.Response, string, error) {
+	if r.what.keyed() && !strings.HasPrefix(r.path, agentPath) {
+		r.key = newKey() // agents' calls name the decision that they speak of
+	}
 	w := c.way.Load()
 	if len(w.endpoints) == 0 {
 		return nil, "", mobyfs.Errorf(mobyfs.CodeInvalid, "no address of the control plane is known")
@@ -221,7 +191,9 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, string, e
 			continue
 		}
 		if err != nil {
-			w.passBy(w.endpoints[i], ctx.Err())
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				w.passBy(w.endpoints[i])
+			}
 			break
 		}
 		if resp.StatusCode == http.StatusServiceUnavailable && try < len(w.endpoints)-1 {
@@ -238,10 +210,10 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, string, e
 	return nil, "", unreachable("ask", w.endpoints, err)
 }
 
-// passBy has the next call begin with the endpoint after this one if it let a caller's time run out. It may stand still, and a
+// passBy has the next call begin with the endpoint after this one, which let a caller's time run out. It may stand still, and a
 // caller who never has the time to try another one would be told for ever that there was no answer in time.
-func (w *way) passBy(endpoint string, err error) {
-	if i := slices.Index(w.endpoints, endpoint); i >= 0 && errors.Is(err, context.DeadlineExceeded) {
+func (w *way) passBy(endpoint string) {
+	if i := slices.Index(w.endpoints, endpoint); i >= 0 {
 		w.last.CompareAndSwap(int32(i), int32((i+1)%len(w.endpoints)))
 	}
 }
@@ -284,7 +256,17 @@ func (w *way) sendTo(ctx context.Context, endpoint string, r request) (*http.Res
 	if revision, ok := mobyfs.MatchOf(ctx); ok {
 		req.Header.Set("If-Match", etag(revision))
 	}
-	return w.http.Do(req)
+	resp, err := w.http.Do(req)
+	if err != nil || !r.whole {
+		return resp, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(answer))
+	return resp, nil
 }
 
 // unreachable says that nobody answered. Of the error only what lies under the request's own words is told.

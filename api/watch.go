@@ -274,7 +274,7 @@ func (c *Client) Watch(ctx context.Context, each func(mobyfs.Change)) error {
 	}
 	if cause := context.Cause(watching); cause != nil {
 		err = cause
-		c.way.Load().passBy(endpoint, context.DeadlineExceeded) // it was silent
+		c.way.Load().passBy(endpoint)
 	}
 	return unreachable("watch", []string{endpoint}, err)
 }

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -384,22 +383,6 @@ func (c *Cluster) await(ctx context.Context, controls []*control) error {
 	return nil
 }
 
-// tellWhatTheyDo ends all programs so that their logs tell what each of their goroutines was doing.
-func (c *Cluster) tellWhatTheyDo() {
-	all := make([]*process, 0, len(c.controls)+len(c.agents))
-	for _, x := range c.controls {
-		all = append(all, x.process)
-	}
-	for _, x := range c.agents {
-		all = append(all, x.process)
-	}
-	var ending sync.WaitGroup
-	for _, p := range all {
-		ending.Go(func() { p.halt(syscall.SIGQUIT) })
-	}
-	ending.Wait()
-}
-
 func (c *Cluster) operatorTLS(name string) (*tls.Config, error) {
 	dir := filepath.Join(c.Dir, "clients", "tls-"+name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -450,17 +433,30 @@ func (c *Cluster) etcd(ctx context.Context, at *control) (*clientv3.Client, erro
 	})
 }
 
+// machines are all on which a program of the cluster runs.
+func (c *Cluster) machines() []*machine {
+	var all []*machine
+	for _, x := range c.controls {
+		all = append(all, &x.machine)
+	}
+	for _, x := range c.agents {
+		all = append(all, &x.machine, &x.watchdog)
+	}
+	return all
+}
+
+// halt ends all programs with a signal and starts none of them again.
+func (c *Cluster) halt(s unix.Signal) {
+	var ending sync.WaitGroup
+	for _, m := range c.machines() {
+		ending.Go(func() { m.process.halt(s) })
+	}
+	ending.Wait()
+}
+
 // stop ends everything.
 func (c *Cluster) stop() {
-	var all sync.WaitGroup
-	for _, x := range c.agents {
-		all.Go(func() { x.halt(unix.SIGKILL) })
-		all.Go(func() { x.watchdog.halt(unix.SIGKILL) })
-	}
-	for _, x := range c.controls {
-		all.Go(func() { x.halt(unix.SIGKILL) })
-	}
-	all.Wait()
+	c.halt(unix.SIGKILL)
 	for _, x := range c.agents {
 		_ = x.host.PowerOff() // nothing else if it is off
 	}

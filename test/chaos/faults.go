@@ -361,12 +361,12 @@ func expire(_ context.Context, l *lane) (func(), error) {
 		return x.signal(syscall.SIGHUP)
 	}
 	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
 		var err error
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-			if err = give(time.Now()); err == nil { // its disk may be full meanwhile, or it may be about to begin anew
-				return
-			}
+		given := func() bool { err = give(time.Now()); return err == nil } // its disk may be full meanwhile, or it may be about to begin anew
+		if !until(ctx, given) {
+			l.n.note("good certificate for " + x.node + ": " + err.Error())
 		}
-		l.n.note("good certificate for " + x.node + ": " + err.Error())
 	}, give(time.Now().Add(-pki.LeafLife - 10*24*time.Hour))
 }

@@ -251,14 +251,7 @@ func (n *nemesis) heal() {
 	for _, h := range l.hosts() {
 		_, _ = l.ways(h, network.Way{})
 	}
-	machines := []*machine{}
-	for _, x := range n.c.controls {
-		machines = append(machines, &x.machine)
-	}
-	for _, x := range n.c.agents {
-		machines = append(machines, &x.machine, &x.watchdog)
-	}
-	for _, m := range machines {
+	for _, m := range n.c.machines() {
 		_ = os.Remove(m.at)
 		_ = os.Remove(m.clock)
 	}

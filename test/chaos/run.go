@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/internal/audit"
@@ -89,7 +91,7 @@ func run(ctx context.Context, cfg Config, b bins) (*result, error) {
 	}
 	events, err := settle(ctx, w, c)
 	if err != nil {
-		c.tellWhatTheyDo()
+		c.halt(unix.SIGQUIT)
 		return nil, fmt.Errorf("%w (the logs in %s end with what each program was doing)", err, cfg.Logs)
 	}
 	r := judge(cfg, w, n, events)
