@@ -50,12 +50,13 @@ const behind = 3
 func (m *Memory) peek(key string) (entry, bool) { return m.tell(key, m.revision()), true }
 
 // tell tells of a key as a member of the store does that is behind: now and then it does not know the last changes of
-// others, but all up to the revision that it has heard of.
+// others, but all up to the revision that it has heard of. How many those are goes by the time, so that a simulation can be
+// repeated.
 func (m *Memory) tell(key string, heard int64) entry {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	all := m.last[key]
-	for missed := rand.IntN(behind); missed > 0 && len(all) > 0 && all[len(all)-1].rev > heard; missed-- {
+	for missed := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)).IntN(behind); missed > 0 && len(all) > 0 && all[len(all)-1].rev > heard; missed-- {
 		all = all[:len(all)-1]
 	}
 	if len(all) == 0 || all[len(all)-1].raw == nil {

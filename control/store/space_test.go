@@ -216,7 +216,7 @@ func TestMembersCompressInTurn(t *testing.T) {
 	seats["h1"].start()
 	seats["h1"].join(seats["h2"], seats["h3"])
 	seats["h1"].list("h1 voter", "h2 voter", "h3 voter")
-	led := leader(t, seats)
+	led, term := leader(t, seats), seats["h1"].store.etcd.Server.Term()
 	var turns []string
 	for i := range 100 { // most of it goes again
 		put(t, seats["h1"].store, large(i, 64))
@@ -263,8 +263,14 @@ func TestMembersCompressInTurn(t *testing.T) {
 			t.Errorf("%s: %d of %d writes failed, such as: %v", name, len(w.failed), w.writes, w.failed[0])
 		}
 	}
-	if len(turns) != 3 || turns[2] != led {
-		t.Errorf("the turns were %v, want all three, %s at the end", turns, led)
+	if len(slices.Compact(slices.Sorted(slices.Values(turns)))) != 3 {
+		t.Fatalf("the turns were %v, want all three", turns)
+	}
+	switch elections := seats["h1"].store.etcd.Server.Term() - term; {
+	case elections > 1: // a slow machine's: who led at first is nobody in particular
+		t.Logf("%d elections meanwhile", elections)
+	case turns[len(turns)-1] != led:
+		t.Errorf("the turns were %v, want %s at the end", turns, led)
 	}
 }
 

@@ -3,6 +3,7 @@ package simulation
 import (
 	"context"
 	"fmt"
+	"testing/synctest"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
@@ -22,10 +23,13 @@ type node struct {
 	pausedUntil time.Duration
 	cut         [processes]bool
 	held        map[*volume]mobyfs.Fence
+	holds       map[*volume]*hold
+	releasing   map[*volume]mobyfs.Fence // of which it is not known whether they were released, as its journal has it
+	released    map[*volume]mobyfs.Fence // what it has let go of last
 }
 
 func newNode(w *world, name string) *node {
-	return &node{w: w, name: name, speed: w.drift(), held: map[*volume]mobyfs.Fence{}}
+	return &node{w: w, name: name, speed: w.drift(), held: map[*volume]mobyfs.Fence{}, holds: map[*volume]*hold{}, releasing: map[*volume]mobyfs.Fence{}, released: map[*volume]mobyfs.Fence{}}
 }
 
 // clock is the node's own.
@@ -44,7 +48,7 @@ func (n *node) who() pki.Identity {
 	return pki.Identity{Cluster: "shop", Role: pki.RoleNode, Name: n.name}
 }
 
-// ask calls some control process. The message may be lost on its way, come twice, or its answer be lost.
+// ask calls some control process. The message may be lost on its way, come twice or late, or its answer be lost.
 func (n *node) ask(call func(c *control.Control) error) error {
 	i := n.w.rng.IntN(processes)
 	chance := n.w.rng.IntN(40)
@@ -54,7 +58,12 @@ func (n *node) ask(call func(c *control.Control) error) error {
 	if n.cut[i] || chance == 0 {
 		return errLost
 	}
+	if chance == 3 {
+		n.w.after(n.w.upTo(30*time.Second), func() { _ = call(n.w.controls[i]) })
+		return errLost
+	}
 	err := call(n.w.controls[i])
+	synctest.Wait() // until all have heard of it: when they do is not to go by the scheduler
 	if chance == 1 {
 		err = call(n.w.controls[n.w.rng.IntN(processes)])
 	}
@@ -71,7 +80,7 @@ func (n *node) beat() {
 	sent := n.clock()
 	report := mobyfs.Report{
 		Address: n.name + ":8080", Instance: fmt.Sprint(n.name, n.life), Begins: !n.began,
-		Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 39},
+		Capacity: mobyfs.Capacity{TotalBytes: 1 << 40, FreeBytes: 1 << 39}, Live: true,
 	}
 	var session mobyfs.Session
 	err := n.ask(func(c *control.Control) (err error) {
@@ -104,11 +113,18 @@ func (n *node) believes(v *volume) (mobyfs.Fence, bool) {
 	return fence, has && (!v.shared || n.clock() < n.deadline)
 }
 
-// restart is the end of the agent and a new one, which knows nothing.
+// restart is the end of the agent and of its containers, and a new one, which knows what is in its journal. Containers that are
+// stopped for a live move may live on, if it was the agent alone.
 func (n *node) restart() {
 	n.life++
 	n.began, n.deadline = false, 0
 	clear(n.held)
+	alone := n.w.rng.IntN(2) == 0
+	for _, h := range n.holds {
+		if h.expects = 0; !alone || !h.stopped {
+			h.fence = 0
+		}
+	}
 }
 
 // work is the next thing that containers want.
@@ -118,6 +134,9 @@ func (n *node) work() {
 	v := n.w.volumes[n.w.rng.IntN(len(n.w.volumes))]
 	fence, has := n.believes(v)
 	switch {
+	case n.holds[v] != nil: // nobody is let in
+	case n.releasing[v] != 0:
+		n.release(v, n.releasing[v])
 	case !has:
 		n.claim(v)
 	case n.w.rng.IntN(3) == 0:
@@ -156,12 +175,16 @@ func (n *node) claim(v *volume) {
 
 // arrive attaches what was granted, or goes on to bring it here first.
 func (n *node) arrive(v *volume, g mobyfs.Grant) {
-	if g.From != nil {
+	switch m := g.Volume.Migration; {
+	case n.holds[v] != nil: // nobody is let in
+	case g.From == nil && g.Fence <= n.released[v]: // asked for twice, and released since
+	case g.From != nil && m.Live: // its source will freeze it first
+	case g.From != nil:
 		n.pull(v, g)
-		return
-	}
-	if err := v.attach(n, g.Fence); err == nil {
-		n.held[v] = g.Fence
+	default:
+		if err := v.attach(n, g.Fence); err == nil {
+			n.held[v] = g.Fence
+		}
 	}
 }
 
@@ -172,7 +195,7 @@ func (n *node) pull(v *volume, g mobyfs.Grant) {
 	err := n.ask(func(c *control.Control) (err error) {
 		receipt := mobyfs.Receipt{Digest: fmt.Sprint("sum:", copied)}
 		if done, err = c.Commit(context.Background(), n.who(), v.id, g.From.Migration, receipt); err == nil {
-			v.content[n.name] = copied
+			v.arrived(n, g.From.Migration, copied)
 			v.note(n, done)
 		}
 		return err
@@ -186,9 +209,13 @@ func (n *node) pull(v *volume, g mobyfs.Grant) {
 
 func (n *node) release(v *volume, fence mobyfs.Fence) {
 	delete(n.held, v)
+	n.releasing[v], n.released[v] = fence, fence
 	err := n.ask(func(c *control.Control) error {
 		return c.Release(context.Background(), n.who(), v.id, fence)
 	})
+	if err == nil {
+		delete(n.releasing, v)
+	}
 	n.w.say("release", n.name, v.name, err, fence)
 }
 
@@ -196,14 +223,28 @@ func (n *node) release(v *volume, fence mobyfs.Fence) {
 func (n *node) write(v *volume, fence mobyfs.Fence) {
 	if other := v.owner; v.shared && other.node != nil && other.node != n && other.fence > fence {
 		n.w.count.Overlaps++
+		if *told {
+			n.w.t.Logf("%s believes in %s by fence %v, %s has it by %v", n.name, v.name, fence, other.node.name, other.fence)
+		}
 	}
 	if n.w.rng.IntN(30) == 0 { // stands still just here
 		n.pausedUntil = max(n.pausedUntil, time.Since(n.w.began)+n.w.upTo(4*time.Minute))
 	}
 	n.w.after(n.w.upTo(time.Second), func() {
-		n.awake(func() {
-			err := v.write(n, fence)
-			n.w.say("write", n.name, v.name, err, fence)
-		})
+		n.awake(func() { n.writeNow(v, fence) })
 	})
+}
+
+// writeNow writes, or waits while what writes is stopped. A volume whose bytes are the node's own is released only when its
+// containers have ended.
+func (n *node) writeNow(v *volume, fence mobyfs.Fence) {
+	if h := n.holds[v]; h != nil && h.stopped {
+		h.waiting = append(h.waiting, func() { n.writeNow(v, fence) })
+		return
+	}
+	if !v.shared && n.held[v] != fence {
+		return
+	}
+	err := v.write(n, fence)
+	n.w.say("write", n.name, v.name, err, fence)
 }

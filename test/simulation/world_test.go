@@ -23,7 +23,11 @@ import (
 type protocol struct {
 	lockDelay bool // nothing is taken from a silent node before it had time to stop
 	fence     bool // the data refuses whoever comes with a lower fence
+	thaw      bool // what was stopped for a live move goes on only if control takes the freeze back
 }
+
+// guarded is a run with all guards.
+var guarded = protocol{lockDelay: true, fence: true, thaw: true}
 
 // What a run is made of.
 const (
@@ -36,16 +40,17 @@ const (
 // tally is what a run came to.
 type tally struct {
 	Steps, Grants, Takeovers, Moves, Writes int
+	LiveMoves, Thaws                        int // commits of volumes that were frozen, and frozen volumes that went on where they were
 	Refused                                 int // writes and attaches, by the fence
 	Stale                                   int // writes accepted although a higher fence had been there
 	Overlaps                                int // a node believed in a volume that another had
-	Lost                                    int // acknowledged writes that are not there, and grants without an event
+	Lost                                    int // times that an acknowledged write was missing, and grants without an event
 	Trace                                   uint64
 }
 
 func (a tally) plus(b tally) tally {
 	return tally{a.Steps + b.Steps, a.Grants + b.Grants, a.Takeovers + b.Takeovers, a.Moves + b.Moves, a.Writes + b.Writes,
-		a.Refused + b.Refused, a.Stale + b.Stale, a.Overlaps + b.Overlaps, a.Lost + b.Lost, a.Trace ^ b.Trace}
+		a.LiveMoves + b.LiveMoves, a.Thaws + b.Thaws, a.Refused + b.Refused, a.Stale + b.Stale, a.Overlaps + b.Overlaps, a.Lost + b.Lost, a.Trace ^ b.Trace}
 }
 
 // world is everything there is in a run.
@@ -85,6 +90,9 @@ func simulate(t *testing.T, identity pki.Files, seed uint64, long time.Duration,
 			synctest.Wait()
 		}
 		w.checkEvents()
+		if t.Failed() {
+			t.Logf("that was seed %d, %v: %+v", seed, time.Since(w.began), w.count)
+		}
 		result = w.count
 		result.Trace = w.trace.Sum64()
 	})
@@ -130,7 +138,9 @@ func (w *world) open(identity pki.Files) {
 	w.calm = false
 	for _, n := range w.nodes {
 		w.after(w.upTo(20*time.Second), n.work)
+		w.after(w.upTo(lookEvery), n.look)
 	}
+	w.after(w.upTo(time.Minute), w.operator)
 	w.after(w.upTo(time.Minute), w.trouble)
 }
 
@@ -156,6 +166,9 @@ func (w *world) upTo(d time.Duration) time.Duration { return time.Duration(w.rng
 // say puts into the trace what happened.
 func (w *world) say(what, who, volume string, err error, fence mobyfs.Fence) {
 	fmt.Fprintln(w.trace, time.Since(w.began), what, who, volume, mobyfs.CodeOf(err), uint64(fence))
+	if *told {
+		w.t.Logf("%v %s %s %s, fence %v: %v", time.Since(w.began), what, who, volume, fence, err)
+	}
 }
 
 // trouble strikes, and comes again.
