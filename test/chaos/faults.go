@@ -81,16 +81,29 @@ func powerLoss(l *lane, x *agent) (func(), error) {
 	return func() {
 		enough()
 		<-rescued
-		err := os.RemoveAll(x.run())
-		if err == nil {
-			err = x.host.Boot(l.c.bins.container(), "init")
+		booted := l.n.stubborn("boot of "+x.node, func() error {
+			if err := os.RemoveAll(x.run()); err != nil {
+				return err
+			}
+			return x.host.Boot(l.c.bins.container(), "init")
+		})
+		if booted {
+			x.begin()
 		}
-		if err != nil {
-			l.n.note("boot of " + x.node + ": " + err.Error())
-			return
-		}
-		x.begin()
 	}, err
+}
+
+// stubborn does, for 20 s at the most, what another fault may keep from being done: a disk that is full, a program that is about to
+// begin anew. It reports whether it came to be done, and notes it otherwise.
+func (n *nemesis) stubborn(what string, do func() error) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var err error
+	done := until(ctx, func() bool { err = do(); return err == nil })
+	if !done {
+		n.note(what + ": " + err.Error())
+	}
+	return done
 }
 
 // rescue takes over, until ctx ends, what is on a silent node and may be taken over by a person alone.
@@ -361,12 +374,6 @@ func expire(_ context.Context, l *lane) (func(), error) {
 		return x.signal(syscall.SIGHUP)
 	}
 	return func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		var err error
-		given := func() bool { err = give(time.Now()); return err == nil } // its disk may be full meanwhile, or it may be about to begin anew
-		if !until(ctx, given) {
-			l.n.note("good certificate for " + x.node + ": " + err.Error())
-		}
+		l.n.stubborn("good certificate for "+x.node, func() error { return give(time.Now()) })
 	}, give(time.Now().Add(-pki.LeafLife - 10*24*time.Hour))
 }
