@@ -1,7 +1,6 @@
 package clients
 
 import (
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +20,7 @@ func shop(t *testing.T) {
 		install(t, old.name, "mariadb-server-core", "mariadb-client-core")
 		give(t, old.name, "image", "/root")
 		the.Sh(t, old.name, "cd /root/image && sh make.sh")
-		save, load := the.CmdOn(old.name, "docker", "save", "shop"), exec.Command("docker", "exec", "-i", the.Container(recent.name), "docker", "load")
+		save, load := the.CmdOn(old.name, "docker", "save", "shop"), the.CmdOn(recent.name, "docker", "load")
 		pipe, err := save.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)

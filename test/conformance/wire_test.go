@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -95,7 +94,7 @@ func (h *host) wire(t *testing.T, atOnce int, requests ...request) []said {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("docker", "exec", "-i", the.Container(h.name), "hosttool", "wire", at, fmt.Sprint(atOnce))
+	cmd := the.CmdOn(h.name, "hosttool", "wire", at, fmt.Sprint(atOnce))
 	cmd.Stdin = bytes.NewReader(in)
 	r := fleet.RunCommand(t, cmd)
 	var answers []said

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,6 +32,8 @@ type Fleet struct {
 	Hosts map[string]string // h1 → address
 	Key   string            // of SSH
 	Known string            // known_hosts
+
+	firsts sync.Map // of hosts: the first process, as *os.Process; it may have ended
 }
 
 // Main makes a fleet, runs the tests of a package on it and takes it off again. It returns the exit code.
@@ -333,11 +336,6 @@ func (f *Fleet) Bootstrap(t *testing.T) {
 func (f *Fleet) UseBinaries(t *testing.T, dir string) {
 	t.Helper()
 	f.Ctl(t, "bootstrap", "-f", f.ClusterYAML(), "--yes", "--binaries", filepath.Join(f.Dir, dir))
-}
-
-// CmdOn is a command on a host, not run yet.
-func (f *Fleet) CmdOn(host string, args ...string) *exec.Cmd {
-	return exec.Command("docker", append([]string{"exec", f.Container(host)}, args...)...)
 }
 
 // DockerVolume is what docker volume inspect says.

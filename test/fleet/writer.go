@@ -40,7 +40,7 @@ func (f *Fleet) shareImage() error {
 		if h == "h1" {
 			continue
 		}
-		cmd := exec.Command("docker", "exec", "-i", f.Container(h), "docker", "load")
+		cmd := f.CmdOn(h, "docker", "load")
 		cmd.Stdin = bytes.NewReader(out)
 		if said, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("give %s an image: %w\n%s", h, err, said)
