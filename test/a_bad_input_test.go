@@ -32,8 +32,16 @@ func clusterFile(t *testing.T, user, key, known string, hosts ...string) string 
 // are written anew whenever the container starts that is the host are left out, and backups, which come when it is time.
 func hostTree(t *testing.T, host string) string {
 	t.Helper()
-	return the.Sh(t, host, `cd /; find etc usr/bin usr/lib/mobyfs usr/lib/systemd usr/local var/lib/mobyfs var/lib/mobyfs-control run/docker/plugins \
-		-path var/lib/mobyfs/state -prune -o -path var/lib/mobyfs-control/etcd -prune -o -path '*/backups' -prune -o \( -path etc/hosts -o -path etc/hostname -o -path etc/resolv.conf \) -prune -o -type f -printf '%p %m %U:%G %T@ ' -exec sha256sum {} \; -o -printf '%p %m %U:%G %l\n' 2>/dev/null | sort`)
+	return the.Sh(t, host, `cd /
+		look() {
+			find etc usr/bin usr/lib/mobyfs usr/lib/systemd usr/local var/lib/mobyfs var/lib/mobyfs-control run/docker/plugins \( \
+				-path var/lib/mobyfs/state -o -path var/lib/mobyfs-control/etcd -o -path '*/backups' \
+				-o -path etc/hosts -o -path etc/hostname -o -path etc/resolv.conf \) -prune -o "$@"
+		}
+		{
+			look \( -type f -printf '%p %m %U:%G %T@\n' -o -printf '%p %m %U:%G %l\n' \)
+			look -type f -print0 | xargs -0r sha256sum
+		} 2>/dev/null | sort`)
 }
 
 // TestBadInputIsRefusedBeforeAnythingChanges: each mistake is told with its cause and the way out, and the hosts
