@@ -182,7 +182,7 @@ feeds: ## twenty seeds of the random writer for each feed of changes, and the sm
 	go test -count=1 -timeout 60m -v -run TestTorture ./migrate/transfer -torture-both
 
 .PHONY: fuzz
-fuzz: ## a quarter of an hour of fuzzing, recorded in docs/fuzzing.md
+fuzz: ## twenty minutes of fuzzing, recorded in docs/fuzzing.md
 	tools/fuzz.sh docs/fuzzing.md
 
 .PHONY: help

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes everything that reads what Docker, the network or somebody else's disk passes on, and records the run: `tools/fuzz.sh FILE [DIVISOR]`
-# (make fuzz: a quarter of an hour; a DIVISOR makes each target's time that much shorter). What a target finds stays in testdata/fuzz beside it,
+# (make fuzz: twenty minutes; a DIVISOR makes each target's time that much shorter). What a target finds stays in testdata/fuzz beside it,
 # from where `go test` tries it ever after.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -62,6 +62,7 @@ fuzz 30 ./migrate/feed FuzzRootRefs 'what a search for subvolumes found'
 fuzz 20 ./migrate/feed FuzzExtents 'any map of where a file lies, compared with itself'
 fuzz 30 ./provision/step FuzzFacts 'anything that a host prints of itself'
 
+earlier=$(sed -n '/^## What earlier runs found/,$p' "$into" 2>/dev/null || true)
 cat >"$into" <<END
 # Fuzzing
 Made by \`make fuzz\` on $(date -u +%Y-%m-%d) with $(go version | cut -d' ' -f3), one worker for each target, $total seconds in all. A target promises more than that nothing
@@ -70,4 +71,6 @@ panics; its comment says what. A run that finds something fails and records noth
 | package | target | what is varied | seconds | executions | crashes |
 |---|---|---|---|---|---|
 ${rows%$'\n'}
+
+$earlier
 END
