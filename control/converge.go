@@ -272,7 +272,12 @@ func (c *Control) agree(v *mobyfs.Volume, holders []holder, told map[string]bool
 	switch {
 	case found:
 		said = append(said, c.follow(v, winner)...)
-	case settled, v.State != mobyfs.VolumeReady, mobyfs.SharesBytes(v.Spec.Backend), !told[v.Node]:
+	case settled, v.State != mobyfs.VolumeReady, !told[v.Node]:
+	case mobyfs.SharesBytes(v.Spec.Backend):
+		if v.Lease != nil {
+			v.Lease = nil
+			said = append(said, "restore: "+v.Node+" does not use the volume any more")
+		}
 	case v.Aside == nil:
 		v.Aside = &mobyfs.Aside{Reason: v.Node + " does not have its bytes, nor newer ones any other node", Since: c.now().UTC(), Fence: v.Fence}
 		v.Lease = nil

@@ -115,11 +115,23 @@ func (c *Control) claim(tx *store.Tx, v *mobyfs.Volume, node string) (string, er
 		}
 		c.begin(v, node, true)
 		return "migration begins, for a container waits", nil
-	case v.Lease != nil:
-		return "", nil // it has it
+	}
+	return c.giveOnce(v), nil
+}
+
+// giveOnce gives the home the lease unless it has it. What it is told is the fence of the volume, and with that it will release; so a
+// lease that is older than the last decision, such as the begin of a live move, is given anew.
+func (c *Control) giveOnce(v *mobyfs.Volume) (decided string) {
+	switch {
+	case v.Lease == nil:
+		decided = "lease given"
+	case v.Lease.Fence < v.Fence:
+		decided = "lease given anew"
+	default:
+		return ""
 	}
 	c.give(v)
-	return "lease given", nil
+	return decided
 }
 
 // isOrphan reports whether a volume that all nodes see is held by a node that is silent.
@@ -137,11 +149,7 @@ func (c *Control) claimMoving(v *mobyfs.Volume, node string) (string, error) {
 		m.Mount = true // the same decision, with the lease at its end
 		return "a container waits for the migration", nil
 	case v.Node == node && m.Live && m.State == mobyfs.MigrationCopying:
-		if v.Lease != nil {
-			return "", nil // it has it
-		}
-		c.give(v)
-		return "lease given", nil
+		return c.giveOnce(v), nil
 	case v.Node == node && c.silence(m.To) > 0:
 		c.end(v, mobyfs.MigrationAborted, m.To+" fell silent, and a container on "+node+" needs the volume", c.now())
 		c.give(v)
@@ -150,10 +158,14 @@ func (c *Control) claimMoving(v *mobyfs.Volume, node string) (string, error) {
 	return "", c.moving(*v)
 }
 
-// give makes the home the holder of the lease.
+// give makes the home the holder of the lease. Who has it already goes on using the volume.
 func (c *Control) give(v *mobyfs.Volume) {
 	c.raise(v)
-	v.Lease = &mobyfs.Lease{Node: v.Node, Fence: v.Fence, Since: c.now().UTC()}
+	lease := mobyfs.Lease{Node: v.Node, Fence: v.Fence, Since: c.now().UTC()}
+	if was := v.Lease; was != nil && was.Node == v.Node {
+		lease.Since, lease.Users, lease.Wanted = was.Since, was.Users, was.Wanted
+	}
+	v.Lease = &lease
 }
 
 // Release implements api.Service.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/api"
 )
 
 func TestHomeGetsTheLeaseOnce(t *testing.T) {
@@ -20,6 +21,36 @@ func TestHomeGetsTheLeaseOnce(t *testing.T) {
 		again := must[mobyfs.Grant](t)(h1.Claim(ctx, v.ID))
 		if again.Fence != g.Fence || again.Volume.Revision != g.Volume.Revision {
 			t.Errorf("claimed again: fence %d at revision %d, before %d at %d", again.Fence, again.Volume.Revision, g.Fence, g.Volume.Revision)
+		}
+	})
+}
+
+// TestWhatIsClaimedCanBeReleased: an agent that has lost its memory asks for the lease that it has, and releases what it was told.
+func TestWhatIsClaimedCanBeReleased(t *testing.T) {
+	both(t, func(t *testing.T, f *fleet) {
+		ctx, h1 := t.Context(), f.liveNode("h1")
+		f.liveNode("h2")
+		v := f.ready("pgdata", "h1")
+		first := must[mobyfs.Grant](t)(h1.Claim(ctx, v.ID))
+		must[mobyfs.Volume](t)(f.operator().Move(ctx, "pgdata", api.MoveRequest{To: "h2", Live: true})) // a decision since
+		g := must[mobyfs.Grant](t)(h1.Claim(ctx, v.ID))
+		if l := g.Volume.Lease; l == nil || l.Node != "h1" || l.Fence != g.Fence || g.Fence <= first.Fence {
+			t.Errorf("the grant after %v is %v of the lease %+v", first.Fence, g.Fence, l)
+		}
+		if again := must[mobyfs.Grant](t)(h1.Claim(ctx, v.ID)); again.Fence != g.Fence {
+			t.Errorf("claimed again: fence %v, before %v", again.Fence, g.Fence)
+		}
+		if err := h1.Release(ctx, v.ID, first.Fence); err != nil { // late
+			t.Error(err)
+		}
+		if f.record("pgdata").Lease == nil {
+			t.Error("a late release has ended the lease")
+		}
+		if err := h1.Release(ctx, v.ID, g.Fence); err != nil {
+			t.Error(err)
+		}
+		if l := f.record("pgdata").Lease; l != nil {
+			t.Errorf("after the release there is a lease: %+v", l)
 		}
 	})
 }

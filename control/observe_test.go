@@ -285,6 +285,28 @@ func TestALeaseThatIsReliedOnStays(t *testing.T) {
 	}
 }
 
+// TestALeaseOfASharedVolumeThatItsHomeHasLetGoOfEnds: since the backup the volume was released and given to a node that has not used
+// it yet, so that nobody holds anything of it.
+func TestALeaseOfASharedVolumeThatItsHomeHasLetGoOfEnds(t *testing.T) {
+	f := newInMemory(t)
+	h1 := f.node("h1")
+	v := must[mobyfs.Volume](t)(f.operator().CreateVolume(t.Context(), "shared", mobyfs.VolumeSpec{Backend: mobyfs.SharedBackend}, "h1"))
+	must[mobyfs.Volume](t)(h1.Created(t.Context(), v.ID))
+	must[mobyfs.Grant](t)(h1.Claim(t.Context(), v.ID))
+	f.restore(f.backup())
+	f.tells("h1")
+	f.converged()
+	now, ok := f.volume(v.ID)
+	if !ok || now.State != mobyfs.VolumeReady || now.Aside != nil || now.Lease != nil {
+		t.Fatalf("got %+v, want it free", now)
+	}
+	h1 = f.caller(pki.RoleNode, "h1")
+	g := must[mobyfs.Grant](t)(h1.Claim(t.Context(), v.ID))
+	if err := h1.Release(t.Context(), v.ID, g.Fence); err != nil {
+		t.Errorf("it is given and can't be released: %v", err)
+	}
+}
+
 func TestWhatNobodyHoldsIsSetAsideAndComesBackWithItsBytes(t *testing.T) {
 	f := newInMemory(t)
 	for _, n := range []string{"h1", "h2", "h3"} {

@@ -217,6 +217,9 @@ func (n *node) release(v *volume, fence mobyfs.Fence) {
 		delete(n.releasing, v)
 	}
 	n.w.say("release", n.name, v.name, err, fence)
+	if mobyfs.CodeOf(err) == mobyfs.CodeInvalid {
+		n.w.count.Stuck++ // what was granted can't be released, and nobody gets the volume any more
+	}
 }
 
 // write looks whether the node may, and writes a moment later. Much can happen in that moment.

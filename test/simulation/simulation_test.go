@@ -63,8 +63,8 @@ func TestNoStaleWriteAndNoDoubleOwnerInHundredHours(t *testing.T) {
 	long := time.Duration(*hours * float64(time.Hour))
 	got := run(t, *first, *worlds, long, guarded)
 	t.Logf("%.0f simulated hours in %v: %+v", float64(*worlds)**hours, time.Since(begun).Round(time.Second), got)
-	if got.Stale != 0 || got.Overlaps != 0 || got.Lost != 0 {
-		t.Errorf("%d stale writes, %d double owners, %d lost", got.Stale, got.Overlaps, got.Lost)
+	if got.Stale != 0 || got.Overlaps != 0 || got.Stuck != 0 || got.Lost != 0 {
+		t.Errorf("%d stale writes, %d double owners, %d leases that can't be released, %d lost", got.Stale, got.Overlaps, got.Stuck, got.Lost)
 	}
 	if got.Takeovers < *worlds || got.Moves < *worlds || got.LiveMoves < 10**worlds || got.Thaws < *worlds || got.Writes < 100**worlds {
 		t.Errorf("too little happened to say anything")

@@ -44,13 +44,14 @@ type tally struct {
 	Refused                                 int // writes and attaches, by the fence
 	Stale                                   int // writes accepted although a higher fence had been there
 	Overlaps                                int // a node believed in a volume that another had
+	Stuck                                   int // a node could not release what it was granted
 	Lost                                    int // times that an acknowledged write was missing, and grants without an event
 	Trace                                   uint64
 }
 
 func (a tally) plus(b tally) tally {
 	return tally{a.Steps + b.Steps, a.Grants + b.Grants, a.Takeovers + b.Takeovers, a.Moves + b.Moves, a.Writes + b.Writes,
-		a.LiveMoves + b.LiveMoves, a.Thaws + b.Thaws, a.Refused + b.Refused, a.Stale + b.Stale, a.Overlaps + b.Overlaps, a.Lost + b.Lost, a.Trace ^ b.Trace}
+		a.LiveMoves + b.LiveMoves, a.Thaws + b.Thaws, a.Refused + b.Refused, a.Stale + b.Stale, a.Overlaps + b.Overlaps, a.Stuck + b.Stuck, a.Lost + b.Lost, a.Trace ^ b.Trace}
 }
 
 // world is everything there is in a run.
