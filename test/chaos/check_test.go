@@ -58,6 +58,8 @@ func TestCheckerJudgesHistories(t *testing.T) {
 		"a release that the log does not know":     {[]op{claim, release}, begun(given), "not in the log"},
 		"a volume that the log does not know":      {[]op{claim}, nil, "not in the log"},
 		"two leases at once":                       {[]op{claim}, begun(given, event("lease given", 3, "r1", r2)), "illegal"},
+		"a lease given anew":                       {[]op{claim}, begun(given, event("volume resized", 3, "r1", "op"), event("lease given anew", 4, "r1", r1), event("lease released", 5, "r1", r1)), ""},
+		"a lease given anew to who had none":       {[]op{claim, release}, begun(given, released, event("lease given anew", 4, "r1", r1)), "illegal"},
 		"a fence twice":                            {[]op{claim, release}, begun(given, event("lease released", 2, "r1", r1)), "not in the log"},
 		"a fence that jumps":                       {[]op{claim}, begun(given, event("lease released", 9, "r1", r1)), "illegal"},
 		"a higher epoch":                           {[]op{claim}, begun(given, event("lease released", 1<<40, "r1", r1)), ""},

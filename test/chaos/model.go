@@ -114,6 +114,13 @@ func (s state) follow(e mobyfs.Event) (state, error) {
 		err := raise(1)
 		give()
 		return s, err
+	case text == "lease given anew": // something was decided since it was given
+		if s.lease != s.home && !s.vague {
+			return s, fmt.Errorf("%s, and %s has not had it", e.Text, s.home)
+		}
+		err := raise(1)
+		give()
+		return s, err
 	case text == "volume moved, lease given", text == "volume moved": // its bytes are everywhere
 		if err := free(); err != nil {
 			return s, err
