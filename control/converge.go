@@ -274,7 +274,8 @@ func (c *Control) agree(v *mobyfs.Volume, holders []holder, told map[string]bool
 		said = append(said, c.follow(v, winner)...)
 	case settled, v.State != mobyfs.VolumeReady, !told[v.Node]:
 	case mobyfs.SharesBytes(v.Spec.Backend):
-		if v.Lease != nil {
+		relies := slices.ContainsFunc(holders, func(h holder) bool { return h.node == v.Node && h.Lease != 0 }) // and is about to attach it
+		if v.Lease != nil && !relies {
 			v.Lease = nil
 			said = append(said, "restore: "+v.Node+" does not use the volume any more")
 		}
