@@ -161,10 +161,11 @@ func (c *Control) claimMoving(v *mobyfs.Volume, node string) (string, error) {
 // give makes the home the holder of the lease. Who has it already goes on using the volume.
 func (c *Control) give(v *mobyfs.Volume) {
 	c.raise(v)
-	lease := mobyfs.Lease{Node: v.Node, Fence: v.Fence, Since: c.now().UTC()}
+	lease := mobyfs.Lease{Node: v.Node, Since: c.now().UTC()}
 	if was := v.Lease; was != nil && was.Node == v.Node {
-		lease.Since, lease.Users, lease.Wanted = was.Since, was.Users, was.Wanted
+		lease = *was
 	}
+	lease.Fence = v.Fence
 	v.Lease = &lease
 }
 

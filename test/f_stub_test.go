@@ -11,10 +11,16 @@ import (
 // startDockerd starts a host's dockerd anew and returns how long the start took.
 func startDockerd(t *testing.T, host string) time.Duration {
 	t.Helper()
-	the.Sh(t, host, "systemctl stop docker.socket docker.service; systemctl reset-failed docker.socket docker.service 2>/dev/null || true")
+	stopDockerd(t, host)
 	began := time.Now()
 	the.On(t, host, "systemctl", "start", "docker.service")
 	return time.Since(began)
+}
+
+// stopDockerd stops Docker for good, however often it was stopped and started before.
+func stopDockerd(t *testing.T, host string) {
+	t.Helper()
+	the.Sh(t, host, "systemctl stop docker.socket docker.service; systemctl reset-failed docker.socket docker.service 2>/dev/null || true")
 }
 
 // labelled makes a volume whose label only Docker knows, and returns what checks that Docker still has it.
@@ -145,7 +151,7 @@ func TestC92HungAgentIsReplaced(t *testing.T) {
 		kept := labelled(t, host, volume)
 		defer dockerRemoves(t, host, volume)
 		baseline := startDockerd(t, host)
-		the.Sh(t, host, "systemctl stop docker.socket docker.service; systemctl reset-failed docker.socket docker.service 2>/dev/null || true")
+		stopDockerd(t, host)
 		pid := the.Sh(t, host, "systemctl show -p MainPID --value mobyfs.service")
 		began := time.Now()
 		the.On(t, host, "kill", "-STOP", pid)

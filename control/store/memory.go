@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -56,7 +55,7 @@ func (m *Memory) tell(key string, heard int64) entry {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	all := m.last[key]
-	for missed := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)).IntN(behind); missed > 0 && len(all) > 0 && all[len(all)-1].rev > heard; missed-- {
+	for missed := time.Now().UnixNano() % behind; missed > 0 && len(all) > 0 && all[len(all)-1].rev > heard; missed-- {
 		all = all[:len(all)-1]
 	}
 	if len(all) == 0 || all[len(all)-1].raw == nil {

@@ -2,7 +2,6 @@ package simulation
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -137,17 +136,7 @@ func (n *node) bring(v *volume, id mobyfs.MigrationID, freeze, content int) {
 	if n.w.rng.IntN(10) == 0 {
 		return // it dies with all that it was told
 	}
-	var done mobyfs.Grant
-	err := n.ask(func(c *control.Control) (err error) {
-		receipt := mobyfs.Receipt{Digest: fmt.Sprint("sum:", content), Freeze: freeze}
-		if done, err = c.Commit(context.Background(), n.who(), v.id, id, receipt); err == nil {
-			v.arrived(n, id, content)
-			v.note(n, done)
-		}
-		return err
-	})
-	n.w.say("live commit", n.name, v.name, err, done.Fence)
-	if err == nil {
+	if _, err := n.commit(v, id, freeze, content); err == nil {
 		n.w.count.LiveMoves++
 	}
 }

@@ -24,12 +24,15 @@ type node struct {
 	cut         [processes]bool
 	held        map[*volume]mobyfs.Fence
 	holds       map[*volume]*hold
-	releasing   map[*volume]mobyfs.Fence // of which it is not known whether they were released, as its journal has it
 	released    map[*volume]mobyfs.Fence // what it has let go of last
+	settling    map[*volume]bool         // it is not known whether that was released, as its journal has it
 }
 
 func newNode(w *world, name string) *node {
-	return &node{w: w, name: name, speed: w.drift(), held: map[*volume]mobyfs.Fence{}, holds: map[*volume]*hold{}, releasing: map[*volume]mobyfs.Fence{}, released: map[*volume]mobyfs.Fence{}}
+	return &node{
+		w: w, name: name, speed: w.drift(), held: map[*volume]mobyfs.Fence{}, holds: map[*volume]*hold{},
+		released: map[*volume]mobyfs.Fence{}, settling: map[*volume]bool{},
+	}
 }
 
 // clock is the node's own.
@@ -135,8 +138,8 @@ func (n *node) work() {
 	fence, has := n.believes(v)
 	switch {
 	case n.holds[v] != nil: // nobody is let in
-	case n.releasing[v] != 0:
-		n.release(v, n.releasing[v])
+	case n.settling[v]:
+		n.release(v, n.released[v])
 	case !has:
 		n.claim(v)
 	case n.w.rng.IntN(3) == 0:
@@ -190,31 +193,35 @@ func (n *node) arrive(v *volume, g mobyfs.Grant) {
 
 // pull copies a volume and commits, or gives it up.
 func (n *node) pull(v *volume, g mobyfs.Grant) {
-	copied := v.content[g.From.Node]
-	var done mobyfs.Grant
-	err := n.ask(func(c *control.Control) (err error) {
-		receipt := mobyfs.Receipt{Digest: fmt.Sprint("sum:", copied)}
-		if done, err = c.Commit(context.Background(), n.who(), v.id, g.From.Migration, receipt); err == nil {
-			v.arrived(n, g.From.Migration, copied)
-			v.note(n, done)
-		}
-		return err
-	})
-	n.w.say("commit", n.name, v.name, err, done.Fence)
+	done, err := n.commit(v, g.From.Migration, 0, v.content[g.From.Node])
 	if err == nil && done.Volume.Lease != nil && v.attach(n, done.Fence) == nil {
 		n.w.count.Moves++
 		n.held[v] = done.Fence
 	}
 }
 
+// commit makes the node the home of a volume with the bytes that came, those of a freeze unless that is 0.
+func (n *node) commit(v *volume, id mobyfs.MigrationID, freeze, content int) (done mobyfs.Grant, err error) {
+	err = n.ask(func(c *control.Control) (err error) {
+		receipt := mobyfs.Receipt{Digest: fmt.Sprint("sum:", content), Freeze: freeze}
+		if done, err = c.Commit(context.Background(), n.who(), v.id, id, receipt); err == nil {
+			v.arrived(n, id, content)
+			v.note(n, done)
+		}
+		return err
+	})
+	n.w.say("commit", n.name, v.name, err, done.Fence)
+	return done, err
+}
+
 func (n *node) release(v *volume, fence mobyfs.Fence) {
 	delete(n.held, v)
-	n.releasing[v], n.released[v] = fence, fence
+	n.released[v], n.settling[v] = fence, true
 	err := n.ask(func(c *control.Control) error {
 		return c.Release(context.Background(), n.who(), v.id, fence)
 	})
 	if err == nil {
-		delete(n.releasing, v)
+		delete(n.settling, v)
 	}
 	n.w.say("release", n.name, v.name, err, fence)
 	if mobyfs.CodeOf(err) == mobyfs.CodeInvalid {
