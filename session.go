@@ -7,6 +7,8 @@ import "time"
 type Session struct {
 	Epoch     uint64 `json:"epoch"`  // grows by one with each session of the node
 	TTLMillis int64  `json:"ttl_ms"` // how long control waits for the next heartbeat, in milliseconds
+	// NextMillis is when the next heartbeat is to be sent, in milliseconds after the answered one was; 0 says nothing of it.
+	NextMillis int64 `json:"next_ms,omitempty"`
 	// Tell asks the node for its whole Inventory, since the restore of that name; "" asks for nothing.
 	Tell string `json:"tell,omitempty"`
 	// Keep asks the node to keep a copy of the backup with this ID; "" asks for nothing.
@@ -23,6 +25,15 @@ func (s Session) Heartbeat() time.Duration {
 		return third
 	}
 	return Heartbeat
+}
+
+// Next is how long after it sent a heartbeat, which was answered with this session, the node's agent sends the next one:
+// when control says, and after Heartbeat if it says nothing, or what would endanger the session.
+func (s Session) Next() time.Duration {
+	if next := time.Duration(s.NextMillis) * time.Millisecond; next > 0 && next < s.Heartbeat()*5/4 {
+		return next
+	}
+	return s.Heartbeat()
 }
 
 // MinSessionTTL and MaxSessionTTL bound what the control plane can be set to. Shorter ones than the least would end

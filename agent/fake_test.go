@@ -47,6 +47,7 @@ type cluster struct {
 
 	calls   []string
 	ttl     time.Duration // of sessions; mobyfs.SessionTTL if 0
+	next    time.Duration // what answers to heartbeats tell of the next; 0: nothing
 	partial bool          // nodes watch what concerns them
 	watches map[*watch]bool
 	// before may look at a call, hold it up, or make it fail; after may do the same once it took effect.
@@ -156,6 +157,18 @@ func (c *cluster) setDown(down bool) {
 			delete(c.watches, w)
 		}
 	}
+}
+
+// heartbeats is how many have come since the last time that took was asked, those that were not answered too.
+func (c *cluster) heartbeats() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, call := range c.calls {
+		if strings.HasSuffix(call, " Report") {
+			n++
+		}
+	}
+	return n
 }
 
 // took returns the calls since the last time, without reports and watches.
@@ -605,7 +618,7 @@ func (s *seat) Moved(ctx context.Context, id mobyfs.VolumeID, m mobyfs.Migration
 func (s *seat) Report(ctx context.Context, r mobyfs.Report) (mobyfs.Session, error) {
 	s.mu.Lock()
 	ttl := cmp.Or(s.ttl, mobyfs.SessionTTL)
-	session := mobyfs.Session{Epoch: 1, TTLMillis: ttl.Milliseconds(), Tell: s.askTell, Keep: s.askKeep}
+	session := mobyfs.Session{Epoch: 1, TTLMillis: ttl.Milliseconds(), NextMillis: s.next.Milliseconds(), Tell: s.askTell, Keep: s.askKeep}
 	s.mu.Unlock()
 	return session, s.change(ctx, s.node, "Report", func() (*mobyfs.Volume, error) {
 		s.reports[s.node] = r

@@ -145,26 +145,40 @@ func TestDeadlineIsCountedFromTheHeartbeatsSending(t *testing.T) {
 func TestHeartbeatsComeThreeTimesInASession(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, "h1")
-		for ttl, want := range map[time.Duration]int{6 * time.Second: 30, 30 * time.Second: 6, time.Hour: 6} {
+		for _, c := range []struct {
+			ttl, next time.Duration
+			want      int // in a minute
+		}{
+			{6 * time.Second, 0, 30}, {30 * time.Second, 0, 6}, {time.Hour, 0, 6},
+			{30 * time.Second, 4 * time.Second, 15}, {30 * time.Second, time.Hour, 6}, {30 * time.Second, time.Millisecond, 120},
+		} {
 			r.cluster.mu.Lock()
-			r.cluster.ttl = ttl
+			r.cluster.ttl, r.cluster.next = c.ttl, c.next
 			r.cluster.mu.Unlock()
 			pass(time.Minute) // until the agent has heard of it
-			r.cluster.mu.Lock()
-			before := len(r.cluster.calls)
-			r.cluster.mu.Unlock()
+			before := r.cluster.heartbeats()
 			pass(time.Minute)
-			r.cluster.mu.Lock()
-			beats := 0
-			for _, call := range r.cluster.calls[before:] {
-				if call == "h1 Report" {
-					beats++
-				}
+			if beats := r.cluster.heartbeats() - before; beats < c.want-1 || beats > c.want+1 {
+				t.Errorf("sessions of %v, the next in %v: %d heartbeats in a minute, want %d", c.ttl, c.next, beats, c.want)
 			}
-			r.cluster.mu.Unlock()
-			if beats < want-1 || beats > want+1 {
-				t.Errorf("sessions of %v: %d heartbeats in a minute, want %d", ttl, beats, want)
-			}
+		}
+	})
+}
+
+// An agent that is not answered keeps to what a session needs, whatever the last answer was.
+func TestHeartbeatsThatFailComeThreeTimesInASession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, "h1")
+		r.cluster.mu.Lock()
+		r.cluster.next = time.Second
+		r.cluster.mu.Unlock()
+		pass(time.Minute)
+		r.cluster.setDown(true)
+		pass(5 * time.Second)
+		before := r.cluster.heartbeats()
+		pass(time.Minute)
+		if beats := r.cluster.heartbeats() - before; beats < 5 || beats > 7 {
+			t.Errorf("%d heartbeats in a minute without an answer, want 6", beats)
 		}
 	})
 }

@@ -62,18 +62,16 @@ func (r *reporter) repeat() {
 
 // run reports until ctx ends. The first report joins the cluster.
 func (r *reporter) run(ctx context.Context) {
-	pace := r.agent.session.heartbeat()
-	beat := time.NewTicker(pace)
-	defer beat.Stop()
 	for heard := false; ; {
 		r.mu.Lock()
 		all := r.again || !heard
 		r.again = false
 		r.mu.Unlock()
+		began := time.Now()
 		heard = r.report(ctx, all)
-		if now := r.agent.session.heartbeat(); now != pace {
-			pace = now
-			beat.Reset(pace)
+		next := r.agent.session.heartbeat()
+		if heard {
+			next = r.agent.session.next()
 		}
 		select {
 		case <-ctx.Done():
@@ -83,7 +81,7 @@ func (r *reporter) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-beat.C:
+		case <-time.After(time.Until(began.Add(next))):
 		case <-r.wake:
 		}
 	}

@@ -77,5 +77,12 @@ func (s *session) heartbeat() time.Duration {
 	return s.told.Heartbeat()
 }
 
+// next is how long after a heartbeat that was answered the next one is sent.
+func (s *session) next() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told.Next()
+}
+
 // sessionOver reports whether another node may soon be given what this one has.
 func (a *Agent) sessionOver() bool { return a.Clock() >= a.session.until() }

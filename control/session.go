@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"hash/fnv"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
@@ -60,7 +61,28 @@ func (c *Control) noteRival(ctx context.Context, node, address string) error {
 }
 
 func (c *Control) session(s store.Session) mobyfs.Session {
-	return mobyfs.Session{Epoch: s.Epoch, TTLMillis: c.cfg.SessionTTL.Milliseconds()}
+	told := mobyfs.Session{Epoch: s.Epoch, TTLMillis: c.cfg.SessionTTL.Milliseconds()}
+	told.NextMillis = nextHeartbeat(s.Node, told.Heartbeat(), c.now()).Milliseconds()
+	return told
+}
+
+// heartbeatSlots is in how many slots nodes are heard between two heartbeats of one of them. To hear the nodes of a slot
+// one right after the other takes a part less of a processor than to be woken for each (docs/decisions/0101).
+const heartbeatSlots = 100
+
+// nextHeartbeat is how long after now a node is to be heard again: at the begin of its slot. All controls know the same
+// slot for a node, and those of many nodes are spread evenly, however they came. A heartbeat that comes up to half a slot
+// too early is that of the slot.
+func nextHeartbeat(node string, every time.Duration, now time.Time) time.Duration {
+	slot := every / heartbeatSlots
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(node))
+	begin := time.Duration(h.Sum32()%heartbeatSlots) * slot
+	next := (begin - time.Duration(now.UnixNano())%every + every) % every
+	if next < slot/2 {
+		next += every
+	}
+	return next
 }
 
 // beginSession begins one, with which a new node joins, unless another agent has one and this agent's was ended for it.

@@ -16,8 +16,10 @@ import (
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
-// beat is how often each agent is heard.
-const beat = 10 * time.Second
+const (
+	beat = 10 * time.Second      // how often each agent is heard
+	late = 10 * time.Millisecond // how much later than it should, at most, each sends a heartbeat, as hosts that are busy do
+)
 
 // herd is many agents. Each has a certificate and one connection of its own, on which its watch and its heartbeats go.
 type herd struct {
@@ -117,22 +119,25 @@ func (h *herd) start(ctx context.Context) {
 			case <-ctx.Done():
 				return
 			}
-			h.beat(ctx, agent, report)
+			next := h.beat(ctx, agent, report)
 			began := sync.OnceFunc(func() { <-slots; h.full.Add(1) })
 			h.wg.Go(func() { h.watch(ctx, agent, began) })
-			pause(ctx, rand.N(beat))
 			for ctx.Err() == nil {
-				h.beat(ctx, agent, report)
-				pause(ctx, beat+rand.N(beat/5)-beat/10)
+				pause(ctx, time.Until(next)+rand.N(late))
+				next = h.beat(ctx, agent, report)
 			}
 		})
 	}
 }
 
-func (h *herd) beat(ctx context.Context, agent *api.Client, r mobyfs.Report) {
-	if _, err := agent.Report(ctx, r); err != nil && ctx.Err() == nil {
+// beat is one heartbeat, and tells when control wants the next.
+func (h *herd) beat(ctx context.Context, agent *api.Client, r mobyfs.Report) time.Time {
+	sent := time.Now()
+	session, err := agent.Report(ctx, r)
+	if err != nil && ctx.Err() == nil {
 		h.failed.Add(1)
 	}
+	return sent.Add(session.Next())
 }
 
 func (h *herd) watch(ctx context.Context, agent *api.Client, began func()) {
