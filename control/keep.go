@@ -249,7 +249,8 @@ func (c *Control) keepersOf(b store.Backup) []string {
 	return chosen
 }
 
-// score orders nodes in a way that has nothing to do with their names.
+// score is a number of a node, the same for ever and at all controls: it orders and spreads nodes in a way that has nothing
+// to do with the order of their names.
 func score(node string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(node)) // never fails

@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
@@ -75,9 +74,7 @@ const heartbeatSlots = 100
 // too early is that of the slot.
 func nextHeartbeat(node string, every time.Duration, now time.Time) time.Duration {
 	slot := every / heartbeatSlots
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(node))
-	begin := time.Duration(h.Sum32()%heartbeatSlots) * slot
+	begin := time.Duration(score(node)%heartbeatSlots) * slot
 	next := (begin - time.Duration(now.UnixNano())%every + every) % every
 	if next < slot/2 {
 		next += every
