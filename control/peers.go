@@ -114,11 +114,15 @@ func (k *keeper) heldAsPeer() (trust, issuer string, err error) {
 }
 
 // beginAnew asks this process to end and be started again if the store was opened with another trust than that of the
-// phase, once it is its turn.
+// phase, once it is its turn and the files have what it is to trust: the phase may have begun since they were written,
+// and a start that finds the old ones is one for nothing.
 func (k *keeper) beginAnew(ctx context.Context) error {
 	want := peersTrusted(k.authority())
 	if want == nil || k.runs == "" || k.runs == pki.TrustID(want) {
 		return nil
+	}
+	if trust, _, err := k.peerFiles().HeldByPeer(); err != nil || trust != pki.TrustID(want) {
+		return err
 	}
 	if q, known := k.c.store.Quorum(); known && q.Reachable < q.Voters {
 		return nil // the store may need this member now

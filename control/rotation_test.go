@@ -265,3 +265,61 @@ func TestPeersLackWhatThePhaseAsksAndTakeTurns(t *testing.T) {
 		t.Error("a rotation that leaves the peers alone asks something of them")
 	}
 }
+
+// TestNobodyBeginsAnewBeforeItsFilesFollow: a phase may begin between two parts of a keeper's round. Who begins anew then
+// finds on its disk what it trusts already, and has to begin anew once more.
+func TestNobodyBeginsAnewBeforeItsFilesFollow(t *testing.T) {
+	f := newFleet(t, false)
+	k := f.control.keeper
+	k.mu.Lock() // no round but by this test
+	defer k.mu.Unlock()
+	peer := k.peerFiles()
+	csr, err := peer.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := f.authority.Sign(csr, pki.Identity{Cluster: "shop", Role: pki.RolePeer, Name: f.control.name})
+	if err == nil {
+		err = peer.Install(cert, f.authority.CertPEM)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.runs, _, err = peer.HeldByPeer(); err != nil {
+		t.Fatal(err)
+	}
+	next, err := pki.NewAuthority(t.TempDir(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.control.store.Update(t.Context(), func(tx *store.Tx) error {
+		return store.Authorities.Put(tx, store.TheAuthority, store.Authority{
+			Phase: mobyfs.RotationAdd, Root: string(f.authority.RootPEM()), Next: string(next.RootPEM()),
+			Peer: string(f.authority.Issuer(pki.IssuerPeer).OwnPEM()), NextPeer: string(next.Issuer(pki.IssuerPeer).OwnPEM()),
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := func() bool {
+		t.Helper()
+		if err := k.beginAnew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-f.control.Restart():
+			return true
+		default:
+			return false
+		}
+	}
+	if asked() || k.authority().Turn != "" {
+		t.Error("it begins anew before its files say what to trust")
+	}
+	if err := k.followPeers(); err != nil {
+		t.Fatal(err)
+	}
+	if !asked() || k.authority().Turn != "control/"+f.control.name {
+		t.Error("its files say what to trust, and it does not begin anew")
+	}
+}
