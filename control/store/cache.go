@@ -14,7 +14,7 @@ type cache struct {
 	mu         sync.RWMutex
 	records    map[Kind]map[string]known // by ID
 	index      *index                    // of the volumes among them; nil until all are loaded for the first time
-	loading    labelSets                 // what they have in common until then
+	loading    labelSets                 // what they have in common until then; it is the index's from then on
 	unreadable map[string]string         // key to cause
 	suspect    chan struct{}             // holds one value when unreadable may have changed
 	seen       map[string]int64          // of keys without a record that can be read: the revision; of deleted ones until the watch has told
@@ -39,8 +39,8 @@ func newCache() *cache {
 
 // news is of a record that subscribers are told of.
 type news struct {
-	ref   Ref
-	nodes []string // that the record concerns or concerned
+	ref     Ref
+	was, is *mobyfs.Volume // if it is one
 }
 
 // fact is what is at a key at a revision.
@@ -116,8 +116,10 @@ func (c *cache) place(f fact) news {
 	if old, ok := c.records[kind][f.id].record.(*mobyfs.Volume); ok {
 		if c.index != nil {
 			c.index.remove(old)
+		} else {
+			c.loading.drop(old.Spec.Labels)
 		}
-		n.concerns(old)
+		n.was = old
 	}
 	if _, bad := c.unreadable[f.key]; bad {
 		delete(c.unreadable, f.key)
@@ -141,7 +143,7 @@ func (c *cache) place(f fact) news {
 		} else {
 			v.Spec.Labels = c.loading.share(v.Spec.Labels) // a million maps would be in the way until there is an index
 		}
-		n.concerns(v)
+		n.is = v
 	}
 	c.located(kind, f.id)
 	return n
@@ -160,8 +162,7 @@ func (c *cache) located(kind Kind, node string) {
 	}
 }
 
-// ordered makes the index of what is there, unless there is one. To add volumes in their order takes a fraction of the
-// time that it takes in no order.
+// ordered makes the index of what is there, unless there is one.
 func (c *cache) ordered() {
 	if c.index != nil {
 		return
@@ -170,27 +171,33 @@ func (c *cache) ordered() {
 	for _, k := range c.records[KindVolume] {
 		all = append(all, k.record.(*mobyfs.Volume))
 	}
-	slices.SortFunc(all, inOrderOfNames)
-	c.index = newIndex()
+	c.index = indexOf(all, c.loading)
 	c.loading = nil
-	for _, v := range all {
-		c.index.add(v)
-	}
 	for name := range c.records[KindNode] {
 		c.located(KindNode, name)
 	}
 }
 
-// concerns adds the nodes that a volume concerns.
-func (n *news) concerns(v *mobyfs.Volume) {
-	add := func(node string) {
-		if !slices.Contains(n.nodes, node) {
-			n.nodes = append(n.nodes, node)
+// nodes yields the nodes that the record concerns or concerned, each once.
+func (n news) nodes(yield func(string) bool) {
+	var told [4]string
+	known := told[:0]
+	for _, v := range []*mobyfs.Volume{n.was, n.is} {
+		if v == nil {
+			continue
 		}
-	}
-	add(v.Node)
-	if v.Migration != nil {
-		add(v.Migration.To)
+		concerned := [2]string{v.Node, v.Node}
+		if v.Migration != nil {
+			concerned[1] = v.Migration.To
+		}
+		for _, node := range concerned {
+			if slices.Contains(known, node) {
+				continue
+			}
+			if known = append(known, node); !yield(node) {
+				return
+			}
+		}
 	}
 }
 

@@ -58,6 +58,48 @@ func TestEngineCommitsOnlyWhatNothingHasOvertaken(t *testing.T) {
 	})
 }
 
+// TestRecordsAreReadAsTheyAreAtOneMoment: more than are read in one go, while others write.
+func TestRecordsAreReadAsTheyAreAtOneMoment(t *testing.T) {
+	e, ctx := open(t, shortDir(t)).engine, t.Context()
+	key := func(i int) string { return fmt.Sprintf("/m/x/%06d", i) }
+	written := int64(0)
+	commit := func(writes map[string]write) {
+		t.Helper()
+		rev, done, err := e.commit(ctx, nil, writes)
+		if err != nil || !done {
+			t.Fatalf("a write: %v, %v", done, err)
+		}
+		written = rev
+	}
+	there := 0
+	for _, size := range []int{0, 1, pageOfRecords - 1, pageOfRecords, pageOfRecords + 1, 2*pageOfRecords + 7} {
+		for there < size {
+			some := map[string]write{}
+			for len(some) < 500 && there < size {
+				some[key(there)] = write{raw: []byte("old")}
+				there++
+			}
+			commit(some)
+		}
+		before, n := written, 0
+		rev, err := e.read(ctx, "/m/x/", 0, func(k string, got entry) {
+			if n == 0 {
+				commit(map[string]write{key(size - 1): {}, key(size): {raw: []byte("new")}})
+			}
+			if k != key(n) || string(got.raw) != "old" {
+				t.Errorf("record %d of %d is %s: %q", n, size, k, got.raw)
+			}
+			n++
+		})
+		if err != nil || n != size || size > 0 && rev != before {
+			t.Errorf("%d records at %d, %v; want %d at %d", n, rev, err, size, before)
+		}
+		if size > 0 {
+			commit(map[string]write{key(size): {}, key(size - 1): {raw: []byte("old")}})
+		}
+	}
+}
+
 func TestEngineTellsEveryChangeInOrder(t *testing.T) {
 	engines(t, func(t *testing.T, s *Store) {
 		ctx, stop := context.WithCancel(t.Context())

@@ -41,8 +41,8 @@ func (e etcdEngine) peek(key string) (entry, bool) {
 	return e.own.peek(key)
 }
 
-// read streams all: a range in pages would cost etcd all keys below the prefix for each page. A stream takes no
-// revision to begin with, so what has changed since then comes in one piece.
+// read streams all: a range in pages, asked for over the network, would cost etcd all keys below the prefix for each page.
+// A stream takes no revision to begin with, so what has changed since then comes in one piece.
 func (e etcdEngine) read(ctx context.Context, prefix string, since int64, each func(key string, e entry)) (int64, error) {
 	if since > 0 {
 		resp, err := e.client.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithMinModRev(since))
@@ -51,6 +51,9 @@ func (e etcdEngine) read(ctx context.Context, prefix string, since int64, each f
 		}
 		tell(resp.Kvs, each)
 		return resp.Header.Revision, nil
+	}
+	if e.own != nil {
+		return e.own.below(ctx, prefix, each)
 	}
 	reading, stop := context.WithCancel(ctx)
 	defer stop()

@@ -1,13 +1,15 @@
 package store
 
 import (
+	"cmp"
 	"encoding/binary"
 	"iter"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
-	"k8s.io/utils/third_party/forked/golang/btree"
+	"github.com/tidwall/btree"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/control/placement"
@@ -34,19 +36,13 @@ func InCondition(word string) By { return By{"condition", word, ""} }
 // index keeps volumes in the order of their names: all, and for each By those that it names. So nobody who wants a few
 // has to look at all.
 type index struct {
-	parts  map[By]*btree.BTree[*mobyfs.Volume]
+	parts  parts
 	field  *placement.Field // where volumes can be placed, and what nodes owe
 	labels labelSets
-	free   *btree.FreeList[*mobyfs.Volume]
 }
 
-const (
-	treeDegree = 32
-	freeNodes  = 256
-)
-
 func newIndex() *index {
-	return &index{parts: map[By]*btree.BTree[*mobyfs.Volume]{}, field: placement.NewField(), labels: labelSets{}, free: btree.NewFreeList[*mobyfs.Volume](freeNodes)}
+	return &index{parts: parts{}, field: placement.NewField(), labels: labelSets{}}
 }
 
 func less(a, b *mobyfs.Volume) bool { return inOrderOfNames(a, b) < 0 }
@@ -77,18 +73,90 @@ func partsOf(v *mobyfs.Volume, each func(By)) {
 	}
 }
 
+// parts are the volumes that a By names, in their order.
+type parts map[By]*btree.BTreeG[*mobyfs.Volume]
+
+// add takes a volume in, in a moment if it comes after all that are there.
+func (p parts) add(by By, v *mobyfs.Volume) {
+	tree := p[by]
+	if tree == nil {
+		tree = btree.NewBTreeGOptions(less, btree.Options{NoLocks: true}) // the cache has its lock
+		p[by] = tree
+	}
+	tree.Load(v)
+}
+
 // add takes a volume in, which from now on shares what it has in common with others.
 func (x *index) add(v *mobyfs.Volume) {
 	v.Spec.Labels = x.labels.share(v.Spec.Labels)
-	partsOf(v, func(by By) {
-		tree := x.parts[by]
-		if tree == nil {
-			tree = btree.NewWithFreeList(treeDegree, less, x.free)
-			x.parts[by] = tree
-		}
-		tree.ReplaceOrInsert(v)
-	})
+	partsOf(v, func(by By) { x.parts.add(by, v) })
 	x.field.Add(*v)
+}
+
+// lanes are kinds of parts whose trees are made beside each other; of those with many volumes there is one in each.
+var lanes = [][]string{{"", "node"}, {"label"}, {"condition", "moving", "leased"}}
+
+// indexOf is the index of all volumes, whose labels are shared already. It sorts them: to add volumes in their order takes
+// a fraction of the time that it takes in no order.
+func indexOf(all []*mobyfs.Volume, labels labelSets) *index {
+	sortByName(all)
+	x := newIndex()
+	x.labels = labels
+	made := make([]parts, len(lanes))
+	var making sync.WaitGroup
+	for i, lane := range lanes {
+		made[i] = parts{}
+		making.Go(func() {
+			for _, v := range all {
+				partsOf(v, func(by By) {
+					if slices.Contains(lane, by.what) {
+						made[i].add(by, v)
+					}
+				})
+			}
+		})
+	}
+	for _, v := range all {
+		x.field.Add(*v)
+	}
+	making.Wait()
+	for _, p := range made {
+		maps.Copy(x.parts, p)
+	}
+	return x
+}
+
+// sortByName sorts by the eight bytes that come after what all names begin with, and looks at the names only where those
+// are equal: a million names lie about in memory.
+func sortByName(all []*mobyfs.Volume) {
+	if len(all) == 0 {
+		return
+	}
+	common := all[0].Name
+	for _, v := range all {
+		for !strings.HasPrefix(v.Name, common) {
+			common = common[:len(common)-1]
+		}
+	}
+	type keyed struct {
+		key uint64
+		v   *mobyfs.Volume
+	}
+	keys := make([]keyed, len(all))
+	for i, v := range all {
+		var next [8]byte
+		copy(next[:], v.Name[len(common):])
+		keys[i] = keyed{binary.BigEndian.Uint64(next[:]), v}
+	}
+	slices.SortFunc(keys, func(a, b keyed) int {
+		if a.key == b.key {
+			return inOrderOfNames(a.v, b.v)
+		}
+		return cmp.Compare(a.key, b.key)
+	})
+	for i, k := range keys {
+		all[i] = k.v
+	}
 }
 
 // remove takes a volume out, as it was added.
@@ -122,35 +190,45 @@ func (s labelSets) share(labels map[string]string) map[string]string {
 	if len(labels) == 0 {
 		return labels
 	}
-	name := setName(labels)
-	set := s[name]
+	var room [setRoom]byte
+	name := appendSetName(room[:0], labels)
+	set := s[string(name)]
 	if set == nil {
 		set = &labelSet{labels: labels}
-		s[name] = set
+		s[string(name)] = set
 	}
 	set.uses++
 	return set.labels
 }
 
 func (s labelSets) drop(labels map[string]string) {
-	name := setName(labels)
-	if set := s[name]; set != nil {
+	var room [setRoom]byte
+	name := appendSetName(room[:0], labels)
+	if set := s[string(name)]; set != nil {
 		if set.uses--; set.uses == 0 {
-			delete(s, name)
+			delete(s, string(name))
 		}
 	}
 }
 
-// setName is the same for equal sets alone.
-func setName(labels map[string]string) string {
-	var b []byte
-	for _, key := range slices.Sorted(maps.Keys(labels)) {
+// setRoom is for the name of most sets, of a few labels: it is made on the stack.
+const setRoom = 256
+
+// appendSetName appends what is the same for equal sets alone.
+func appendSetName(b []byte, labels map[string]string) []byte {
+	var room [8]string
+	keys := room[:0]
+	for key := range labels {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	for _, key := range keys {
 		b = binary.AppendUvarint(b, uint64(len(key)))
 		b = append(b, key...)
 		b = binary.AppendUvarint(b, uint64(len(labels[key])))
 		b = append(b, labels[key]...)
 	}
-	return string(b)
+	return b
 }
 
 // Place is where a volume stands in the order of names: behind those of lesser names, and of lesser IDs among those of
@@ -168,7 +246,7 @@ func (v View) Ordered(by By, after Place) iter.Seq[mobyfs.Volume] {
 			return
 		}
 		from := &mobyfs.Volume{Name: after.Name, ID: after.ID}
-		tree.AscendGreaterOrEqual(from, func(x *mobyfs.Volume) bool { return !less(from, x) || yield(*x) })
+		tree.Ascend(from, func(x *mobyfs.Volume) bool { return !less(from, x) || yield(*x) })
 	}
 }
 

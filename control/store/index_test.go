@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +13,7 @@ import (
 	"github.com/mobyfs/mobyfs/control/placement"
 )
 
-// parts is an index as it should be after a look at all volumes.
+// partsOfAll is an index as it should be after a look at all volumes.
 func partsOfAll(all map[string]mobyfs.Volume) (names map[By][]string, owed map[string]placement.Load) {
 	names, owed = map[By][]string{}, map[string]placement.Load{}
 	for _, v := range all {
@@ -82,11 +83,26 @@ func TestIndexHoldsWhatALookAtAllWouldFind(t *testing.T) {
 	sets := map[string]bool{}
 	for _, v := range all {
 		if len(v.Spec.Labels) > 0 {
-			sets[setName(v.Spec.Labels)] = true
+			sets[string(appendSetName(nil, v.Spec.Labels))] = true
 		}
 	}
 	if len(c.index.labels) != len(sets) {
 		t.Errorf("%d sets of labels are kept, there are %d", len(c.index.labels), len(sets))
+	}
+}
+
+func TestVolumesAreSortedHoweverManyThereAre(t *testing.T) {
+	for size := range 40 {
+		var all, want []*mobyfs.Volume
+		for _, i := range rand.Perm(size) {
+			v := volume(i / 2) // two have each name
+			v.ID += mobyfs.VolumeID(strconv.Itoa(i % 2))
+			all = append(all, &v)
+		}
+		want = slices.SortedFunc(slices.Values(all), inOrderOfNames)
+		if sortByName(all); !slices.Equal(all, want) {
+			t.Errorf("%d volumes come in another order", size)
+		}
 	}
 }
 

@@ -128,7 +128,7 @@ func (s *Store) Touch(ref Ref) {
 	n := news{ref: ref}
 	s.View(func(v View) {
 		if x, ok := v.c.records[ref.Kind][ref.ID].record.(*mobyfs.Volume); ok {
-			n.concerns(x)
+			n.is = x
 		}
 	})
 	s.boxes.touch(n)
@@ -187,7 +187,7 @@ func (b *mailboxes) touch(all ...news) {
 		for _, topic := range []Ref{{}, AllOf(n.ref.Kind), n.ref} {
 			b.tell(topic, n.ref)
 		}
-		for _, node := range n.nodes {
+		for node := range n.nodes {
 			b.tell(NodeRef(node), n.ref)
 		}
 	}

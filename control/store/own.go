@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/pkg/v3/traceutil"
@@ -18,8 +19,8 @@ import (
 )
 
 // own is the member of etcd that runs in this process, called as what it is: functions. The way through its socket takes
-// as much time as all the rest of a transaction. Watches and streams go there all the same, for etcd's own client without
-// a network can't end many watches (etcd issue 20716) and has no streams.
+// as much time as all the rest of a transaction. Watches go there all the same, for etcd's own client without a network
+// can't end many of them (etcd issue 20716).
 type own struct {
 	server *etcdserver.EtcdServer
 	kv     clientv3.KV // what is written goes through the log, and never touches the files from here
@@ -84,6 +85,49 @@ func (o *own) peek(key string) (entry, bool) {
 		return entry{}, true
 	}
 	return entry{found.KVs[0].Value, found.KVs[0].ModRevision}, true
+}
+
+// pageOfRecords is how many records are read in one go; etcd lets nobody change its index while it looks them up.
+const pageOfRecords = 1000
+
+// below calls each with every record below the prefix, as they are at one moment, whose revision it returns.
+func (o *own) below(ctx context.Context, prefix string, each func(key string, e entry)) (rev int64, err error) {
+	if err = patiently(ctx, func() error { return o.read(ctx, o.caughtUp) }); err != nil {
+		return 0, err
+	}
+	from, end := []byte(prefix), []byte(clientv3.GetPrefixRangeEnd(prefix))
+	for {
+		var page []*mvccpb.KeyValue
+		err := o.read(ctx, func(ctx context.Context) error {
+			tx := o.server.KV().Read(mvcc.ConcurrentReadTxMode, traceutil.TODO())
+			defer tx.End()
+			if rev == 0 {
+				rev = tx.Rev()
+			}
+			found, err := tx.Range(ctx, from, end, mvcc.RangeOptions{Rev: rev, Limit: pageOfRecords})
+			if err == nil {
+				page = found.KVs
+			}
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		tell(page, each)
+		if len(page) < pageOfRecords {
+			return rev, nil
+		}
+		from = append(page[len(page)-1].Key, 0)
+	}
+}
+
+// caughtUp waits until this member knows all that was written before the call.
+func (o *own) caughtUp(ctx context.Context) error {
+	err := o.server.LinearizableReadNotify(ctx)
+	if err != nil && ctx.Err() == nil { // there is no leader, or another one by now
+		return comesBack{err}
+	}
+	return err
 }
 
 // renew begins a lease's time anew.

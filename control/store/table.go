@@ -69,19 +69,23 @@ func (t Table[T]) idOf(key string) (string, bool) {
 }
 
 func (t Table[T]) decode(id string, raw []byte, rev int64) (T, error) {
-	var v T
-	if err := json.Unmarshal(raw, &v); err != nil {
+	v, err := t.decodeNew(id, raw, rev)
+	return *v, err
+}
+
+func (t Table[T]) decodeAny(id string, raw []byte, rev int64) (any, error) {
+	return t.decodeNew(id, raw, rev)
+}
+
+func (t Table[T]) decodeNew(id string, raw []byte, rev int64) (*T, error) {
+	v := new(T)
+	if err := json.Unmarshal(raw, v); err != nil {
 		return v, fmt.Errorf("decode the record: %w", err)
 	}
 	if t.check == nil {
 		return v, nil
 	}
-	return v, t.check(id, &v, rev)
-}
-
-func (t Table[T]) decodeAny(id string, raw []byte, rev int64) (any, error) {
-	v, err := t.decode(id, raw, rev)
-	return &v, err
+	return v, t.check(id, v, rev)
 }
 
 // Get reads a record. CodeNotFound if there is none, CodeCorrupt if it can't be read.

@@ -70,19 +70,23 @@ const (
 // waits until all are there.
 func (s *Store) placer(t table) (place func(key string, e entry), wait func()) {
 	var running sync.WaitGroup
-	batches := make(chan []change, placers)
+	batches, free := make(chan []change), make(chan []change, placers+1)
 	for range placers {
 		running.Go(func() {
+			var p placing
 			for batch := range batches {
-				s.placeAll(t, batch)
+				p.place(s, t, batch)
+				clear(batch)
+				free <- batch[:0]
 			}
 		})
+		free <- make([]change, 0, placeBatch)
 	}
-	var batch []change
+	batch := make([]change, 0, placeBatch)
 	place = func(key string, e entry) {
 		if batch = append(batch, change{key, e.raw, e.rev}); len(batch) == placeBatch {
 			batches <- batch
-			batch = nil
+			batch = <-free
 		}
 	}
 	return place, func() {
@@ -92,23 +96,30 @@ func (s *Store) placer(t table) (place func(key string, e entry), wait func()) {
 	}
 }
 
-func (s *Store) placeAll(t table, batch []change) {
-	facts := make([]fact, 0, len(batch))
+// placing is what one placer has need of again and again.
+type placing struct {
+	facts   []fact
+	changed []news
+}
+
+func (p *placing) place(s *Store, t table, batch []change) {
 	for _, c := range batch {
 		if id, ok := t.idOf(c.key); ok {
-			facts = append(facts, factOf(t, id, c.key, c.raw, c.rev))
+			p.facts = append(p.facts, factOf(t, id, c.key, c.raw, c.rev))
 		}
 	}
-	var changed []news
 	s.cache.mu.Lock()
-	for _, f := range facts {
+	for _, f := range p.facts {
 		if s.cache.isNew(t, f.id, f.key, f.rev) {
 			s.cache.newest = max(s.cache.newest, f.rev)
-			changed = append(changed, s.cache.place(f))
+			p.changed = append(p.changed, s.cache.place(f))
 		}
 	}
 	s.cache.mu.Unlock()
-	s.boxes.touch(changed...)
+	s.boxes.touch(p.changed...)
+	clear(p.facts)
+	clear(p.changed)
+	p.facts, p.changed = p.facts[:0], p.changed[:0]
 }
 
 // keys are those of a table of which anything is known.
