@@ -148,9 +148,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, errors.Join(fmt.Errorf("open the authority: %w", err), s.Close())
 	}
 	sessions := s.Subscribe()
-	for _, name := range c.nodeNames() {
-		c.lookAtSession(ctx, name)
-	}
+	c.lookAtSessions(ctx, c.nodeNames()...)
 	c.running.Go(func() { c.followSessions(background, sessions) })
 	c.running.Go(func() { c.reconcileUntil(background) })
 	c.running.Go(func() { c.keeper.run(background) })

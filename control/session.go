@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
@@ -124,7 +125,7 @@ func (c *Control) beginSession(ctx context.Context, node string, r mobyfs.Report
 		err = c.store.Revoke(ctx, store.Lease(before.Lease)) // nothing lies at it any more; it would only run out
 	}
 	c.log.Info(sessionText(joined), "node", node, "epoch", began.Epoch, "address", r.Address, "version", r.Version)
-	c.lookAtSession(ctx, node) // whoever asks next finds it there
+	c.lookAtSessions(ctx, node) // whoever asks next finds it there
 	return c.session(began), err
 }
 
@@ -149,70 +150,111 @@ func (c *Control) followSessions(ctx context.Context, box *store.Mailbox) {
 		if err != nil {
 			return
 		}
+		var nodes []string
 		for _, ref := range refs {
 			switch ref.Kind {
 			case store.KindSession:
-				c.lookAtSession(ctx, ref.ID)
+				nodes = append(nodes, ref.ID)
 			case store.KindOperation:
 				c.wakeCarrier()
 			}
 		}
+		c.lookAtSessions(ctx, nodes...)
 	}
 }
 
-// lookAtSession notes whether a node has a session. That it has lost its session is written down by whoever sees it
+// lookAtSessions notes which nodes have a session. That one has lost its session is written down by whoever sees it
 // first; from when on the node may be passed over, each process measures by itself.
-func (c *Control) lookAtSession(ctx context.Context, node string) {
-	var there, known bool
-	c.store.View(func(v store.View) {
-		_, there = store.Sessions.In(v, node)
-		_, known = v.Node(node)
-	})
-	if !known {
-		return
+func (c *Control) lookAtSessions(ctx context.Context, nodes ...string) {
+	var silent []string
+	for _, node := range nodes {
+		var there, known bool
+		c.store.View(func(v store.View) {
+			_, there = store.Sessions.In(v, node)
+			_, known = v.Node(node)
+		})
+		if !known || !c.told.setThere(node, there, c.cfg.Clock()) {
+			continue
+		}
+		c.store.Touch(store.NodeRef(node))
+		if !there {
+			silent = append(silent, node)
+		}
 	}
-	if news := c.told.setThere(node, there, c.cfg.Clock()); !news {
-		return
-	}
-	c.store.Touch(store.NodeRef(node))
-	if there {
-		return
-	}
-	if err := c.writeDown(ctx, node); err != nil && ctx.Err() == nil {
-		c.log.Warn("write down that a node is silent", "node", node, "err", err)
+	if err := c.writeDown(ctx, silent...); err != nil && ctx.Err() == nil {
+		c.log.Warn("write down that nodes are silent", "err", err)
 	}
 }
 
-// writeDown records once that a session has ended.
-func (c *Control) writeDown(ctx context.Context, node string) error {
-	var wrote bool
-	err := c.store.Update(ctx, func(tx *store.Tx) error {
-		wrote = false
-		if _, err := store.Sessions.Get(tx, node); mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
-			return err // it has begun anew
+// downAtOnce is how many nodes are written down in one transaction: after an outage there are many.
+const downAtOnce = 50
+
+// writeDown records once that sessions have ended. Whatever keeps it from one node keeps it from no other, unless the store
+// does not answer.
+func (c *Control) writeDown(ctx context.Context, nodes ...string) (err error) {
+	var due []string
+	c.store.View(func(v store.View) {
+		for _, node := range nodes {
+			n, known := v.Node(node)
+			if down, is := store.Downs.In(v, node); known && !(is && down.Epoch == n.Epoch) {
+				due = append(due, node)
+			}
 		}
-		n, err := tx.Node(node)
-		if err != nil {
-			return err
-		}
-		down, err := store.Downs.Get(tx, node)
-		if err == nil && down.Epoch == n.Epoch || err != nil && mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
-			return err
-		}
-		wrote = true
-		if err := store.Downs.Put(tx, node, store.Down{Node: node, Epoch: n.Epoch, Since: c.now().UTC()}); err != nil {
-			return err
-		}
-		return tx.Record(mobyfs.Event{Text: "session has ended", Node: node})
 	})
-	if wrote && err == nil {
+	for some := range slices.Chunk(due, downAtOnce) {
+		err = errors.Join(err, c.writeDownTogether(ctx, some))
+	}
+	return err
+}
+
+func (c *Control) writeDownTogether(ctx context.Context, nodes []string) error {
+	var wrote []string
+	var unreadable error
+	err := c.store.Update(ctx, func(tx *store.Tx) error {
+		wrote, unreadable = nil, nil
+		for _, node := range nodes {
+			ended, err := c.putDown(tx, node)
+			switch {
+			case mobyfs.CodeOf(err) == mobyfs.CodeCorrupt:
+				unreadable = errors.Join(unreadable, err)
+			case err != nil:
+				return err
+			case ended:
+				wrote = append(wrote, node)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, node := range wrote {
 		c.metrics.lost.Inc()
 		c.log.Info("node is silent", "node", node)
 	}
-	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
-		return nil // the node was forgotten meanwhile
+	return unreadable
+}
+
+// putDown writes that a node's session has ended, and reports whether that was news.
+func (c *Control) putDown(tx *store.Tx, node string) (bool, error) {
+	if _, err := store.Sessions.Get(tx, node); mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
+		return false, err // it has begun anew
 	}
-	return err
+	n, err := tx.Node(node)
+	if mobyfs.CodeOf(err) == mobyfs.CodeNotFound {
+		return false, nil // it was forgotten meanwhile
+	}
+	if err != nil {
+		return false, err
+	}
+	down, err := store.Downs.Get(tx, node)
+	if err == nil && down.Epoch == n.Epoch || err != nil && mobyfs.CodeOf(err) != mobyfs.CodeNotFound {
+		return false, err
+	}
+	if err := store.Downs.Put(tx, node, store.Down{Node: node, Epoch: n.Epoch, Since: c.now().UTC()}); err != nil {
+		return false, err
+	}
+	return true, tx.Record(mobyfs.Event{Text: "session has ended", Node: node})
 }
 
 // silence is how long a node has been silent at least, as far as this process can say: 0 while it has a session.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +173,48 @@ func TestSecondAgentOfANodeEndsTheSessionOfTheFirst(t *testing.T) {
 	f.lose("h1")
 	if third := must[mobyfs.Session](t)(beat("b", false)); third.Epoch != second.Epoch+1 {
 		t.Errorf("after its session ended the epoch is %d", third.Epoch)
+	}
+}
+
+// TestAnOutageOfManyIsWrittenDownTogether: all nodes are silent when control starts, and one has a record that can't be read.
+func TestAnOutageOfManyIsWrittenDownTogether(t *testing.T) {
+	f := newFleet(t, false)
+	var nodes []string
+	err := f.control.store.Update(t.Context(), func(tx *store.Tx) error {
+		for i := range 2*downAtOnce + 1 {
+			nodes = append(nodes, fmt.Sprintf("n%03d", i))
+			if err := store.Nodes.Put(tx, nodes[i], mobyfs.Node{Name: nodes[i], Epoch: 7}); err != nil {
+				return err
+			}
+		}
+		return store.Nodes.Put(tx, "broken", mobyfs.Node{Name: "of another"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, f.control.writeDownTogether(t.Context(), []string{nodes[0], "broken", nodes[1], "forgotten"}), mobyfs.CodeCorrupt)
+	f.restart()
+	f.restart()
+	events, _, err := f.control.store.EventsSince(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told, changes := map[string]int{}, map[int64]bool{}
+	for _, e := range events {
+		if e.Text == "session has ended" {
+			told[e.Node]++
+			changes[e.Revision] = true
+		}
+	}
+	f.control.store.View(func(v store.View) {
+		for _, node := range nodes {
+			if down, ok := store.Downs.In(v, node); !ok || down.Epoch != 7 || told[node] != 1 {
+				t.Errorf("%s: %+v, told %d times", node, down, told[node])
+			}
+		}
+	})
+	if len(told) != len(nodes) || len(changes) != 3 {
+		t.Errorf("%d nodes are told in %d changes, want %d in 3", len(told), len(changes), len(nodes))
 	}
 }
 
