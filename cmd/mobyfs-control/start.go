@@ -15,6 +15,7 @@ import (
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control"
+	"github.com/mobyfs/mobyfs/control/store"
 	"github.com/mobyfs/mobyfs/internal/failpoint"
 	"github.com/mobyfs/mobyfs/internal/tracing"
 )
@@ -83,12 +84,14 @@ func start(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return mobyfs.Errorf(mobyfs.CodeUnavailable, "serve the API: %w", err).
 			WithHint("another mobyfs-control may run here, or set MOBYFS_CONTROL_LISTEN to another port")
 	}
-	go keepHeapSmall(ctx)
+	loaded := make(chan struct{})
+	go keepHeapSmall(ctx, heapLoaded(store.SizeIn(s.root)), loaded)
 	ctl, err := control.Open(ctx, control.Config{
 		Cluster: s.cluster, Root: s.root, Identity: s.identity(), Version: version, Classes: classes, Log: log,
 		Placement: s.placement,
 		Self:      self, Endpoints: s.etcd.endpoints, EndpointTLS: etcdTLS, Quota: quota, Now: failpoint.Now, SessionTTL: s.session, BackupEvery: s.backups,
 	})
+	close(loaded)
 	if err != nil {
 		listener.Close()
 		return err

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -52,6 +54,16 @@ type Disk struct {
 
 // Fragmented is how much of the file is free.
 func (s Space) Fragmented() int64 { return max(s.Size-s.InUse, 0) }
+
+// SizeIn is how many bytes the file has in which the store of a root keeps its records, with what is free in it and what
+// etcd reserves after it; 0 if there is none yet, or its etcd is somebody else's.
+func SizeIn(root string) int64 {
+	info, err := os.Stat(filepath.Join(root, "etcd", "data", "member", "snap", "db"))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
 
 // KindSpace is the kind of the records of how much room members have.
 const KindSpace Kind = "space"

@@ -350,6 +350,18 @@ func TestTurnOfADeadMemberEndsWithItsLease(t *testing.T) {
 }
 
 // TestEtcdThatOthersRunIsLookedAtOnly: its alarm is told, and stays.
+func TestSizeIsOfTheFileOfRecords(t *testing.T) {
+	root := t.TempDir()
+	if got := SizeIn(root); got != 0 {
+		t.Errorf("there are %d bytes before there is a store", got)
+	}
+	s := open(t, root)
+	eventually(t, "it is looked at", func() bool { return s.Space().Size > 0 })
+	if got, want := SizeIn(root), s.Space().Size; got < want || got > want+32<<20 { // etcd makes it longer by 16 MiB each time
+		t.Errorf("the file has %d bytes, etcd says %d", got, want)
+	}
+}
+
 func TestEtcdThatOthersRunIsLookedAtOnly(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
