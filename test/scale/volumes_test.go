@@ -97,7 +97,7 @@ func benchVolumes(t *testing.T) []row {
 	rows := []row{
 		show(t, row{what: fmt.Sprintf("Restart of control with %d volumes on %d nodes, until it answers", *volumes, *nodes),
 			figure: fmt.Sprintf("**%.1f s**, %.1f s of CPU", took.Seconds(), u.cpu.Seconds()), goal: "≤ 30 s", met: took <= 30*time.Second,
-			why: "of its CPU nearly half is the collector, which has 192 MiB of room at most so that all stays within 2 GiB, and the rest etcd that reads its file and its index, and the decoding of all records; all go as fast as the cores that are free"}),
+			why: "of its CPU a third is the collector, which has as much room as keeps all within 2 GiB, and the rest etcd that reads its file and its index, and the decoding of all records; all go as fast as the cores that are free"}),
 		show(t, row{what: "Memory of that process (resident), etcd included",
 			figure: fmt.Sprintf("**%s**, %s of them not files", mib(u.rss), mib(u.own)), goal: "≤ 2 GiB", met: u.rss <= 2<<30,
 			why: "etcd's file is mapped as a whole, its index has half a gigabyte, and so do the records that control keeps decoded"}),
