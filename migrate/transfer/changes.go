@@ -59,6 +59,7 @@ type changeFinder struct {
 	round  int
 
 	listed []*inode // directories with a list of names of this round, parents first
+	moved  []naming // directories that a feed's set found at another place, by the names that they had
 	visits []visit
 	count  plan
 	paths  map[string][]feed.Range // that a feed told of
@@ -77,7 +78,7 @@ func newChangeFinder(root int) *changeFinder {
 // look finds out what changed: in everything, or in what the set names.
 func (f *changeFinder) look(ctx context.Context, set feed.Set) error {
 	f.round++
-	f.listed, f.visits, f.count = f.listed[:0], nil, plan{}
+	f.listed, f.moved, f.visits, f.count = f.listed[:0], f.moved[:0], nil, plan{}
 	f.paths, f.silent = set.Paths, false
 	if set.All {
 		err := scan(ctx, f.root, wantLive, (&fullLook{f: f}).visit)
@@ -347,7 +348,10 @@ func (f *changeFinder) seeDir(dir *inode, it *item) *inode {
 	if n != nil {
 		f.listed = f.listed[:before]
 		n.src.listed = nil
-		n.at = spot{dir, it.name} // where relist looks for it; apply sets it again
+		if n.at.dir != nil {
+			f.moved = append(f.moved, naming{n.at, n})
+		}
+		n.at = spot{dir, it.name} // where relist looks for it; settleNames sets it again
 	}
 	return n
 }
@@ -441,6 +445,13 @@ func (f *changeFinder) settleNames() renames {
 		}
 	}
 	f.bury(gone, &r)
+	for _, m := range f.moved {
+		if m.node.links > 1 { // it was renamed after the feed was asked, which will tell of the directory that it left
+			m.at.dir.dir.drop(m.at.name, m.node)
+			m.node.links--
+			r.gone = append([]naming{m}, r.gone...)
+		}
+	}
 	return r
 }
 
@@ -505,7 +516,7 @@ func compareNames(d *inode, gone, fresh []naming) (_, _ []naming) {
 
 // forget takes a name back that was not sent, because what has it could not be read any more.
 func (f *changeFinder) forget(at spot, n *inode) {
-	at.dir.dir.names = slices.DeleteFunc(at.dir.dir.names, func(c child) bool { return c.name == at.name && c.node == n })
+	at.dir.dir.drop(at.name, n)
 	if n.links--; n.links == 0 && f.known[n.src.key] == n {
 		delete(f.known, n.src.key)
 	}

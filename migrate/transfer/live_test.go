@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -153,6 +154,79 @@ func TestLiveMoveOfATreeThatChangesAllTheTimeIsExact(t *testing.T) {
 
 func TestLiveMoveThatIsToldWhatChangesIsExact(t *testing.T) {
 	changing(t, armed(t))
+}
+
+// TestDirectoryThatMovesAfterTheFeedWasAsked: the round finds it at its new place, and is told of the old one in the next
+// round only.
+func TestDirectoryThatMovesAfterTheFeedWasAsked(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(at func(string) string) error
+		told   []string // in the round after the change
+		later  []string // in the last one
+		moved  [2]string
+	}{
+		"to another directory": {
+			change: func(at func(string) string) error {
+				return errors.Join(os.Rename(at("a/x"), at("b/y")), os.WriteFile(at("b/y/f"), []byte("changed"), 0o600))
+			},
+			told: []string{"b"}, later: []string{"a", "b", "b/y", "b/y/f"}, moved: [2]string{"a/x", "b/y"},
+		},
+		"and another gets its name": {
+			change: func(at func(string) string) error {
+				return errors.Join(os.Rename(at("a/x"), at("b/y")), os.Rename(at("b/z"), at("a/x")))
+			},
+			told: []string{"b"}, later: []string{"a", "b"}, moved: [2]string{"", "b/y"},
+		},
+		"and what it left is gone": {
+			change: func(at func(string) string) error {
+				return errors.Join(os.Rename(at("a/x"), at("b/y")), os.Remove(at("a")))
+			},
+			told: []string{"", "b"}, later: []string{"", "b"}, moved: [2]string{"a", "b/y"},
+		},
+		"into what lay in it": {
+			change: func(at func(string) string) error {
+				return errors.Join(os.Rename(at("a/x/q"), at("b/q")), os.Rename(at("a/x"), at("b/q/y")))
+			},
+			told: []string{"b"}, later: []string{"a", "a/x", "b", "b/q"}, moved: [2]string{"a/x", "b/q/y"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := t.TempDir()
+			at := func(p string) string { return filepath.Join(src, p) }
+			must(t, errors.Join(os.MkdirAll(at("a/x/q/deep"), 0o700), os.MkdirAll(at("b/z"), 0o700)))
+			for _, p := range []string{"a/x/f", "a/x/q/g", "a/x/q/deep/h", "b/z/i"} {
+				must(t, os.WriteFile(at(p), []byte(p), 0o600))
+			}
+			told := &toldFeed{}
+			l := newLiveFleetTold(t, src, func(string) feed.Feed { return told })
+			session, into := l.follow(t, mobyfs.FollowOptions{})
+			round := func(paths ...string) {
+				t.Helper()
+				told.next = feed.Set{Paths: map[string][]feed.Range{}}
+				for _, p := range paths {
+					told.next.Paths[p] = nil
+				}
+				_, err := session.Round(t.Context())
+				must(t, err)
+			}
+			round()
+			must(t, tc.change(at))
+			round(tc.told...)
+			if _, err := os.Stat(filepath.Join(into, tc.moved[1], "f")); err != nil {
+				t.Errorf("the round did not bring it: %v", err)
+			}
+			if left := filepath.Join(into, tc.moved[0]); left != into {
+				if _, err := os.Lstat(left); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("%s is still there: %v", tc.moved[0], err)
+				}
+			}
+			round(tc.later...)
+			receipt, err := session.Freeze(t.Context())
+			must(t, err)
+			must(t, session.Close())
+			sameTrees(t, src, into, receipt)
+		})
+	}
 }
 
 // armed arms the feeds of directories.

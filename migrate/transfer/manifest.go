@@ -99,6 +99,11 @@ func (l *listing) remove(name string) {
 	}
 }
 
+// drop takes a name of a list that is complete back, if n has it.
+func (l *listing) drop(name string, n *inode) {
+	l.names = slices.DeleteFunc(l.names, func(c child) bool { return c.name == name && c.node == n })
+}
+
 // settle makes names complete.
 func (l *listing) settle() {
 	if l.removed {
