@@ -38,7 +38,7 @@ demo-down: build ## takes the demo off again
 
 .PHONY: test
 test: prepare build ## all tests, those on sandbox hosts included
-	$(MAKE) --jobs=2 --output-sync=target units peer
+	$(MAKE) --jobs=3 --output-sync=target units peer images
 	$(MAKE) --jobs=2 --output-sync=target hosts promises
 	$(MAKE) simulation
 	go test -count=1 -timeout 15m -parallel 4 -v ./test/chaos
@@ -86,6 +86,12 @@ e2e-postgres: prepare ## PostgreSQL under load on sandbox hosts, which fetch it 
 peer: ## the driver against Docker's own client and volume store, of two ages, in process
 	cd driver/peer && $(RACE) -count=1 -parallel 32 ./...
 	cd driver/peer && $(RACE) -count=1 -parallel 32 -modfile=v20.mod ./...
+
+# Five minutes of a processor, which tests on hosts would begin with; beside the units it takes what they leave.
+.PHONY: images
+images: build ## the images of hosts on this machine, where they are missing
+	nice bin/mobyctl sandbox up --name images --hosts 2 --distros bookworm,trixie --light
+	bin/mobyctl sandbox down --name images
 
 # What a cluster on whole hosts shows of the promises about Docker's protocol: half of the time that ./test takes.
 PROMISES := ^TestC[0-9]|^TestDiscovery|^TestPluginStatus

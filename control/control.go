@@ -49,6 +49,8 @@ type Config struct {
 	SessionTTL time.Duration
 	// LockDelay is how long after a session ended what the node has may not be given to another; SessionTTL if 0.
 	LockDelay time.Duration
+	// RecallWait is how long a decision waits for the holder of a lease to give it back; a second if 0.
+	RecallWait time.Duration
 
 	Self        store.Self  // which member of the store this process is
 	Endpoints   []string    // of an etcd that somebody else runs; then this process is no member
@@ -110,6 +112,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	}
 	cfg.SessionTTL = cmp.Or(cfg.SessionTTL, mobyfs.SessionTTL)
 	cfg.LockDelay = cmp.Or(cfg.LockDelay, cfg.SessionTTL)
+	cfg.RecallWait = cmp.Or(cfg.RecallWait, recallWait)
 	cfg.WholeVolumes, cfg.WholeNodes = cmp.Or(cfg.WholeVolumes, wholeVolumes), cmp.Or(cfg.WholeNodes, wholeNodes)
 	cfg.BackupEvery = cmp.Or(cfg.BackupEvery, BackupEvery)
 	if cfg.OpenStore == nil {

@@ -31,8 +31,8 @@ func (c *Control) Claim(ctx context.Context, who pki.Identity, id mobyfs.VolumeI
 	return c.grant(v, who.Name)
 }
 
-// recallWait is how long a decision waits for the holder of a lease to give it back. A holder that only lingers does
-// so as soon as its watch tells it.
+// recallWait is Config.RecallWait where nothing else is said. A holder that only lingers gives a lease back as soon as its
+// watch tells it.
 const recallWait = time.Second
 
 // decideFreed is decide for a rule that refuses a volume in use: it asks for the lease to be given back, and decides
@@ -45,9 +45,9 @@ func (c *Control) decideFreed(ctx context.Context, id mobyfs.VolumeID, who pki.I
 	return c.decideIn(ctx, id, rule)
 }
 
-// recall writes into the lease that somebody wants the volume, and reports whether the lease ended before recallWait
-// was over. The mark is no decision: the holder may keep the lease as long as containers use the volume, and the fence
-// stays.
+// recall writes into the lease that somebody wants the volume, and reports whether the lease ended before
+// Config.RecallWait was over. The mark is no decision: the holder may keep the lease as long as containers use the
+// volume, and the fence stays.
 func (c *Control) recall(ctx context.Context, id mobyfs.VolumeID, by string) (ended bool) {
 	c.metrics.recalled.Inc()
 	box := c.store.SubscribeTo(store.VolumeRef(id))
@@ -69,7 +69,7 @@ func (c *Control) recall(ctx context.Context, id mobyfs.VolumeID, by string) (en
 	case c.silence(v.Lease.Node) > 0:
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, recallWait)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.RecallWait)
 	defer cancel()
 	for {
 		if _, err := box.Next(ctx); err != nil {

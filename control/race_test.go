@@ -18,7 +18,7 @@ import (
 // How much the race does. Everything goes through one real store.
 const (
 	racers     = 5    // nodes
-	raceSteps  = 1500 // of each node
+	raceSteps  = 3000 // of each node
 	raceVolume = 3    // volumes, so that all meet often
 )
 
@@ -171,6 +171,8 @@ func (r *racer) expect(err error, mayBe ...mobyfs.Code) bool {
 // checks every state that any record ever had.
 func TestNodesThatRaceNeverShareAVolume(t *testing.T) {
 	f := newFleet(t, false)
+	f.cfg.RecallWait = 20 * time.Millisecond // they give a lease back when it is their turn to, and wait for each other meanwhile
+	f.restart()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	nodes := map[string]caller{}
