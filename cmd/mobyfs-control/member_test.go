@@ -3,17 +3,18 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/internal/freeport"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/internal/seal"
 )
@@ -24,6 +25,7 @@ type seat struct {
 	name          string
 	address, peer string // host:port
 	cmd           *exec.Cmd
+	words         words // of all its processes
 }
 
 // trio is three controls that keep one store.
@@ -39,7 +41,7 @@ func newTrio(t *testing.T) *trio {
 	c := &trio{t: t}
 	for i := range 3 {
 		name := fmt.Sprintf("h%d", i+1)
-		s := &seat{program: p, name: name, address: freePort(t), peer: freePort(t)}
+		s := &seat{program: p, name: name, address: freeport.At(t), peer: freeport.At(t)}
 		s.root = filepath.Join(filepath.Dir(p.root), name)
 		c.seats = append(c.seats, s)
 	}
@@ -77,25 +79,50 @@ func newTrio(t *testing.T) *trio {
 	return c
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // launch starts the process and does not wait for it.
 func (s *seat) launch(join string) {
 	s.t.Helper()
-	cmd := s.command("start", "--name", s.name, "--listen", s.address, "--peer-listen", s.peer, "--peer-url", "https://"+s.peer, "--join", join)
+	cmd := s.startCommand("--join", join)
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
 	s.cmd = cmd
-	s.t.Cleanup(s.kill)
+	s.t.Cleanup(func() {
+		s.kill()
+		if s.t.Failed() {
+			s.t.Logf("the last words of %s:\n%s", s.name, s.words.last())
+		}
+	})
+}
+
+// startCommand is the program as systemd starts it. What it says is kept.
+func (s *seat) startCommand(more ...string) *exec.Cmd {
+	args := []string{"start", "--name", s.name, "--listen", s.address, "--peer-listen", s.peer, "--peer-url", "https://" + s.peer}
+	cmd := s.command(append(args, more...)...)
+	cmd.Stderr = &s.words
+	return cmd
+}
+
+// words are what a program has said, of which the last are kept.
+type words struct {
+	mu   sync.Mutex
+	said []byte
+}
+
+const keptWords = 8 << 10
+
+func (w *words) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.said = append(w.said, p...)
+	w.said = w.said[max(0, len(w.said)-keptWords):]
+	return len(p), nil
+}
+
+func (w *words) last() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return string(w.said)
 }
 
 // up is launch, and waits until the API answers.
@@ -255,7 +282,7 @@ func TestMemberIsReplacedByHand(t *testing.T) {
 	}
 	h1.mustRun("", "member", "rm", "h3")
 	h1.mustRun("", "member", "rm", "h3") // killed after the first: success
-	h4 := &seat{program: h3.program, name: "h4", address: freePort(t), peer: freePort(t)}
+	h4 := &seat{program: h3.program, name: "h4", address: freeport.At(t), peer: freeport.At(t)}
 	h4.root = filepath.Join(filepath.Dir(h3.root), "h4")
 	for _, role := range []string{pki.RoleControl, pki.RolePeer} {
 		h4.mustRun(h1.mustRun(h4.mustRun("", "request", "--role", role), "sign", "--role", role, "--name", "h4"), "certify", "--role", role)

@@ -56,7 +56,7 @@ func (u *unit) keep() {
 			u.failed = append(u.failed, err.Error())
 		}
 		s := u.seat
-		u.cmd = s.command("start", "--name", s.name, "--listen", s.address, "--peer-listen", s.peer, "--peer-url", "https://"+s.peer)
+		u.cmd = s.startCommand()
 		err = u.cmd.Start()
 		u.mu.Unlock()
 		if err != nil {

@@ -2,12 +2,12 @@ package main
 
 import (
 	"crypto/tls"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/mobyfs/mobyfs/internal/discovery"
+	"github.com/mobyfs/mobyfs/internal/freeport"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -24,7 +24,7 @@ func (s *shop) dockerTLS(role, name string) *tls.Config {
 func TestC23DriverWithCertificatesAnswersItsOwnDockerdAlone(t *testing.T) {
 	s := newShop(t)
 	set := s.settingsOf("h1")
-	set.endpoint = discovery.Endpoint(fmt.Sprint("https://127.0.0.1:", freePort(t)))
+	set.endpoint = discovery.Endpoint("https://" + freeport.At(t))
 	s.certify(set.dockerFiles(), pki.RoleDocker, "h1")
 	if err := set.check(); err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestC23DriverWithCertificatesAnswersItsOwnDockerdAlone(t *testing.T) {
 func TestLostCertificateOfDockerdEndsNoAgent(t *testing.T) {
 	s := newShop(t)
 	set := s.settingsOf("h1")
-	set.endpoint = discovery.Endpoint(fmt.Sprint("https://127.0.0.1:", freePort(t)))
+	set.endpoint = discovery.Endpoint("https://" + freeport.At(t))
 	s.run(set)
 	if _, err := callWith(set, s.dockerTLS(pki.RoleDocker, "h1"), "VolumeDriver.List", map[string]any{}); err != nil {
 		t.Error(err)
@@ -79,7 +79,7 @@ func TestUnknownSocketsAreNotGuessed(t *testing.T) {
 	s := newShop(t)
 	set := s.settingsOf("h1")
 	set.kept = filepath.Join(t.TempDir(), "kept")
-	l, err := listen(discovery.Endpoint(fmt.Sprint("tcp://127.0.0.1:", freePort(t))))
+	l, err := listen(discovery.Endpoint("tcp://" + freeport.At(t)))
 	if err != nil {
 		t.Fatal(err)
 	}

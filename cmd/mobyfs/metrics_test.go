@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -10,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/freeport"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -40,8 +40,8 @@ func TestMetricsOfANodeTellWhatItDid(t *testing.T) {
 	s := newShop(t)
 	s.control()
 	h1, h2 := s.settingsOf("h1"), s.settingsOf("h2")
-	h1.metrics = fmt.Sprint("127.0.0.1:", freePort(t))
-	h2.metrics, h2.perVolume = fmt.Sprint("127.0.0.1:", freePort(t)), true
+	h1.metrics = freeport.At(t)
+	h2.metrics, h2.perVolume = freeport.At(t), true
 	s.run(h1)
 	s.run(h2)
 	s.eventually("both nodes have joined", func() bool {
@@ -110,10 +110,9 @@ func TestMetricsBeyondTheHostNeedACertificateThatReads(t *testing.T) {
 	s := newShop(t)
 	s.control()
 	h1 := s.settingsOf("h1")
-	port := freePort(t)
-	h1.metrics = fmt.Sprint("0.0.0.0:", port)
+	address := freeport.At(t)
+	h1.metrics = strings.Replace(address, "127.0.0.1", "0.0.0.0", 1)
 	s.run(h1)
-	address := fmt.Sprint("127.0.0.1:", port)
 	s.eventually("the port answers", func() bool {
 		c, err := net.Dial("tcp", address)
 		if err == nil {

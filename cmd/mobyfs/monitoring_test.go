@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mobyfs/mobyfs/internal/freeport"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -74,7 +75,7 @@ func allMetrics(t *testing.T) map[string]metric {
 	s := newShop(t)
 	s.control()
 	h1 := s.settingsOf("h1")
-	h1.metrics, h1.perVolume = fmt.Sprint("127.0.0.1:", freePort(t)), true
+	h1.metrics, h1.perVolume = freeport.At(t), true
 	s.run(h1)
 	s.eventually("the node has joined", func() bool {
 		return call(t, h1, "VolumeDriver.Create", map[string]any{"Name": "probe"})["Err"] == ""

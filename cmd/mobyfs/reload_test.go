@@ -15,6 +15,7 @@ import (
 
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/driver"
+	"github.com/mobyfs/mobyfs/internal/freeport"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -94,7 +95,7 @@ func TestHangupTakesOverWhatItCanAndNamesTheRest(t *testing.T) {
 	real := s.address
 	s.control()
 	set := s.settingsOf("h1")
-	set.control, set.log = []string{fmt.Sprint("127.0.0.1:", freePort(t))}, "info" // nobody answers there
+	set.control, set.log = []string{freeport.At(t)}, "info" // nobody answers there
 	r := s.runReloadable(set)
 	const answer = "were read again"
 

@@ -25,6 +25,7 @@ import (
 	"github.com/mobyfs/mobyfs/api"
 	"github.com/mobyfs/mobyfs/control"
 	"github.com/mobyfs/mobyfs/internal/discovery"
+	"github.com/mobyfs/mobyfs/internal/freeport"
 	"github.com/mobyfs/mobyfs/internal/pki"
 	"github.com/mobyfs/mobyfs/internal/tracing"
 )
@@ -46,17 +47,7 @@ func newShop(t *testing.T) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &shop{t: t, authority: a, address: fmt.Sprint("127.0.0.1:", freePort(t)), root: root}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return &shop{t: t, authority: a, address: freeport.At(t), root: root}
 }
 
 func (s *shop) certify(f pki.Files, role, name string) pki.Files {
@@ -137,11 +128,18 @@ func (s *shop) operator() *api.Client {
 func (s *shop) settingsOf(name string) settings {
 	s.t.Helper()
 	root := s.t.TempDir()
-	port := freePort(s.t)
-	set := settings{cluster: "shop", node: name, control: []string{s.address}, advertise: fmt.Sprint("127.0.0.1:", port), port: portFlag(port),
+	address := freeport.At(s.t)
+	set := settings{cluster: "shop", node: name, control: []string{s.address}, advertise: address,
 		root: root, endpoint: discovery.Endpoint("unix://" + filepath.Join(root, "plugins", "mobyfs.sock")), log: "debug", trash: mobyfs.DefaultTrash, envFile: filepath.Join(root, "mobyfs.env")}
 	s.certify(set.files(), pki.RoleNode, name)
-	if err := set.check(); err != nil {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		err = set.port.Set(port)
+	}
+	if err == nil {
+		err = set.check()
+	}
+	if err != nil {
 		s.t.Fatal(err)
 	}
 	return set

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/internal/freeport"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -62,12 +63,7 @@ type seat struct {
 
 func newSeat(t *testing.T, a *pki.Authority, name string) *seat {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	at := l.Addr().String()
+	at := freeport.At(t)
 	return &seat{t: t, root: shortDir(t), self: Self{
 		Name: name, Listen: at, URL: "https://" + at, Files: certified(t, a, pki.RolePeer, name),
 	}}

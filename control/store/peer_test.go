@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
+	"github.com/mobyfs/mobyfs/internal/freeport"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -69,14 +69,7 @@ func TestAttackOnlyPeersOpenThePeerPort(t *testing.T) {
 // peerPort starts an etcd that trusts what the peer's files say, and gives the address of its port for peers.
 func peerPort(t *testing.T, f pki.Files) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	peer := url.URL{Scheme: "https", Host: l.Addr().String()}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	peer := url.URL{Scheme: "https", Host: freeport.At(t)}
 	dir := t.TempDir()
 	cfg := embed.NewConfig()
 	cfg.Name, cfg.Dir = "h1", filepath.Join(dir, "data")

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -138,15 +140,16 @@ func equal(t *testing.T, a, b string) {
 			t.Errorf("%s is on the destination only", name)
 		}
 	}
-	for name, info := range left {
-		other := right[name]
+	one, two := make([]byte, 1<<20), make([]byte, 1<<20)
+	for _, name := range slices.Sorted(maps.Keys(left)) { // as they lie on the disk, nearly
+		info, other := left[name], right[name]
 		switch {
 		case other == nil:
 			t.Errorf("%s is missing on the destination", name)
 		case info.Mode() != other.Mode(), !info.IsDir() && info.Size() != other.Size():
 			t.Errorf("%s: %v of %d bytes became %v of %d", name, info.Mode(), info.Size(), other.Mode(), other.Size())
 		case info.Mode().IsRegular():
-			sameBytes(t, a+name, b+name)
+			sameBytes(t, a+name, b+name, one, two)
 		}
 		if t.Failed() {
 			t.FailNow()
@@ -154,7 +157,8 @@ func equal(t *testing.T, a, b string) {
 	}
 }
 
-func sameBytes(t *testing.T, a, b string) {
+// sameBytes compares two files, in pieces as large as one and two, which are written to.
+func sameBytes(t *testing.T, a, b string, one, two []byte) {
 	t.Helper()
 	left, err := os.Open(a)
 	must(t, err)
@@ -162,12 +166,11 @@ func sameBytes(t *testing.T, a, b string) {
 	right, err := os.Open(b)
 	must(t, err)
 	defer right.Close()
-	one, two := make([]byte, 1<<20), make([]byte, 1<<20)
 	for at := int64(0); ; {
 		n, err := io.ReadFull(left, one)
 		m, _ := io.ReadFull(right, two)
 		if !bytes.Equal(one[:n], two[:m]) {
-			t.Errorf("%s: the MiB at %d differs", a, at)
+			t.Errorf("%s: the piece at %d differs", a, at)
 			return
 		}
 		if at += int64(n); err != nil {

@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +21,7 @@ import (
 	"time"
 
 	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/internal/freeport"
 	"github.com/mobyfs/mobyfs/internal/pki"
 )
 
@@ -75,12 +75,7 @@ func (c *cluster) control(args ...string) *exec.Cmd {
 // start starts control and returns how long it took until it answered.
 func (c *cluster) start() time.Duration {
 	c.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.address = l.Addr().String()
-	l.Close()
+	c.address = freeport.At(c.t)
 	journal, err := os.Create(filepath.Join(c.root, "journal"))
 	if err != nil {
 		c.t.Fatal(err)
