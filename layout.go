@@ -2,8 +2,10 @@ package mobyfs
 
 import (
 	"io/fs"
+	"path"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // The backends that this version knows. A node has those for which it has what they need.
@@ -64,6 +66,27 @@ func (s VolumeSpec) CheckLayout() error {
 			WithHint("give it %s or more", FormatSize(minBtrfs))
 	}
 	return nil
+}
+
+// maxPath is the longest path that Linux takes, in bytes.
+const maxPath = 4095
+
+// CheckFrom tells what is wrong with a spec, as it was asked for, whose volume is to begin as a copy, or nil.
+func (s VolumeSpec) CheckFrom() error {
+	switch {
+	case s.From == "":
+		return nil
+	case !path.IsAbs(s.From) || path.Clean(s.From) != s.From || s.From == "/" || len(s.From) > maxPath || strings.ContainsRune(s.From, 0):
+		return Errorf(CodeInvalid, "from=%.200q is not the path of a directory to copy", s.From).
+			WithHint("give its whole path, without . or .. in it, such as from=/var/lib/docker/volumes/pgdata/_data")
+	case s.Mode != "" || s.UID != 0 || s.GID != 0:
+		return Errorf(CodeInvalid, "a copy of %s has the mode and the owner that it has there", s.From).WithHint("leave mode, uid and gid out")
+	case s.Backend == SharedBackend:
+		return Errorf(CodeInvalid, "a volume of backend %s can't begin as a copy", s.Backend).
+			WithHint("copy %s into it with a container that mounts both", s.From)
+	default:
+		return nil
+	}
 }
 
 func (s VolumeSpec) checkImage() error {

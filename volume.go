@@ -60,6 +60,7 @@ type VolumeSpec struct {
 	Mode       string `json:"mode,omitempty"` // of the root directory, in octal; 0755 if empty
 	UID        int    `json:"uid,omitempty"`  // of the root directory
 	GID        int    `json:"gid,omitempty"`
+	From       string `json:"from,omitempty"` // absolute path of a directory on its home that it began as a copy of; "" if it began empty
 
 	Zone        string            `json:"zone,omitempty"`        // only nodes of this zone
 	NodeLabels  map[string]string `json:"node_labels,omitempty"` // only nodes with all of these
@@ -76,7 +77,7 @@ func (s VolumeSpec) Meets(asked VolumeSpec) bool {
 		return false
 	}
 	if asked.Filesystem != "" && asked.Filesystem != cmp.Or(s.Filesystem, "ext4") || asked.Mode != "" && asked.Mode != s.Mode ||
-		asked.UID != 0 && asked.UID != s.UID || asked.GID != 0 && asked.GID != s.GID {
+		asked.UID != 0 && asked.UID != s.UID || asked.GID != 0 && asked.GID != s.GID || asked.From != "" && asked.From != s.From {
 		return false
 	}
 	if asked.Zone != "" && asked.Zone != s.Zone || asked.Apart != "" && asked.Apart != s.Apart {

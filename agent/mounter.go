@@ -26,11 +26,14 @@ func (a *Agent) Create(ctx context.Context, name string, opts map[string]string)
 		return about(err, "create", name)
 	}
 	spec, err := parseOptions(opts, slices.Sorted(maps.Keys(a.backends)))
+	if err == nil && spec.From != "" {
+		err = a.checkSource(ctx, name, spec.From)
+	}
 	if err != nil {
-		return err
+		return about(err, "create", name)
 	}
 	v, err := a.Control.CreateVolume(ctx, name, spec, a.Node)
-	if mobyfs.CodeOf(err) == mobyfs.CodeNoSpace {
+	if mobyfs.CodeOf(err) == mobyfs.CodeNoSpace && spec.From == "" {
 		v, err = a.Control.CreateVolume(ctx, name, spec, "")
 	}
 	switch mobyfs.CodeOf(err) {

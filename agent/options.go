@@ -13,7 +13,7 @@ import (
 )
 
 // optionNames are the options that docker volume create -o may give.
-var optionNames = []string{"apart", "backend", "class", "fs", "gid", "mode", "node-label", "size", "takeover", "toleration", "uid", "zone"}
+var optionNames = []string{"apart", "backend", "class", "from", "fs", "gid", "mode", "node-label", "size", "takeover", "toleration", "uid", "zone"}
 
 // parseOptions makes a spec of Docker's options. An error names the option and never shows the value of one that is
 // not known: it may be a secret.
@@ -30,6 +30,11 @@ func parseOptions(opts map[string]string, backends []string) (mobyfs.VolumeSpec,
 			spec.SizeBytes = size
 		case "fs": // whether the backend has file systems, and which, control knows
 			spec.Filesystem = value
+		case "from":
+			spec.From = value
+			if value == "" {
+				return spec, mobyfs.Errorf(mobyfs.CodeInvalid, "from= says nothing").WithHint("leave it out, or name the directory on this host that the volume is to begin as a copy of")
+			}
 		case "mode":
 			spec.Mode = value
 			if _, err := spec.RootMode(); err != nil || value == "" {
@@ -67,7 +72,7 @@ func parseOptions(opts map[string]string, backends []string) (mobyfs.VolumeSpec,
 			}
 		}
 	}
-	return spec, nil
+	return spec, spec.CheckFrom()
 }
 
 func unknownOption(key string) error {
@@ -104,6 +109,9 @@ func difference(has, asked mobyfs.VolumeSpec) string {
 	if asked.Mode != "" && has.Mode != asked.Mode || asked.UID != 0 && has.UID != asked.UID || asked.GID != 0 && has.GID != asked.GID {
 		parts = append(parts, "it was made with another mode, uid or gid")
 	}
+	if asked.From != "" && has.From != asked.From {
+		parts = append(parts, fmt.Sprintf("it %s, asked for was from=%s", shownFrom(has.From), asked.From))
+	}
 	if asked.Class != "" && has.Class != asked.Class {
 		parts = append(parts, fmt.Sprintf("it has %s, asked for was class=%s", shownClass(has.Class), asked.Class))
 	}
@@ -116,6 +124,14 @@ func shownSize(bytes int64) string {
 		return "no size"
 	}
 	return "size=" + mobyfs.FormatSize(bytes)
+}
+
+// shownFrom says likewise what a volume began as.
+func shownFrom(path string) string {
+	if path == "" {
+		return "began empty"
+	}
+	return "has from=" + path
 }
 
 // shownClass likewise.

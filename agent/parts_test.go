@@ -21,7 +21,7 @@ import (
 
 func TestOptionsOfUnknownNamesShowNoValue(t *testing.T) {
 	_, err := parseOptions(map[string]string{"token": "hunter2"}, []string{"dir"})
-	wantCode(t, err, mobyfs.CodeInvalid, `"token"`, "known: apart, backend, class, fs, gid, mode, node-label, size")
+	wantCode(t, err, mobyfs.CodeInvalid, `"token"`, "known: apart, backend, class, from, fs, gid, mode, node-label, size")
 	if strings.Contains(err.Error()+mobyfs.HintOf(err), "hunter2") {
 		t.Errorf("the secret is in %v", err)
 	}

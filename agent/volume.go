@@ -50,6 +50,7 @@ type worker struct {
 	shut     bool               // a freeze is being prepared: nobody is let in
 	expects  time.Time          // until then the commit of what is frozen is waited for
 	gone     mobyfs.MigrationID // control said that it was committed, and what was frozen for it must not go on
+	filling  context.CancelFunc // ends the copying that a new volume is made by; nil if there is none
 	problem  string             // what a person should know, shown by docker volume inspect
 	move     move
 }
@@ -113,6 +114,9 @@ func (w *worker) recordChanged(v mobyfs.Volume) {
 	defer w.mu.Unlock()
 	if w.move.stop != nil && (v.Migration == nil || v.Migration.ID != w.move.migration) && !w.move.won(v) {
 		w.move.stop()
+	}
+	if w.filling != nil && v.State == mobyfs.VolumeRemoving {
+		w.filling()
 	}
 	w.start()
 }

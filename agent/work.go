@@ -295,14 +295,18 @@ func (w *worker) close() bool {
 	return true
 }
 
-// doCreate makes the empty volume and says so. Bytes that are here already stay.
+// doCreate makes the volume, empty or as a copy, and says so. Bytes that are here already stay.
 func (w *worker) doCreate(ctx context.Context, v view) error {
 	r := v.record
 	b := w.agent.backends[r.Spec.WithDefaults().Backend]
 	if b == nil {
 		return w.trouble(mobyfs.Errorf(mobyfs.CodeInvalid, "%s has no backend %q for volume %q", w.agent.Node, r.Spec.Backend, r.Name))
 	}
-	if err := b.Create(ctx, w.id, r.Spec); err != nil {
+	create := func() error { return b.Create(ctx, w.id, r.Spec) }
+	if r.Spec.From != "" {
+		create = func() error { return w.fill(ctx, b, v) }
+	}
+	if err := create(); err != nil {
 		w.decline(about(err, "create", r.Name))
 		return w.trouble(err)
 	}

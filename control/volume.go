@@ -56,6 +56,9 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 			}
 			return err
 		}
+		if err := mayCopy(who, name, full, spec, node); err != nil {
+			return err
+		}
 		home, err := c.place(tx, mine, name, full, node, here)
 		if err != nil {
 			unplaced = true
@@ -79,6 +82,23 @@ func (c *Control) CreateVolume(ctx context.Context, who pki.Identity, name strin
 		c.say("volume placed", v)
 	}
 	return c.told.volume(v), nil
+}
+
+// mayCopy is nil if the volume does not begin as a copy of a directory, or who asks may read that one: whoever has a host's
+// Docker has all of the host, and an operator of the cluster has not.
+func mayCopy(who pki.Identity, name string, full, asked mobyfs.VolumeSpec, node string) error {
+	if asked.From == "" {
+		return nil
+	}
+	asked.Backend = full.Backend // which a class may have said
+	if err := asked.CheckFrom(); err != nil {
+		return mobyfs.Errorf(mobyfs.CodeInvalid, "create volume %s: %w", name, err).WithHint("%s", mobyfs.HintOf(err))
+	}
+	if who.Role != pki.RoleNode || who.Name != node {
+		return mobyfs.Errorf(mobyfs.CodeDenied, "%s may not copy a directory of a host into volume %s: only Docker on that host may, and the volume begins there", who, name).
+			WithHint("on that host: docker volume create --driver mobyfs --opt from=%s %s", asked.From, name)
+	}
+	return nil
 }
 
 // sameVolume is nil if the volume that has the name is the one that was asked for.

@@ -43,6 +43,38 @@ func TestScenario01VolumeIsCreatedWhereAsked(t *testing.T) {
 	the.Sh(t, "h1", "! ls /var/lib/mobyfs/volumes/"+string(v.ID))
 }
 
+// TestVolumeOfDockersOwnBecomesOneOfTheCluster is about a volume that a container uses at first.
+func TestVolumeOfDockersOwnBecomesOneOfTheCluster(t *testing.T) {
+	defer the.Remove(t, "taken")
+	defer the.TryOn(t, "h1", "sh", "-c", "docker rm -f writer; docker volume rm old")
+	the.On(t, "h1", "docker", "run", "-d", "--name", "writer", "-v", "old:/data", "busybox", "sh", "-c",
+		"cd /data; mkdir -p d; echo hello > d/x; chmod 640 d/x; ln d/x d/y; ln -s d/x l; mkfifo f; chown -R 70:70 .; touch done; sleep 1000")
+	path := the.Sh(t, "h1", "docker volume inspect -f {{.Mountpoint}} old")
+	create := []string{"docker", "volume", "create", "-d", "mobyfs", "-o", "from=" + path, "taken"}
+	fleet.Eventually(t, 60*time.Second, func() string { return the.TryOn(t, "h1", "ls", path+"/done").Stderr })
+	fleet.Has(t, the.TryOn(t, "h1", create...).Stderr, path, "in use", "stop the containers")
+	the.On(t, "h1", "docker", "rm", "-f", "writer")
+
+	tree := "cd /data; find . -type f -exec md5sum {} + | sort; find . -exec stat -c '%n %F %a %u:%g %h %Y' {} + | sort"
+	inOld := []string{"docker", "run", "--rm", "-v", "old:/data", "busybox", "sh", "-c", tree}
+	before := the.On(t, "h1", inOld...)
+	the.On(t, "h1", create...)
+	if v := the.Volume(t, "taken"); v.State != mobyfs.VolumeReady || v.Node != "h1" {
+		t.Errorf("it is %+v", v)
+	}
+	for _, host := range []string{"h1", "h3"} { // it goes where its container goes
+		if got := the.InVolume(t, host, "taken", tree); got != before {
+			t.Errorf("on %s it differs:\n%s", host, diffLines(before, got))
+		}
+	}
+	if got := the.On(t, "h1", inOld...); got != before {
+		t.Errorf("Docker's own volume was changed:\n%s", diffLines(before, got))
+	}
+	if r := the.Try(t, "volume", "inspect", "taken", "-o", "json"); !strings.Contains(r.Stdout, path) {
+		t.Errorf("mobyctl does not tell where it is from: %v", r)
+	}
+}
+
 func TestScenario04MoveKeepsAllAttributes(t *testing.T) {
 	the.Ctl(t, "volume", "create", "s04", "--node", "h1", "--size", "1MiB", "--label", "app=shop")
 	defer the.Remove(t, "s04")

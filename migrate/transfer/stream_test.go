@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -18,11 +17,6 @@ import (
 	"github.com/mobyfs/mobyfs/internal/dirfd"
 )
 
-// discard is the client's mouth in tests that have no server.
-func discard() *frameWriter {
-	return &frameWriter{w: io.Discard, flush: func() error { return nil }}
-}
-
 // receiveStream fills into from a stream that begins after the plan, as Pull does.
 func receiveStream(ctx context.Context, stream []byte, pl plan, into string) (mobyfs.Receipt, error) {
 	root, err := openEmpty(into)
@@ -31,7 +25,7 @@ func receiveStream(ctx context.Context, stream []byte, pl plan, into string) (mo
 	}
 	defer dirfd.Close(root)
 	ctx, cancel := context.WithCancel(ctx)
-	p := &pull{conn: bytes.NewReader(stream), w: discard(), frames: make(chan incoming, 4)}
+	p := &pull{conn: bytes.NewReader(stream), w: deaf(), frames: make(chan incoming, 4)}
 	done := make(chan struct{})
 	go func() { defer close(done); p.read(ctx) }()
 	defer func() { cancel(); <-done }()
