@@ -34,7 +34,7 @@ func (a *Agent) checkSource(ctx context.Context, name, from string) error {
 	case !info.IsDir():
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "%s is no directory", from).WithHint("give from= the path of a directory, with no symbolic link at its end")
 	}
-	real, err := filepath.EvalSymlinks(from)
+	resolved, err := filepath.EvalSymlinks(from)
 	if err != nil {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "look at %s: %w", from, err)
 	}
@@ -42,7 +42,7 @@ func (a *Agent) checkSource(ctx context.Context, name, from string) error {
 	if err != nil {
 		return err
 	}
-	if below(real, root) || below(root, real) {
+	if below(resolved, root) || below(root, resolved) {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "volumes are kept in %s, which can't be copied into one", a.Root).
 			WithHint("to copy a volume, mount both in a container")
 	}
@@ -71,7 +71,7 @@ func (w *worker) fill(ctx context.Context, b backend.Backend, v view) error {
 	m := mobyfs.MigrationID(w.id) // none can be under way to here before the volume is ready
 	sealed := func(s backend.Staged) bool { return s.Migration == m && s.Receipt != nil }
 	if !slices.ContainsFunc(v.staged, sealed) {
-		if err := w.copy(ctx, b, m, v); err != nil {
+		if err := w.copyFrom(ctx, b, m, v); err != nil {
 			return err
 		}
 	}
@@ -87,8 +87,8 @@ func (w *worker) fill(ctx context.Context, b backend.Backend, v view) error {
 	return nil
 }
 
-// copy stages what is in the directory, and seals it. It ends early when the volume is removed.
-func (w *worker) copy(ctx context.Context, b backend.Backend, m mobyfs.MigrationID, v view) error {
+// copyFrom stages what is in the directory, and seals it. It ends early when the volume is removed.
+func (w *worker) copyFrom(ctx context.Context, b backend.Backend, m mobyfs.MigrationID, v view) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	w.mu.Lock()
