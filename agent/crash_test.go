@@ -112,15 +112,21 @@ func answered(t *testing.T, path string) (uses map[string][]string, steps []stri
 	return uses, steps
 }
 
-func TestDeathAtEachDurableMomentLosesNothing(t *testing.T) {
-	moments := append(killtest.Moments(t), "agent.commit.before", "agent.commit.after")
+// durableMoments are those of the agent and of its backend.
+func durableMoments(t *testing.T) []string {
+	all := killtest.Moments(t)
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir("../backend/dir")
-	moments = append(moments, killtest.Moments(t)...)
+	all = append(all, killtest.Moments(t)...)
 	t.Chdir(here)
+	return all
+}
+
+func TestDeathAtEachDurableMomentLosesNothing(t *testing.T) {
+	moments := append(durableMoments(t), "agent.commit.before", "agent.commit.after")
 	child := killtest.Build(t)
 	lives, deaths := 0, map[string]int{}
 	for _, moment := range moments {

@@ -170,17 +170,9 @@ func TestCopyCrashChild(t *testing.T) {
 
 // TestDeathWhileAVolumeIsCopied: killed at each durable change, the volume is whole in the end, or was never promised.
 func TestDeathWhileAVolumeIsCopied(t *testing.T) {
-	moments := killtest.Moments(t)
-	here, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Chdir("../backend/dir")
-	moments = append(moments, killtest.Moments(t)...)
-	t.Chdir(here)
 	child := killtest.Build(t)
 	deaths := 0
-	for _, moment := range moments {
+	for _, moment := range durableMoments(t) {
 		t.Run(moment, func(t *testing.T) {
 			path := t.TempDir()
 			src := shopFiles(t, filepath.Join(path, "files"))
