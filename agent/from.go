@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/backend"
@@ -42,13 +41,13 @@ func (a *Agent) checkSource(ctx context.Context, name, from string) error {
 	if err != nil {
 		return err
 	}
-	if below(resolved, root) || below(root, resolved) {
+	if mountns.Within(resolved, root) || mountns.Within(root, resolved) {
 		return mobyfs.Errorf(mobyfs.CodeInvalid, "volumes are kept in %s, which can't be copied into one", a.Root).
 			WithHint("to copy a volume, mount both in a container")
 	}
-	users, err := a.Kernel.Users(from)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return mobyfs.Errorf(mobyfs.CodeInternal, "ask who uses %s: %w", from, err)
+	users, err := a.users(from)
+	if err != nil {
+		return err
 	}
 	users = slices.DeleteFunc(users, func(u mountns.User) bool { return u.Command == mountns.Ended })
 	if len(users) > 0 {
@@ -58,14 +57,12 @@ func (a *Agent) checkSource(ctx context.Context, name, from string) error {
 	return nil
 }
 
-// below reports whether a clean path is that of a directory or of something in it.
-func below(path, dir string) bool {
-	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
-}
-
-// fill makes a new volume that is a copy. Bytes of such a volume are here only once all of them are.
-func (w *worker) fill(ctx context.Context, b backend.Backend, v view) error {
-	if v.bytes {
+// begin makes the bytes of a new volume: none, or a copy. Of a volume that is one they are here only once all of them are.
+func (w *worker) begin(ctx context.Context, b backend.Backend, v view) error {
+	switch spec := v.record.Spec; {
+	case spec.From == "":
+		return b.Create(ctx, w.id, spec)
+	case v.bytes:
 		return nil
 	}
 	m := mobyfs.MigrationID(w.id) // none can be under way to here before the volume is ready

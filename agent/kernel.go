@@ -75,12 +75,17 @@ func (realKernel) Sync(dir string) error {
 
 // users asks the kernel for mounts of the volume. Bytes that are not here have none.
 func (w *worker) users(r *mobyfs.Volume) ([]mountns.User, error) {
-	users, err := w.agent.Kernel.Users(w.path(r))
+	return w.agent.users(w.path(r))
+}
+
+// users asks the kernel for mounts of a directory. One that is not here has none.
+func (a *Agent) users(dir string) ([]mountns.User, error) {
+	users, err := a.Kernel.Users(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask the kernel who uses %s: %w", w.path(r), err)
+		return nil, fmt.Errorf("ask the kernel who uses %s: %w", dir, err)
 	}
 	return users, nil
 }

@@ -302,11 +302,7 @@ func (w *worker) doCreate(ctx context.Context, v view) error {
 	if b == nil {
 		return w.trouble(mobyfs.Errorf(mobyfs.CodeInvalid, "%s has no backend %q for volume %q", w.agent.Node, r.Spec.Backend, r.Name))
 	}
-	create := func() error { return b.Create(ctx, w.id, r.Spec) }
-	if r.Spec.From != "" {
-		create = func() error { return w.fill(ctx, b, v) }
-	}
-	if err := create(); err != nil {
+	if err := w.begin(ctx, b, v); err != nil {
 		w.decline(about(err, "create", r.Name))
 		return w.trouble(err)
 	}

@@ -77,7 +77,7 @@ func (p Place) reachedBy(pid int) (bool, error) {
 	}
 	defer f.Close()
 	mounts, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
-		same := m.Major == p.Major && m.Minor == p.Minor && (within(m.Root, p.Path) || within(p.Path, m.Root))
+		same := m.Major == p.Major && m.Minor == p.Minor && (Within(m.Root, p.Path) || Within(p.Path, m.Root))
 		return !same, same
 	})
 	return len(mounts) > 0, err

@@ -92,7 +92,7 @@ func Open(dir string) ([]User, error) {
 			links = append(links, proc(pid, "fd", fd.Name()))
 		}
 		for _, l := range links {
-			if target, err := os.Readlink(l); err == nil && within(target, dir) {
+			if target, err := os.Readlink(l); err == nil && Within(target, dir) {
 				users = append(users, User{pid, command(pid), target})
 				break
 			}
@@ -122,7 +122,7 @@ func Locate(dir string) (Place, error) {
 	}
 	var best *mountinfo.Info
 	for _, m := range mounts { // of mounts on one point the last one is on top
-		if within(dir, m.Mountpoint) && (best == nil || len(m.Mountpoint) >= len(best.Mountpoint)) {
+		if Within(dir, m.Mountpoint) && (best == nil || len(m.Mountpoint) >= len(best.Mountpoint)) {
 			best = m
 		}
 	}
@@ -154,7 +154,7 @@ func (p Place) mountedBy(pid int) ([]*mountinfo.Info, error) {
 	defer f.Close()
 	return mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
 		root := strings.TrimSuffix(m.Root, "//deleted")
-		return m.Major != p.Major || m.Minor != p.Minor || !within(root, p.Path), false
+		return m.Major != p.Major || m.Minor != p.Minor || !Within(root, p.Path), false
 	})
 }
 
@@ -194,7 +194,7 @@ func command(pid int) string {
 	return strings.TrimSpace(string(name))
 }
 
-// within reports whether path is dir or lies below it.
-func within(path, dir string) bool {
+// Within reports whether path is dir or lies below it. Both are clean.
+func Within(path, dir string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }

@@ -39,11 +39,7 @@ func copyBetween(ctx context.Context, from, into string, progress func(mobyfs.Pr
 		return receipt, err
 	}
 	defer dirfd.Close(root)
-	before, err := stillness(ctx, src)
-	if err != nil {
-		return receipt, err
-	}
-	pl, err := survey(ctx, src, func() error { return nil })
+	before, pl, err := stillness(ctx, src)
 	if err == nil {
 		err = checkSpace(root, pl, plan{})
 	}
@@ -53,7 +49,7 @@ func copyBetween(ctx context.Context, from, into string, progress func(mobyfs.Pr
 	if err != nil {
 		return receipt, err
 	}
-	after, err := stillness(ctx, src)
+	after, _, err := stillness(ctx, src)
 	if err == nil && after != before {
 		err = mobyfs.Errorf(mobyfs.CodeInUse, "something in it changed meanwhile").WithHint("stop whatever writes into %s", from)
 	}
@@ -86,10 +82,10 @@ func deaf() *frameWriter {
 	return &frameWriter{w: io.Discard, flush: func() error { return nil }}
 }
 
-// stillness is a sum of when all that is in a tree has changed last: it is the same as long as nothing does. A mount in the
-// tree is CodeInvalid.
-func stillness(ctx context.Context, root int) (xxh3.Uint128, error) {
-	sum := xxh3.New()
+// stillness is a sum of when all that is in a tree has changed last: it is the same as long as nothing does. It counts the
+// tree as well. A mount in it is CodeInvalid.
+func stillness(ctx context.Context, root int) (xxh3.Uint128, plan, error) {
+	sum, count := xxh3.New(), newCounter()
 	var device uint64
 	err := scan(ctx, root, wantStat, func(it *item) error {
 		switch {
@@ -101,8 +97,9 @@ func stillness(ctx context.Context, root int) (xxh3.Uint128, error) {
 			return mobyfs.Errorf(mobyfs.CodeInvalid, "another file system is mounted at %q", it.path()).
 				WithHint("copy that one by itself, or unmount it there")
 		}
+		count.add(it)
 		_, err := fmt.Fprintln(sum, it.path(), it.kind, it.ino, it.stamp)
 		return err
 	})
-	return sum.Sum128(), err
+	return sum.Sum128(), count.plan, err
 }

@@ -13,39 +13,50 @@ import (
 
 // survey counts a tree before it is sent. alive is called now and then while it lasts.
 func survey(ctx context.Context, root int, alive func() error) (plan, error) {
-	var p plan
-	seen := map[[2]uint64]bool{}
+	c := newCounter()
 	last := time.Now()
 	err := scan(ctx, root, wantStat, func(it *item) error {
-		if p.entries%batchSize == 0 && time.Since(last) > aliveEvery {
+		if c.entries%batchSize == 0 && time.Since(last) > aliveEvery {
 			last = time.Now()
 			if err := alive(); err != nil {
 				return err
 			}
 		}
-		if it.leave {
-			return nil
-		}
-		p.entries++
-		if it.nlink > 1 && it.kind != kindDir {
-			key := [2]uint64{it.dev, it.ino}
-			if seen[key] {
-				return nil
-			}
-			seen[key] = true
-		}
-		p.space += it.blocks * 512
-		if it.kind == kindFile {
-			if p.sizes > math.MaxInt64-it.size {
-				p.sizes = math.MaxInt64 // no limit: sparse files can be as large as that
-			} else {
-				p.sizes += it.size
-			}
-			p.bytes += min(it.size, it.blocks*512)
-		}
+		c.add(it)
 		return nil
 	})
-	return p, err
+	return c.plan, err
+}
+
+// counter adds up what a scan finds.
+type counter struct {
+	plan
+	seen map[[2]uint64]bool // files of several names, each of which counts once
+}
+
+func newCounter() *counter { return &counter{seen: map[[2]uint64]bool{}} }
+
+func (c *counter) add(it *item) {
+	if it.leave {
+		return
+	}
+	c.entries++
+	if it.nlink > 1 && it.kind != kindDir {
+		key := [2]uint64{it.dev, it.ino}
+		if c.seen[key] {
+			return
+		}
+		c.seen[key] = true
+	}
+	c.space += it.blocks * 512
+	if it.kind == kindFile {
+		if c.sizes > math.MaxInt64-it.size {
+			c.sizes = math.MaxInt64 // no limit: sparse files can be as large as that
+		} else {
+			c.sizes += it.size
+		}
+		c.bytes += min(it.size, it.blocks*512)
+	}
 }
 
 // outgoing is a frame that waits to be written.
