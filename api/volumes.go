@@ -49,8 +49,8 @@ type VolumeQuery struct {
 
 // VolumePage is a part of a list. A volume that is there the whole time while pages are asked for is in exactly one.
 type VolumePage struct {
-	Volumes []mobyfs.Volume
-	Next    string // cursor of the next page; empty if this is the last
+	Volumes []*mobyfs.Volume // not to be written to: they may be records that others read too
+	Next    string           // cursor of the next page; empty if this is the last
 }
 
 type undeleteRequest struct {
@@ -59,7 +59,7 @@ type undeleteRequest struct {
 
 type volumeList struct {
 	Link string `header:"Link" doc:"the next page, if there is one (RFC 8288)"`
-	Body []mobyfs.Volume
+	Body []*mobyfs.Volume
 }
 
 // VolumePatch is a change of what a volume is asked to be. What is nil stays as it is.
@@ -268,7 +268,10 @@ func (c *Client) AllVolumes(ctx context.Context, q VolumeQuery) ([]mobyfs.Volume
 		if err != nil {
 			return nil, err
 		}
-		if all = append(all, page.Volumes...); page.Next == "" {
+		for _, v := range page.Volumes {
+			all = append(all, *v)
+		}
+		if page.Next == "" {
 			return all, nil
 		}
 		q.Cursor = page.Next

@@ -128,9 +128,9 @@ func (c *Control) volumesOf(node string) (there []mobyfs.Volume, complete bool) 
 			case v.Node != node:
 				complete = false // it is on its way here
 			case v.Lease == nil:
-				there = append(there, v)
+				there = append(there, *v)
 			default:
-				used = append(used, v)
+				used = append(used, *v)
 			}
 		}
 	})

@@ -55,11 +55,7 @@ func (c *Control) endSession(ctx context.Context, node string) {
 func (c *Control) takeFromEvicted(ctx context.Context, o mobyfs.Operation) {
 	reason := fmt.Sprintf("%s was evicted", o.Node)
 	var concerned []mobyfs.Volume
-	c.store.View(func(view store.View) {
-		for v := range view.Ordered(store.OfNode(o.Node), store.Place{}) {
-			concerned = append(concerned, v)
-		}
-	})
+	c.store.View(func(view store.View) { concerned = copies(view, store.OfNode(o.Node)) })
 	for _, v := range concerned {
 		if v.Migration != nil {
 			_, err := c.decide(ctx, v.ID, func(v *mobyfs.Volume) (string, error) {

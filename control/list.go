@@ -63,7 +63,7 @@ func (c *Control) VolumePage(_ context.Context, who pki.Identity, q api.VolumeQu
 		return api.VolumePage{}, err
 	}
 	limit := cmp.Or(q.Limit, defaultPage)
-	page := api.VolumePage{Volumes: []mobyfs.Volume{}}
+	page := api.VolumePage{Volumes: []*mobyfs.Volume{}}
 	c.store.View(func(view store.View) {
 		looked := 0
 		for v := range view.Ordered(narrowest(view, q), store.Place(after)) {
@@ -78,7 +78,9 @@ func (c *Control) VolumePage(_ context.Context, who pki.Identity, q api.VolumeQu
 			}
 		}
 	})
-	c.completed(page.Volumes)
+	for i, v := range page.Volumes {
+		page.Volumes[i] = c.told.latest(v)
+	}
 	return page, nil
 }
 
@@ -105,7 +107,7 @@ func narrowest(view store.View, q api.VolumeQuery) store.By {
 }
 
 // asked reports whether a query asks for a volume.
-func asked(q api.VolumeQuery, v mobyfs.Volume) bool {
+func asked(q api.VolumeQuery, v *mobyfs.Volume) bool {
 	return (q.Node == "" || q.Node == v.Node) &&
 		(q.State == "" || q.State == v.Condition()) &&
 		(q.Text == "" || strings.Contains(mobyfs.FoldName(v.Name), mobyfs.FoldName(q.Text))) &&
@@ -113,7 +115,7 @@ func asked(q api.VolumeQuery, v mobyfs.Volume) bool {
 }
 
 // labelled reports whether a volume has a label, given as name=value, or as name for any value.
-func labelled(v mobyfs.Volume, label string) bool {
+func labelled(v *mobyfs.Volume, label string) bool {
 	name, value, exact := strings.Cut(label, "=")
 	has, ok := v.Spec.Labels[name]
 	return ok && (!exact || has == value)

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/mobyfs/mobyfs"
 	"github.com/mobyfs/mobyfs/api"
+	"github.com/mobyfs/mobyfs/control/store"
 )
 
 func TestHeartbeatsWriteNothingAndKeepANodeReady(t *testing.T) {
@@ -129,6 +131,39 @@ func TestReportsOfUseWriteOnlyWhatIsNews(t *testing.T) {
 	f.restart()
 	if got := f.record("pgdata"); got.UsedBytes != 2000 || !cmp.Equal(got.Lease.Users, []string{"web-1"}) {
 		t.Errorf("after a restart of control: %+v", got)
+	}
+}
+
+func TestAPageTellsWhatNodesReportAndLeavesRecordsAlone(t *testing.T) {
+	f := newFleet(t, false)
+	ctx, op, h1, h2 := t.Context(), f.operator(), f.node("h1"), f.node("h2")
+	grows, moves := f.ready("grows", "h1"), f.ready("moves", "h1")
+	m := must[mobyfs.Volume](t)(op.MoveVolume(ctx, "moves", "h2")).Migration.ID
+	f.ready("silent", "h1")
+	f.report(h1, mobyfs.Report{Address: "h1:8080", Used: map[mobyfs.VolumeID]int64{grows.ID: 1000, moves.ID: 1000}})
+	f.report(h1, mobyfs.Report{Address: "h1:8080", Used: map[mobyfs.VolumeID]int64{grows.ID: 1050, moves.ID: 1050}}) // too little to be written
+	f.report(h2, mobyfs.Report{Address: "h2:8080", Progress: map[mobyfs.MigrationID]mobyfs.Progress{m: {Files: 2}}})
+	tell := func(v *mobyfs.Volume) string {
+		files := int64(0)
+		if v.Migration != nil {
+			files = v.Migration.Progress.Files
+		}
+		return fmt.Sprintf("%s %d %d", v.Name, v.UsedBytes, files)
+	}
+	var told, held []string
+	for _, v := range must[api.VolumePage](t)(op.VolumePage(ctx, api.VolumeQuery{})).Volumes {
+		told = append(told, tell(v))
+	}
+	f.control.store.View(func(view store.View) {
+		for v := range view.Ordered(store.By{}, store.Place{}) {
+			held = append(held, tell(v))
+		}
+	})
+	if want := []string{"grows 1050 0", "moves 1050 2", "silent 0 0"}; !cmp.Equal(told, want) {
+		t.Errorf("the page tells %v, want %v", told, want)
+	}
+	if want := []string{"grows 1000 0", "moves 1000 0", "silent 0 0"}; !cmp.Equal(held, want) {
+		t.Errorf("records hold %v, want %v", held, want)
 	}
 }
 

@@ -25,7 +25,7 @@ func (c *Control) Operations(_ context.Context, who pki.Identity, q api.Operatio
 			all = append(all, o)
 		}
 		for v := range view.Ordered(store.InCondition(string(mobyfs.VolumeCreating)), store.Place{}) {
-			all = append(all, c.creation(v))
+			all = append(all, c.creation(*v))
 		}
 	})
 	all = slices.DeleteFunc(all, func(o mobyfs.Operation) bool {

@@ -56,7 +56,7 @@ func (c *Control) reconcile(ctx context.Context) {
 	c.store.View(func(view store.View) {
 		for v := range view.Ordered(store.Moving, store.Place{}) {
 			moving[v.Migration.ID] = true
-			volumes = append(volumes, v)
+			volumes = append(volumes, *v)
 		}
 	})
 	for _, a := range overdue(volumes, c.silence) {

@@ -40,6 +40,24 @@ func newTold() *told {
 func (t *told) volume(v mobyfs.Volume) mobyfs.Volume {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.complete(&v)
+	return v
+}
+
+// latest is volume for one of many: it is the record itself if that tells all.
+func (t *told) latest(v *mobyfs.Volume) *mobyfs.Volume {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if used, ok := t.used[v.ID]; (!ok || used == v.UsedBytes) && v.Migration == nil {
+		return v
+	}
+	of := *v
+	t.complete(&of)
+	return &of
+}
+
+// complete writes what is told of a volume into a copy of its record.
+func (t *told) complete(v *mobyfs.Volume) {
 	if used, ok := t.used[v.ID]; ok {
 		v.UsedBytes = used
 	}
@@ -50,7 +68,6 @@ func (t *told) volume(v mobyfs.Volume) mobyfs.Volume {
 			v.Migration = &m
 		}
 	}
-	return v
 }
 
 // node is the record with what is told of it.

@@ -137,24 +137,33 @@ func (c *Control) change(ref store.Ref) (mobyfs.Change, bool) {
 
 // snapshot is everything, sorted by name.
 func (c *Control) snapshot() mobyfs.Change {
-	full := mobyfs.Snapshot{Cluster: c.cfg.Cluster, Volumes: []mobyfs.Volume{}, Trust: c.trust()}
+	full := mobyfs.Snapshot{Cluster: c.cfg.Cluster, Trust: c.trust()}
 	var revision int64
 	c.store.View(func(view store.View) {
 		revision = view.Revision()
-		full.Volumes = slices.AppendSeq(full.Volumes, view.Ordered(store.By{}, store.Place{}))
+		full.Volumes = copies(view, store.By{})
 	})
 	c.completed(full.Volumes)
 	full.Nodes = c.nodes()
 	return mobyfs.Change{Revision: revision, Full: &full}
 }
 
+// copies are of the records that by names, sorted by name.
+func copies(view store.View, by store.By) []mobyfs.Volume {
+	all := make([]mobyfs.Volume, 0, view.Count(by))
+	for v := range view.Ordered(by, store.Place{}) {
+		all = append(all, *v)
+	}
+	return all
+}
+
 // snapshotOf is what concerns a node.
 func (c *Control) snapshotOf(node string) mobyfs.Change {
-	full := mobyfs.Snapshot{Cluster: c.cfg.Cluster, Partial: true, Volumes: []mobyfs.Volume{}, Nodes: []mobyfs.Node{}, Trust: c.trust()}
+	full := mobyfs.Snapshot{Cluster: c.cfg.Cluster, Partial: true, Nodes: []mobyfs.Node{}, Trust: c.trust()}
 	var revision int64
 	c.store.View(func(view store.View) {
 		revision = view.Revision()
-		full.Volumes = slices.AppendSeq(full.Volumes, view.Ordered(store.OfNode(node), store.Place{}))
+		full.Volumes = copies(view, store.OfNode(node))
 		if n, ok := view.Node(node); ok {
 			full.Nodes = append(full.Nodes, c.told.node(n))
 		}

@@ -59,10 +59,11 @@ func Choose(f *Field, q Question) string {
 	var most int64
 	for i := range f.candidates {
 		c := &f.candidates[i]
-		if refusal(f, c, &q) != nil {
-			continue
+		points := s.points(c)
+		if best != nil && (points < most || points == most && !before(c, best, &q)) {
+			continue // whether or not it fits, which takes longer to find out than its points
 		}
-		if points := s.points(c); best == nil || points > most || points == most && before(c, best, &q) {
+		if refusal(f, c, &q) == nil {
 			best, most = c, points
 		}
 	}

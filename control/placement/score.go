@@ -57,28 +57,20 @@ func few(n, usual float64) int64 { return int64(one * (usual + 1) / (usual + 1 +
 
 // points are those of a node.
 func (s *scorer) points(c *Candidate) int64 {
-	var sum int64
-	for kind, points := range s.each(c) {
-		sum += weights[kind] * points
-	}
-	return sum
+	room, volumes, zone, churn, taint := s.each(c)
+	return weights[byRoom]*room + weights[byVolumes]*volumes + weights[byZone]*zone + weights[byChurn]*churn + weights[byTaint]*taint
 }
 
 // each tells the points of a node for each thing.
-func (s *scorer) each(c *Candidate) [kinds]int64 {
-	p := [kinds]int64{
-		byRoom:    s.room(c),
-		byVolumes: few(float64(c.Volumes), s.mean),
-		byZone:    s.zones[c.zone],
-		byChurn:   s.churn(c),
-	}
+func (s *scorer) each(c *Candidate) (room, volumes, zone, churn, taint int64) {
+	room, volumes = s.room(c), few(float64(c.Volumes), s.mean)
 	if s.q.Policy.Strategy == BinPack {
-		p[byRoom], p[byVolumes] = one-p[byRoom], one-p[byVolumes]
+		room, volumes = one-room, one-volumes
 	}
 	if len(c.Node.Taints) > 0 && untolerated(c, &s.q, mobyfs.TaintPreferNot) != nil {
-		p[byTaint] = -one
+		taint = -one
 	}
-	return p
+	return room, volumes, s.zones[c.zone], s.churn(c), taint
 }
 
 // room are points for the share of the node that is left for others once the volume is there.

@@ -57,7 +57,8 @@ func (s *scorer) judge(c *Candidate) mobyfs.Verdict {
 	}
 	v.Fits, v.Reason = true, s.praise(c)
 	v.Score = float64(s.points(c)) * 100 / perfect
-	for kind, points := range s.each(c) {
+	room, volumes, zone, churn, taint := s.each(c)
+	for kind, points := range [kinds]int64{byRoom: room, byVolumes: volumes, byZone: zone, byChurn: churn, byTaint: taint} {
 		if kind == byTaint && points == 0 {
 			continue
 		}

@@ -238,15 +238,16 @@ type Place struct {
 	ID   mobyfs.VolumeID
 }
 
-// Ordered yields the volumes that by names in the order of their names, those that stand behind a place.
-func (v View) Ordered(by By, after Place) iter.Seq[mobyfs.Volume] {
-	return func(yield func(mobyfs.Volume) bool) {
+// Ordered yields the volumes that by names in the order of their names, those that stand behind a place. They are the
+// records themselves, which nobody may write to; a record that is kept stays as it was.
+func (v View) Ordered(by By, after Place) iter.Seq[*mobyfs.Volume] {
+	return func(yield func(*mobyfs.Volume) bool) {
 		tree := v.c.index.parts[by]
 		if tree == nil {
 			return
 		}
 		from := &mobyfs.Volume{Name: after.Name, ID: after.ID}
-		tree.Ascend(from, func(x *mobyfs.Volume) bool { return !less(from, x) || yield(*x) })
+		tree.Ascend(from, func(x *mobyfs.Volume) bool { return !less(from, x) || yield(x) })
 	}
 }
 

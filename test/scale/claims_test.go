@@ -3,7 +3,6 @@
 package scale
 
 import (
-	"context"
 	"fmt"
 	"net/url"
 	"os"
@@ -41,6 +40,10 @@ func serveEtcd(dir string) {
 	select {}
 }
 
+// turns is into how many parts each throughput is cut. Those of what is compared take turns: a machine that others share
+// is faster at one time than at another.
+const turns = 5
+
 // benchClaims: decisions over the whole way, against the transactions alone that they are made of: a comparison of one
 // key's revision, that key and an event. What both take of the cores they share is told apart from what their callers do.
 func benchClaims(t *testing.T) []row {
@@ -49,8 +52,12 @@ func benchClaims(t *testing.T) []row {
 	c.start()
 	var rows []row
 	for _, clients := range []int{1, 64, 256} {
-		theirs := transactions(t, bare, clients)
-		ours := decisions(t, c, clients)
+		write, decide := transactions(t, bare, clients), decisions(t, c, clients)
+		var theirs, ours work
+		for range turns {
+			theirs.drive(t, bare.pid, write)
+			ours.drive(t, c.process.Process.Pid, decide)
+		}
 		ratio := ours.rate() / theirs.rate()
 		rows = append(rows, show(t, row{
 			what:   fmt.Sprintf("Claims and releases, %d clients, against bare etcd's compare-and-swap with event", clients),
@@ -63,7 +70,7 @@ func benchClaims(t *testing.T) []row {
 	return rows
 }
 
-// work is what was done in a while.
+// work is what was done in the turns of one side.
 type work struct {
 	took            []time.Duration // by each act
 	served, callers time.Duration   // CPU in the process that served them, and in this one
@@ -111,24 +118,25 @@ func startBare(t *testing.T) bareStore {
 	return bareStore{"unix://" + filepath.Join(dir, "s"), cmd.Process.Pid}
 }
 
-// transactions makes as many clients write as fast as they can.
-func transactions(t *testing.T, bare bareStore, clients int) work {
+// transactions is what as many clients do again and again to write as fast as they can.
+func transactions(t *testing.T, bare bareStore, clients int) []func() error {
 	var conns []*clientv3.Client
 	for range min(clients, 8) {
 		conn, err := clientv3.New(clientv3.Config{Endpoints: []string{bare.endpoint}, DialTimeout: 30 * time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { conn.Close() })
 		conns = append(conns, conn)
 	}
 	record, event := strings.Repeat("v", 330), strings.Repeat("e", 300)
-	return drive(t, bare.pid, clients, func(ctx context.Context, client int) func() error {
+	acts := make([]func() error, clients)
+	for client := range acts {
 		conn, key, n := conns[client%len(conns)], fmt.Sprintf("/bench/%d/%d", clients, client), 0
 		rev := int64(0)
-		return func() error {
+		acts[client] = func() error {
 			n++
-			resp, err := conn.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", rev)).
+			resp, err := conn.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision(key), "=", rev)).
 				Then(clientv3.OpPut(key, record), clientv3.OpPut(fmt.Sprintf("/event/%d/%d/%d", clients, client, n), event)).Commit()
 			if err == nil && !resp.Succeeded {
 				err = fmt.Errorf("somebody else wrote %s", key)
@@ -138,12 +146,14 @@ func transactions(t *testing.T, bare bareStore, clients int) work {
 			}
 			return err
 		}
-	})
+	}
+	return acts
 }
 
-// decisions makes as many nodes claim and release a volume each as fast as they can.
-func decisions(t *testing.T, c *cluster, clients int) work {
-	return drive(t, c.process.Process.Pid, clients, func(ctx context.Context, client int) func() error {
+// decisions is what as many nodes do again and again to claim and release a volume each as fast as they can.
+func decisions(t *testing.T, c *cluster, clients int) []func() error {
+	ctx, acts := t.Context(), make([]func() error, clients)
+	for client := range acts {
 		node := fmt.Sprintf("n%d-%d", clients, client)
 		agent := c.client(pki.RoleNode, node)
 		t.Cleanup(agent.Close)
@@ -158,7 +168,7 @@ func decisions(t *testing.T, c *cluster, clients int) work {
 			t.Fatal(err)
 		}
 		var held mobyfs.Fence
-		return func() error {
+		acts[client] = func() error {
 			if held != 0 {
 				fence := held
 				held = 0
@@ -168,28 +178,24 @@ func decisions(t *testing.T, c *cluster, clients int) work {
 			held = g.Fence
 			return err
 		}
-	})
+	}
+	return acts
 }
 
-// drive calls what ready has made for each client again and again, all at once, for a while. A tenth of that warms up.
-// server is the process that serves them.
-func drive(t *testing.T, server, clients int, ready func(ctx context.Context, client int) func() error) work {
+// drive has all clients act again and again, all at once, for a turn. A tenth of it warms up. server is the process that
+// serves them.
+func (w *work) drive(t *testing.T, server int, acts []func() error) {
 	t.Helper()
-	ctx := t.Context()
-	acts := make([]func() error, clients)
-	for i := range acts {
-		acts[i] = ready(ctx, i)
-	}
+	turn := *each / turns
 	var mu sync.Mutex
-	var all work
 	var wg sync.WaitGroup
-	from := time.Now().Add(*each / 10)
-	until := from.Add(*each)
+	from := time.Now().Add(turn / 10)
+	until := from.Add(turn)
 	for _, act := range acts {
 		wg.Go(func() {
 			mine := again(t, act, from, until)
 			mu.Lock()
-			all.took = append(all.took, mine...)
+			w.took = append(w.took, mine...)
 			mu.Unlock()
 		})
 	}
@@ -197,13 +203,13 @@ func drive(t *testing.T, server, clients int, ready func(ctx context.Context, cl
 		time.Sleep(time.Until(from))
 		served, callers := usageOf(t, server), usageOf(t, os.Getpid())
 		time.Sleep(time.Until(until))
-		all.served, all.callers = usageOf(t, server).cpu-served.cpu, usageOf(t, os.Getpid()).cpu-callers.cpu
+		w.served += usageOf(t, server).cpu - served.cpu
+		w.callers += usageOf(t, os.Getpid()).cpu - callers.cpu
 	})
 	wg.Wait()
-	if len(all.took) == 0 {
+	if len(w.took) == 0 {
 		t.Fatal("nothing was done")
 	}
-	return all
 }
 
 // again acts again and again, and returns how long each took that lay between two moments.
