@@ -140,7 +140,7 @@ type Report struct {
 	Volumes  int                      `json:"volumes"`            // whose bytes are here
 	Used     map[VolumeID]int64       `json:"used,omitempty"`     // bytes, of volumes whose home it is
 	Users    map[VolumeID][]string    `json:"users,omitempty"`    // containers, of leases held; absent = unchanged
-	Progress map[MigrationID]Progress `json:"progress,omitempty"` // of pulls that run here
+	Progress map[MigrationID]Progress `json:"progress,omitempty"` // of pulls and copies that run here
 	Held     *Held                    `json:"held,omitempty"`     // nil = unchanged
 	Backends []string                 `json:"backends,omitempty"` // that keep volumes here
 	Live     bool                     `json:"live,omitempty"`     // this agent can be either end of a live migration

@@ -15,6 +15,10 @@ import (
 // disk everything goes by the ID, so no name that a user invents ever becomes part of a path.
 type VolumeID string
 
+// Copying names the copy that a volume begins as (VolumeSpec.From) among the migrations of which nodes tell and keep bytes.
+// A volume has no migration before it is whole.
+func (id VolumeID) Copying() MigrationID { return MigrationID(id) }
+
 // Volume is the control plane's record of a volume, as all agents and clients see it.
 type Volume struct {
 	ID        VolumeID    `json:"id"`

@@ -65,7 +65,7 @@ func (w *worker) begin(ctx context.Context, b backend.Backend, v view) error {
 	case v.bytes:
 		return nil
 	}
-	m := mobyfs.MigrationID(w.id) // none can be under way to here before the volume is ready
+	m := w.id.Copying()
 	sealed := func(s backend.Staged) bool { return s.Migration == m && s.Receipt != nil }
 	if !slices.ContainsFunc(v.staged, sealed) {
 		if err := w.copyFrom(ctx, b, m, v); err != nil {
@@ -84,12 +84,20 @@ func (w *worker) begin(ctx context.Context, b backend.Backend, v view) error {
 	return nil
 }
 
+// copied notes how far the copying has come.
+func (w *worker) copied(p mobyfs.Progress) {
+	w.mu.Lock()
+	w.filled.note(p)
+	w.mu.Unlock()
+	w.agent.reporter.kick()
+}
+
 // copyFrom stages what is in the directory, and seals it. It ends early when the volume is removed.
 func (w *worker) copyFrom(ctx context.Context, b backend.Backend, m mobyfs.MigrationID, v view) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	w.mu.Lock()
-	w.filling = stop
+	w.filling, w.filled = stop, arrival{}
 	w.mu.Unlock()
 	defer func() {
 		w.mu.Lock()
@@ -103,7 +111,7 @@ func (w *worker) copyFrom(ctx context.Context, b backend.Backend, m mobyfs.Migra
 	}
 	w.setStaged(b, backend.Staged{Migration: m, Volume: w.id, SizeBytes: v.size()})
 	w.log.Info("copying", "volume", r.Name, "from", r.Spec.From)
-	receipt, err := transfer.Copy(ctx, r.Spec.From, dir, nil)
+	receipt, err := transfer.Copy(ctx, r.Spec.From, dir, w.copied)
 	if err == nil {
 		err = b.Seal(ctx, m, receipt)
 	}

@@ -135,13 +135,52 @@ func TestVolumeThatIsRemovedIsNotCopiedOn(t *testing.T) {
 		impatient, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		err := h1.agent.Create(impatient, "pgdata", from(shopFiles(t, t.TempDir())))
-		wantCode(t, err, mobyfs.CodeUnavailable, "is still being created", "run it again")
+		wantCode(t, err, mobyfs.CodeUnavailable, "is still being copied", "run it again")
 		if err := h1.agent.Remove(t.Context(), "pgdata"); err != nil {
 			t.Fatal(err)
 		}
 		pass(time.Minute)
 		if v := r.cluster.volume("pgdata"); v.ID != "" || len(ended) != 1 || len(h1.staged()) > 0 {
 			t.Errorf("it is %+v, staged is %v, the copying was ended %d times", v, h1.staged(), len(ended))
+		}
+	})
+}
+
+// stuck is a backend with which a copy never ends.
+type stuck struct{ backend.Backend }
+
+func (s stuck) Seal(ctx context.Context, _ mobyfs.MigrationID, _ mobyfs.Receipt) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestCopyTellsHowFarItIs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t)
+		h1 := r.joinWith("h1", func(b backend.Backend) backend.Backend { return stuck{b} })
+		settled()
+		src := shopFiles(t, t.TempDir())
+		impatient, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		wantCode(t, h1.agent.Create(impatient, "pgdata", from(src)), mobyfs.CodeUnavailable, "is still being copied (99 % of 6 B)")
+		if v, err := h1.agent.Get(t.Context(), "pgdata"); err != nil || v.Status["copying"] != "99 % of 6 B, from "+src {
+			t.Errorf("inspect shows %v, %v", v.Status, err)
+		}
+		told := func() map[mobyfs.MigrationID]mobyfs.Progress {
+			r.cluster.mu.Lock()
+			defer r.cluster.mu.Unlock()
+			return r.cluster.reports["h1"].Progress
+		}
+		v := r.cluster.volume("pgdata")
+		if p := told()[v.ID.Copying()]; p.Bytes != 6 || p.TotalBytes != 6 {
+			t.Errorf("control was told %+v", p)
+		}
+		if err := h1.agent.Remove(t.Context(), "pgdata"); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		if p := told(); len(p) > 0 {
+			t.Errorf("once it is removed control is told %+v", p)
 		}
 	})
 }

@@ -92,7 +92,11 @@ func (a *Agent) awaitReady(ctx context.Context, v mobyfs.Volume) error {
 	case w.failure != nil:
 		return about(w.failure, "create", v.Name)
 	default:
-		return mobyfs.Errorf(mobyfs.CodeUnavailable, "volume %q is still being created: %w", v.Name, err).WithHint("run it again")
+		doing := "created"
+		if w.filling != nil {
+			doing = fmt.Sprintf("copied (%s)", w.filled.share())
+		}
+		return mobyfs.Errorf(mobyfs.CodeUnavailable, "volume %q is still being %s: %w", v.Name, doing, err).WithHint("run it again")
 	}
 }
 
@@ -367,6 +371,9 @@ func (a *Agent) describe(v mobyfs.Volume, stale bool) mobyfs.DockerVolume {
 		w.mu.Lock()
 		if w.problem != "" {
 			status["problem"] = w.problem
+		}
+		if w.filling != nil {
+			status["copying"] = fmt.Sprintf("%s, from %s", w.filled.share(), v.Spec.From)
 		}
 		if h := w.hold; h != nil && !h.Over {
 			status["frozen"] = fmt.Sprintf("since %s, for a move to %s; containers go on here, or there, once control has decided",

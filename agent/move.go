@@ -20,15 +20,33 @@ type move struct {
 	from      *mobyfs.From // with a ticket that was not used yet, or nil
 	source    string
 	stop      context.CancelFunc // ends the pull that runs now; nil if none does
-	progress  mobyfs.Progress
-	since     time.Time // when the pull that runs now told first how far it was
-	base      int64     // and how many bytes there were then: of one that was cut, what it goes on with
-	heard     time.Time // when the source was heard last, or the migration began
-	fails     map[mobyfs.Code]int
-	thawed    int           // of a live one: the last freeze that is known to have been taken back
-	frozen    time.Time     // of a live one: when its source was last told to freeze, in this life
-	trouble   string        // of a live one: what the operator is told in the end
-	verdict   *mobyfs.Error // it won't heal: abort, and tell those who wait
+	arrival
+	heard   time.Time // when the source was heard last, or the migration began
+	fails   map[mobyfs.Code]int
+	thawed  int           // of a live one: the last freeze that is known to have been taken back
+	frozen  time.Time     // of a live one: when its source was last told to freeze, in this life
+	trouble string        // of a live one: what the operator is told in the end
+	verdict *mobyfs.Error // it won't heal: abort, and tell those who wait
+}
+
+// arrival is how far the bytes have come that a pull or a copy brings here, and how fast.
+type arrival struct {
+	progress mobyfs.Progress
+	since    time.Time // when what runs now told first how far it was
+	base     int64     // and how many bytes there were then: of a pull that was cut, what it goes on with
+}
+
+// note takes over what was told, and returns how many bytes have come since the last time.
+func (a *arrival) note(p mobyfs.Progress) (came int64) {
+	came = p.Bytes - a.progress.Bytes
+	if came < 0 || a.since.IsZero() {
+		a.since, a.base = time.Now(), p.Bytes
+	}
+	if came < 0 { // a pull that began anew
+		came = p.Bytes
+	}
+	a.progress = p
+	return came
 }
 
 // next takes over what control said about a migration to here.
@@ -332,18 +350,10 @@ func (w *worker) refuseAborted(v view) {
 // progressed notes how far the pull has come. The peer calls it a few times a second.
 func (w *worker) progressed(p mobyfs.Progress) {
 	w.mu.Lock()
-	came := p.Bytes - w.move.progress.Bytes
-	if came < 0 || w.move.since.IsZero() {
-		w.move.since, w.move.base = time.Now(), p.Bytes
-	}
-	if came < 0 { // a pull that began anew
-		came = p.Bytes
-	}
-	w.agent.metrics.pulled.Add(float64(came))
 	if p != w.move.progress {
 		w.move.heard = time.Now()
 	}
-	w.move.progress = p
+	w.agent.metrics.pulled.Add(float64(w.move.note(p)))
 	w.mu.Unlock()
 	w.agent.reporter.kick()
 }
@@ -415,20 +425,20 @@ func (w *worker) unstage(m mobyfs.MigrationID) {
 	w.staged = rest
 }
 
-// share says how far the pull has come, and how long it takes still if it goes on as fast as so far, such as "43 % of 300 MB,
-// about 2 minutes left". Under mu.
-func (m move) share() string {
-	p := m.progress
+// share says how far it has come, and how long it takes still if it goes on as fast as so far, such as "43 % of 300 MB, about 2
+// minutes left". Under mu.
+func (a arrival) share() string {
+	p := a.progress
 	if p.TotalBytes <= 0 {
 		return humanize.Bytes(uint64(max(p.Bytes, 0))) + " so far"
 	}
 	share := fmt.Sprintf("%d %% of %s", min(99, max(0, p.Bytes*100/p.TotalBytes)), humanize.Bytes(uint64(p.TotalBytes)))
-	came, rest := p.Bytes-m.base, p.TotalBytes-p.Bytes
+	came, rest := p.Bytes-a.base, p.TotalBytes-p.Bytes
 	if came <= 0 || rest <= 0 {
 		return share
 	}
 	now := time.Now()
-	left := time.Duration(float64(now.Sub(m.since)) / float64(came) * float64(rest))
+	left := time.Duration(float64(now.Sub(a.since)) / float64(came) * float64(rest))
 	if left < time.Second {
 		return share
 	}

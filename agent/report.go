@@ -110,6 +110,9 @@ func (r *reporter) report(ctx context.Context, all bool) bool {
 		if w.move.stop != nil {
 			report.Progress[w.move.migration] = w.move.progress
 		}
+		if w.filling != nil {
+			report.Progress[w.id.Copying()] = w.filled.progress
+		}
 		w.mu.Unlock()
 	}
 	if a.Held != nil {

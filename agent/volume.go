@@ -51,6 +51,7 @@ type worker struct {
 	expects  time.Time          // until then the commit of what is frozen is waited for
 	gone     mobyfs.MigrationID // control said that it was committed, and what was frozen for it must not go on
 	filling  context.CancelFunc // ends the copying that a new volume is made by; nil if there is none
+	filled   arrival            // how far that is
 	problem  string             // what a person should know, shown by docker volume inspect
 	move     move
 }

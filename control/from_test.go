@@ -2,6 +2,7 @@ package control
 
 import (
 	"testing"
+	"time"
 
 	"github.com/mobyfs/mobyfs"
 )
@@ -39,4 +40,29 @@ func TestADirectoryIsCopiedForDockerOnItsHostAlone(t *testing.T) {
 		_, err := h1.CreateVolume(ctx, "pgdata", mobyfs.VolumeSpec{From: "/srv/other"}, "h1")
 		wantCode(t, err, mobyfs.CodeExists)
 	})
+}
+
+func TestHowFarACopyIsTellsTheOperationThatMakesTheVolume(t *testing.T) {
+	f := newFleet(t, false)
+	ctx, op, h1, h2 := t.Context(), f.operator(), f.node("h1"), f.node("h2")
+	v := must[mobyfs.Volume](t)(h1.CreateVolume(ctx, "pgdata", mobyfs.VolumeSpec{From: "/srv/pgdata"}, "h1"))
+	f.ready("other", "h1")
+	is := func(bytes, total int64) mobyfs.Report {
+		return mobyfs.Report{Progress: map[mobyfs.MigrationID]mobyfs.Progress{v.ID.Copying(): {Bytes: bytes, TotalBytes: total}}}
+	}
+	f.advance(10 * time.Second)
+	mine, others := is(250, 1000), is(999, 1000)
+	mine.Address, others.Address = "h1:8080", "h2:8080"
+	f.report(h1, mine)
+	f.report(h2, others) // it has no part in it
+	f.control.reconcile(ctx)
+	o := must[mobyfs.Operation](t)(op.Operation(ctx, mobyfs.OperationID(v.ID)))
+	if o.Progress.Bytes != 250 || o.Progress.TotalBytes != 1000 || !o.ETA.Equal(o.StartedAt.Add(40*time.Second).Truncate(time.Second)) {
+		t.Errorf("begun at %v it tells %+v, and %v for its end", o.StartedAt, o.Progress, o.ETA)
+	}
+	must[mobyfs.Volume](t)(h1.Created(ctx, v.ID))
+	f.control.reconcile(ctx)
+	if p := f.control.told.progressOf(v.ID.Copying()); p != (mobyfs.Progress{}) {
+		t.Errorf("once the volume is there %+v is remembered", p)
+	}
 }

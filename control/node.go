@@ -140,7 +140,7 @@ func back(n mobyfs.Node, out mobyfs.Eviction, now time.Time) bool {
 	return covers(out, n) && now.After(out.Until.Add(time.Minute))
 }
 
-// hearOfMoves notes how far the pulls of a node are, and returns the volumes that watchers should look at again.
+// hearOfMoves notes how far the pulls and copies of a node are, and returns the volumes that watchers should look at again.
 func (c *Control) hearOfMoves(node string, progress map[mobyfs.MigrationID]mobyfs.Progress) []mobyfs.VolumeID {
 	if len(progress) == 0 {
 		return nil
@@ -151,6 +151,11 @@ func (c *Control) hearOfMoves(node string, progress map[mobyfs.MigrationID]mobyf
 			if m := v.Migration; m != nil && m.To == node {
 				if p, ok := progress[m.ID]; ok && sane(p) && c.told.setProgress(m.ID, p) {
 					again = append(again, v.ID)
+				}
+			}
+			if id := v.ID.Copying(); copying(v) && v.Node == node {
+				if p, ok := progress[id]; ok && sane(p) {
+					c.told.setProgress(id, p)
 				}
 			}
 		}

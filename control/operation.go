@@ -107,6 +107,8 @@ func (c *Control) creation(v mobyfs.Volume) mobyfs.Operation {
 		o.Phase, o.Cause = mobyfs.OperationWaiting, fmt.Sprintf("%s is silent; mobyctl volume rm %s gives it up", v.Node, v.Name)
 	default:
 		o.Phase = mobyfs.OperationRunning
+		p := c.told.progressOf(v.ID.Copying())
+		o.Progress.Bytes, o.Progress.TotalBytes = p.Bytes, p.TotalBytes
 	}
 	return o
 }

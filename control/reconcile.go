@@ -44,6 +44,9 @@ func (c *Control) sweep(ctx context.Context) {
 	}
 }
 
+// copying reports whether a volume is being made as a copy.
+func copying(v *mobyfs.Volume) bool { return v.State == mobyfs.VolumeCreating && v.Spec.From != "" }
+
 // reconcile aborts the migrations that wait for them too long, and forgets
 // what was told of things that are gone. What fails is tried again with the next tick.
 func (c *Control) reconcile(ctx context.Context) {
@@ -52,11 +55,16 @@ func (c *Control) reconcile(ctx context.Context) {
 	}
 	now := c.now()
 	var volumes []mobyfs.Volume
-	moving := map[mobyfs.MigrationID]bool{}
+	arriving := map[mobyfs.MigrationID]bool{}
 	c.store.View(func(view store.View) {
 		for v := range view.Ordered(store.Moving, store.Place{}) {
-			moving[v.Migration.ID] = true
+			arriving[v.Migration.ID] = true
 			volumes = append(volumes, *v)
+		}
+		for v := range view.Ordered(store.InCondition(string(mobyfs.VolumeCreating)), store.Place{}) {
+			if copying(v) {
+				arriving[v.ID.Copying()] = true
+			}
 		}
 	})
 	for _, a := range overdue(volumes, c.silence) {
@@ -74,7 +82,7 @@ func (c *Control) reconcile(ctx context.Context) {
 	}
 	c.store.View(func(view store.View) {
 		there := func(id mobyfs.VolumeID) bool { _, ok := view.Volume(id); return ok }
-		c.told.forget(there, view.Count(store.By{}), moving)
+		c.told.forget(there, view.Count(store.By{}), arriving)
 	})
 }
 

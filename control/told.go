@@ -123,7 +123,14 @@ func (t *told) setUsed(id mobyfs.VolumeID, bytes int64) {
 	t.used[id] = bytes
 }
 
-// setProgress notes how far a pull is, and reports whether that is news.
+// progressOf is how far a pull or a copy is, as far as this process was told.
+func (t *told) progressOf(id mobyfs.MigrationID) mobyfs.Progress {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.progress[id]
+}
+
+// setProgress notes how far a pull or a copy is, and reports whether that is news.
 func (t *told) setProgress(id mobyfs.MigrationID, p mobyfs.Progress) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -132,15 +139,15 @@ func (t *told) setProgress(id mobyfs.MigrationID, p mobyfs.Progress) bool {
 	return was != p
 }
 
-// forget drops what was told of migrations that are not there any more, and of volumes, of which there are n: that only
+// forget drops what was told of migrations and copies that are not under way any more, and of volumes, of which there are n: that only
 // once more are remembered, for there may be a million of them.
-func (t *told) forget(there func(mobyfs.VolumeID) bool, n int, migrations map[mobyfs.MigrationID]bool) {
+func (t *told) forget(there func(mobyfs.VolumeID) bool, n int, arriving map[mobyfs.MigrationID]bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.used) > n {
 		maps.DeleteFunc(t.used, func(id mobyfs.VolumeID, _ int64) bool { return !there(id) })
 	}
-	maps.DeleteFunc(t.progress, func(id mobyfs.MigrationID, _ mobyfs.Progress) bool { return !migrations[id] })
+	maps.DeleteFunc(t.progress, func(id mobyfs.MigrationID, _ mobyfs.Progress) bool { return !arriving[id] })
 }
 
 // differ reports whether two sizes differ enough, by a sixteenth, to be worth telling everybody.
