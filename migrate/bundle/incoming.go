@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -213,17 +214,14 @@ func (in *incoming) verdict() error {
 	if in.cause != nil {
 		return in.cause
 	}
-	for n := in.next; ; n++ {
-		if in.waiting[n%window] != nil {
-			continue
-		}
-		for _, last := range in.last {
-			if last > n {
-				return io.ErrUnexpectedEOF
-			}
-		}
-		return io.EOF
+	n := in.next // the first block that is not here
+	for n < in.next+window && in.waiting[n%window] != nil {
+		n++
 	}
+	if slices.Max(in.last) > n {
+		return io.ErrUnexpectedEOF
+	}
+	return io.EOF
 }
 
 // lost is how the stream ended if only some of the connections have.

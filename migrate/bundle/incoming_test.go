@@ -240,6 +240,26 @@ func TestStreamWithAMissingEndIsNoProperEnd(t *testing.T) {
 	}
 }
 
+func TestStreamMayEndWhenTheWindowIsFull(t *testing.T) {
+	for last, want := range map[uint64]error{window: io.EOF, window + 1: io.ErrUnexpectedEOF} {
+		in := newIncoming(make([]*lane, 2), soon)
+		in.last = []uint64{window - 1, last}
+		for n := range in.waiting {
+			in.waiting[n] = newBlock()
+		}
+		verdict := make(chan error, 1)
+		go func() { verdict <- in.verdict() }()
+		select {
+		case got := <-verdict:
+			if got != want {
+				t.Errorf("with %d blocks here, and the last one numbered %d: got %v, want %v", window, last-1, got, want)
+			}
+		case <-time.After(soon):
+			t.Fatal("how it ended is never known")
+		}
+	}
+}
+
 func TestTheLatestLimitHolds(t *testing.T) {
 	limit := func(number, v uint64) []byte {
 		return frame(kindLimit, number, 0, binary.BigEndian.AppendUint64(nil, v))
