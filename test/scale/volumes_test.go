@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"strconv"
 	"syscall"
 	"testing"
@@ -34,10 +32,7 @@ const emptyStore = "MOBYFS_BENCH_FILL"
 func (c *cluster) fill(nodes, volumes int) {
 	c.t.Helper()
 	begun := time.Now()
-	cmd := exec.Command(os.Args[0], "-nodes", strconv.Itoa(nodes), "-volumes", strconv.Itoa(volumes))
-	cmd.Env = append(os.Environ(), emptyStore+"="+c.root)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := itself(emptyStore, c.root, "-nodes", strconv.Itoa(nodes), "-volumes", strconv.Itoa(volumes)).CombinedOutput(); err != nil {
 		c.t.Fatalf("fill the store: %v\n%s", err, out)
 	}
 	syscall.Sync() // a gigabyte on its way to the disk is not what is measured
