@@ -11,6 +11,11 @@ type Holding struct {
 	Known  *Volume     `json:"known,omitempty"`  // the record as the node knows it, nil if it knows none
 }
 
+// Nameless is the record of a volume of which a node has nothing but the bytes.
+func Nameless(id VolumeID, spec VolumeSpec) *Volume {
+	return &Volume{ID: id, Name: "restored-" + string(id), Spec: spec.WithDefaults(), State: VolumeReady}
+}
+
 // Inventory is a part of what a node holds.
 type Inventory struct {
 	History  string    `json:"history"` // for which Session.Tell asked

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/mobyfs/mobyfs"
+	"github.com/mobyfs/mobyfs/backend"
 )
 
 // errands are what control asks for in its answers to heartbeats, one of each kind at a time.
@@ -75,7 +76,8 @@ func (a *Agent) callInventory(ctx context.Context, part mobyfs.Inventory) error 
 	return a.Control.Inventory(call, part)
 }
 
-// holdings are the volumes of which bytes, or all that a migration brought, lie on this node's disk.
+// holdings are the volumes of which bytes, or all that a migration brought, lie on this node's disk, and those that
+// nobody but this node may know of (survey).
 func (a *Agent) holdings(ctx context.Context) ([]mobyfs.Holding, error) {
 	held := map[mobyfs.VolumeID]*mobyfs.Holding{}
 	of := func(id mobyfs.VolumeID) *mobyfs.Holding {
@@ -98,11 +100,18 @@ func (a *Agent) holdings(ctx context.Context) ([]mobyfs.Holding, error) {
 				of(s.Volume).Sealed = s.Migration // the newest: IDs sort by time
 			}
 		}
+		if s, ok := b.(backend.Shared); ok {
+			if err := a.survey(ctx, s, of); err != nil {
+				return nil, err
+			}
+		}
 	}
 	all := make([]mobyfs.Holding, 0, len(held))
 	for id, h := range held {
 		h.Lease = a.ledger.standing(id).lease
-		h.Known, _ = a.catalogue.record(id)
+		if k, _ := a.catalogue.record(id); k != nil {
+			h.Known = k
+		}
 		if k := h.Known; k != nil && k.Arrived != "" && a.hasSealed(id, k.Arrived) {
 			h.Sealed = k.Arrived
 		}
@@ -110,6 +119,27 @@ func (a *Agent) holdings(ctx context.Context) ([]mobyfs.Holding, error) {
 	}
 	slices.SortFunc(all, func(a, b mobyfs.Holding) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return all, nil
+}
+
+// survey adds the volumes that all nodes see and that this node was the last to use, or is the home of, also if it has
+// nothing of them: one that was given away and that its new home has never used is had by nobody.
+func (a *Agent) survey(ctx context.Context, b backend.Shared, of func(mobyfs.VolumeID) *mobyfs.Holding) error {
+	seen, err := b.Survey(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range seen {
+		known, _ := a.catalogue.record(v.ID)
+		if !v.Last && (known == nil || known.Node != a.Node) {
+			continue
+		}
+		h := of(v.ID)
+		h.Bytes, h.Fence = true, max(h.Fence, v.Fence)
+		if known == nil {
+			h.Known = mobyfs.Nameless(v.ID, mobyfs.VolumeSpec{Backend: b.Name(), SizeBytes: v.SizeBytes})
+		}
+	}
+	return nil
 }
 
 // hasSealed reports whether all that a migration brought lies here still.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -75,6 +76,81 @@ func TestSharedVolumeMovesWithoutAPull(t *testing.T) {
 		settled()
 		if got := read(t, h1.mount("pgdata", "b"), "rows"); got != "4" {
 			t.Errorf("back again: got %q", got)
+		}
+	})
+}
+
+// holds is what a node would tell of a volume if control were restored now.
+func (n *node) holds(id mobyfs.VolumeID) (mobyfs.Holding, bool) {
+	n.rig.t.Helper()
+	all, err := n.agent.holdings(n.rig.t.Context())
+	if err != nil {
+		n.rig.t.Fatal(err)
+	}
+	i := slices.IndexFunc(all, func(h mobyfs.Holding) bool { return h.ID == id })
+	if i < 0 {
+		return mobyfs.Holding{}, false
+	}
+	return all[i], true
+}
+
+// A volume that was given to a node which has not used it yet is had by none; a control that was restored has to hear of it
+// all the same, also if the new home does not know yet, or the old one does not any more.
+func TestASharedVolumeThatNoNodeHasIsToldOf(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, h1, h2 := sharing(t, "never")
+		h3 := r.join("h3", t.TempDir())
+		id := r.cluster.volume("pgdata").ID
+		r.cluster.edit("pgdata", func(v *mobyfs.Volume) { v.Node = "h2" }) // as a drain does
+		settled()
+		if h1.has(id) || h2.has(id) {
+			t.Fatalf("h1 has it: %v, h2 has it: %v; want neither", h1.has(id), h2.has(id))
+		}
+		h1.restart()
+		settled()
+		for n, want := range map[*node]bool{h1: true, h2: true, h3: false} {
+			h, told := n.holds(id)
+			if told != want || told && (!h.Bytes || h.Fence == 0 || h.Lease != 0 || h.Known == nil || h.Known.Node != "h2") {
+				t.Errorf("%s tells %+v, %v", n.name, h, told)
+			}
+		}
+		h1.agent.catalogue.remove(id)
+		h, told := h1.holds(id)
+		if !told || h.Known == nil || h.Known.Spec.Backend != mobyfs.SharedBackend || h.Known.Node != "" {
+			t.Errorf("who does not know the record tells %+v, %v", h, told)
+		}
+		h1.restart()
+		h2.mount("pgdata", "a")
+		h2.unmount("pgdata", "a")
+		settled()
+		if h, told := h1.holds(id); told {
+			t.Errorf("another node has used it since, and h1 tells %+v", h)
+		}
+		if _, told := h2.holds(id); !told {
+			t.Error("its home does not tell of it")
+		}
+	})
+}
+
+func TestNothingIsToldUntilTheSharedDirectoryIsThere(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, _, _ := sharing(t, "never")
+		away := filepath.Join(t.TempDir(), "away")
+		if err := os.Rename(r.shared, away); err != nil {
+			t.Fatal(err)
+		}
+		r.cluster.ask("restore-1", "")
+		pass(time.Minute)
+		if held, _ := r.cluster.heldBy(); len(held) > 0 {
+			t.Errorf("it told of %v", held)
+		}
+		if err := os.Rename(away, r.shared); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		r.cluster.ask("", "")
+		if held, last := r.cluster.heldBy(); !held["pgdata"].Bytes || !last.Last {
+			t.Errorf("it told of %v, last %v", held, last.Last)
 		}
 	})
 }

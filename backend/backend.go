@@ -78,10 +78,20 @@ type Backend interface {
 	Capacity(ctx context.Context) (mobyfs.Capacity, error)
 }
 
+// Seen is a volume whose bytes this node sees; which node may use them only control knows.
+type Seen struct {
+	Held
+	Last bool // no other node is known to have used it since this one did
+}
+
 // Shared is a backend whose bytes all nodes see. A volume moves from node to node without being copied, and a node that
 // lost one has nothing to remove.
 type Shared interface {
 	Backend
+	// Survey lists all volumes that can be seen, those too that List leaves out because another node has them. For each
+	// volume there is some node that saw it last, also if nobody has it: all nodes of which that may be true say so.
+	// CodeUnavailable if they can't be seen now; none if this node never saw any.
+	Survey(ctx context.Context) ([]Seen, error)
 	// Leave takes the volume from Path and forgets that this node had it. The bytes stay as they are: they are the
 	// volume, and another node's. It may be called at any fence.
 	Leave(ctx context.Context, id mobyfs.VolumeID) error

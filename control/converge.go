@@ -442,21 +442,26 @@ func (c *Control) recordAgain(tx *store.Tx, id mobyfs.VolumeID, v *mobyfs.Volume
 	return append(said, c.agree(v, t.held[id], t.told)...), false, nil
 }
 
-// asKnown is the record of a volume as its holders know it.
+// asKnown is the record of a volume as its holders know it: before all others the one who is to be its home, and rather
+// one who has a record of it than one who found nothing but the bytes.
 func asKnown(id mobyfs.VolumeID, h holder, holders []holder, now time.Time) mobyfs.Volume {
-	v := mobyfs.Volume{
-		ID: id, Name: "restored-" + string(id), Spec: mobyfs.VolumeSpec{}.WithDefaults(), State: mobyfs.VolumeReady,
-		CreatedAt: now.UTC(), Node: h.node, Fence: 1,
+	all := append([]holder{h}, holders...)
+	i := slices.IndexFunc(all, func(h holder) bool { return h.Known != nil && h.Known.Node != "" })
+	if i < 0 {
+		i = slices.IndexFunc(all, func(h holder) bool { return h.Known != nil })
+	}
+	v := *mobyfs.Nameless(id, mobyfs.VolumeSpec{})
+	if i >= 0 {
+		k := all[i].Known
+		v.Name, v.Spec, v.CreatedAt = k.Name, k.Spec.WithDefaults(), k.CreatedAt
+	}
+	if v.CreatedAt.IsZero() {
+		v.CreatedAt = now.UTC()
 	}
 	if k := h.Known; k != nil && k.State == mobyfs.VolumeRemoving && k.Node == h.node {
 		v.State = k.State
 	}
-	for _, k := range append([]holder{h}, holders...) {
-		if k.Known != nil {
-			v.Name, v.Spec, v.CreatedAt = k.Known.Name, k.Known.Spec.WithDefaults(), k.Known.CreatedAt
-			break
-		}
-	}
+	v.Node, v.Fence = h.node, 1
 	return v
 }
 

@@ -19,9 +19,16 @@ type disks struct {
 	nodes []string
 	away  map[string]bool                               // nodes that act on nothing for a while
 	held  map[string]map[mobyfs.VolumeID]mobyfs.Holding // by node
+	seen  map[mobyfs.VolumeID]seen                      // bytes that all nodes see
 	best  map[mobyfs.VolumeID]mobyfs.Fence              // the highest fence ever given
 	gone  map[mobyfs.VolumeID]bool                      // removed by a user
 	names int
+}
+
+// seen are the bytes of a volume that all nodes see. Their holdings say what a node knows of the volume.
+type seen struct {
+	fence mobyfs.Fence
+	last  string // the node that used them last, "" if none did
 }
 
 // give notes a decision of control, and what the node knows by it.
@@ -54,12 +61,23 @@ func (d *disks) step() {
 	d.f.clock.advance(time.Second)
 	if len(volumes) == 0 || d.rand.IntN(5) == 0 {
 		d.names++
-		v := d.f.ready(fmt.Sprintf("v%d", d.names), node)
+		spec := mobyfs.VolumeSpec{}
+		if d.rand.IntN(3) == 0 {
+			spec.Backend = mobyfs.SharedBackend
+		}
+		v := d.f.readyWith(fmt.Sprintf("v%d", d.names), node, spec)
 		d.give(v)
 		d.has(node, v, 0)
+		if mobyfs.SharesBytes(spec.Backend) {
+			d.seen[v.ID] = seen{}
+		}
 		return
 	}
 	v := volumes[d.rand.IntN(len(volumes))]
+	if mobyfs.SharesBytes(v.Spec.Backend) {
+		d.stepShared(v, node)
+		return
+	}
 	home := d.f.caller(pki.RoleNode, v.Node)
 	switch d.rand.IntN(6) {
 	case 0, 1:
@@ -117,6 +135,70 @@ func (d *disks) step() {
 	}
 }
 
+// stepShared does one thing with a volume whose bytes all nodes see.
+func (d *disks) stepShared(v mobyfs.Volume, node string) {
+	t, ctx := d.f.t, d.f.t.Context()
+	home := d.f.caller(pki.RoleNode, v.Node)
+	learn := func(node string) {
+		if now, _ := d.f.volume(v.ID); !d.away[node] {
+			h := mobyfs.Holding{ID: v.ID, Bytes: true, Known: &now}
+			if now.Lease != nil && now.Lease.Node == node {
+				h.Lease = now.Lease.Fence
+			}
+			d.held[node][v.ID] = h
+		}
+	}
+	switch d.rand.IntN(6) {
+	case 0, 1:
+		if g, err := home.Claim(ctx, v.ID); err == nil && !d.away[v.Node] {
+			d.seen[v.ID] = seen{g.Fence, v.Node}
+		}
+	case 2:
+		if v.Lease == nil || d.away[v.Node] || home.Release(ctx, v.ID, v.Lease.Fence) != nil {
+			return
+		}
+	case 3, 4:
+		if v.Lease != nil || v.Node == node {
+			return
+		}
+		if _, err := d.f.operator().MoveVolume(ctx, v.Name, node); err != nil {
+			t.Fatal(err)
+		}
+		learn(node)
+	case 5:
+		if v.Lease != nil || d.away[v.Node] || d.f.operator().RemoveVolume(ctx, v.Name) != nil {
+			return
+		}
+		if err := home.Removed(ctx, v.ID); err != nil {
+			t.Fatal(err)
+		}
+		for _, held := range d.held {
+			delete(held, v.ID)
+		}
+		delete(d.seen, v.ID)
+		d.gone[v.ID] = true
+		return
+	}
+	now, _ := d.f.volume(v.ID)
+	d.give(now)
+	learn(v.Node)
+}
+
+// holdings are what a node tells: of bytes that all see, only if it used them last or believes itself their home.
+func (d *disks) holdings(node string) (all []mobyfs.Holding) {
+	for id, h := range d.held[node] {
+		s, shared := d.seen[id]
+		if shared && s.last != "" && s.last != node && h.Known.Node != node {
+			continue
+		}
+		if shared {
+			h.Fence = s.fence
+		}
+		all = append(all, h)
+	}
+	return all
+}
+
 // truth is the home of each volume that a user has, before control is lost.
 func (d *disks) truth() map[mobyfs.VolumeID]string {
 	homes := map[mobyfs.VolumeID]string{}
@@ -132,6 +214,14 @@ func (d *disks) check(what string, homes map[mobyfs.VolumeID]string) {
 	t := d.f.t
 	for id, home := range homes {
 		v, ok := d.f.volume(id)
+		if _, shared := d.seen[id]; shared && ok {
+			home = v.Node // any node that may use them will do, if none relies on a lease
+			for _, n := range d.nodes {
+				if d.held[n][id].Lease != 0 && d.held[n][id].Lease == d.seen[id].fence {
+					home = n
+				}
+			}
+		}
 		switch {
 		case !ok:
 			t.Errorf("%s: %s is lost", what, id)
@@ -147,6 +237,9 @@ func (d *disks) check(what string, homes map[mobyfs.VolumeID]string) {
 	for node, held := range d.held {
 		for id, h := range held {
 			v, ok := d.f.volume(id)
+			if _, shared := d.seen[id]; shared {
+				continue // nobody is told to remove them
+			}
 			if h.Bytes && (!ok || v.Node != node && !v.KeepsAt(node) || v.State == mobyfs.VolumeRemoving) {
 				t.Errorf("%s: the bytes of %s on %s would go: %+v", what, id, node, v)
 			}
@@ -180,6 +273,7 @@ func TestNothingIsLostByARestoreHoweverOldTheBackupIs(t *testing.T) {
 		d := &disks{
 			f: newInMemory(t), rand: rand.New(rand.NewPCG(seed, 1)), nodes: []string{"h1", "h2", "h3", "h4"}, away: map[string]bool{},
 			held: map[string]map[mobyfs.VolumeID]mobyfs.Holding{}, best: map[mobyfs.VolumeID]mobyfs.Fence{}, gone: map[mobyfs.VolumeID]bool{},
+			seen: map[mobyfs.VolumeID]seen{},
 		}
 		for _, n := range d.nodes {
 			d.f.node(n)
@@ -200,11 +294,7 @@ func TestNothingIsLostByARestoreHoweverOldTheBackupIs(t *testing.T) {
 			order := slices.Clone(d.nodes)
 			d.rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 			for _, n := range order {
-				var all []mobyfs.Holding
-				for _, h := range d.held[n] {
-					all = append(all, h)
-				}
-				d.f.tells(n, all...)
+				d.f.tells(n, d.holdings(n)...)
 				d.cutShort()
 				d.f.converged()
 			}

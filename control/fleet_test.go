@@ -282,7 +282,12 @@ func (f *fleet) lose(name string) {
 // ready makes a volume that is ready on a node, as its agent would.
 func (f *fleet) ready(name, node string) mobyfs.Volume {
 	f.t.Helper()
-	v, err := f.operator().CreateVolume(f.t.Context(), name, mobyfs.VolumeSpec{}, node)
+	return f.readyWith(name, node, mobyfs.VolumeSpec{})
+}
+
+func (f *fleet) readyWith(name, node string, spec mobyfs.VolumeSpec) mobyfs.Volume {
+	f.t.Helper()
+	v, err := f.operator().CreateVolume(f.t.Context(), name, spec, node)
 	if err != nil {
 		f.t.Fatal(err)
 	}

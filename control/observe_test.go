@@ -420,6 +420,31 @@ func TestOfTwoVolumesWithOneNameTheNewerHasIt(t *testing.T) {
 	}
 }
 
+func TestAVolumeThatOneNodeOnlySeesHasTheNameAnotherKnows(t *testing.T) {
+	f := newInMemory(t)
+	for _, n := range []string{"h1", "h2", "h3"} {
+		f.node(n)
+	}
+	old := f.backup()
+	v := f.readyWith("db", "h2", mobyfs.VolumeSpec{Backend: mobyfs.SharedBackend, Takeover: mobyfs.TakeoverAuto})
+	lone := f.readyWith("lone", "h1", mobyfs.VolumeSpec{Backend: mobyfs.SharedBackend})
+	f.restore(old)
+	seen := func(id mobyfs.VolumeID) mobyfs.Holding {
+		return mobyfs.Holding{ID: id, Bytes: true, Fence: 5, Known: mobyfs.Nameless(id, mobyfs.VolumeSpec{Backend: mobyfs.SharedBackend})}
+	}
+	f.tells("h1", seen(v.ID), seen(lone.ID))
+	f.tells("h2")
+	f.tells("h3", mobyfs.Holding{ID: v.ID, Bytes: true, Fence: 5, Known: &v}) // which is on h2, as h3 knows it
+	f.converged()
+	if got, _ := f.volume(v.ID); got.Name != "db" || got.Spec.Takeover != mobyfs.TakeoverAuto || got.State != mobyfs.VolumeReady || len(got.Kept) > 0 {
+		t.Errorf("got %+v", got)
+	}
+	got, _ := f.volume(lone.ID)
+	if got.Name != "restored-"+string(lone.ID) || got.Node != "h1" || !mobyfs.SharesBytes(got.Spec.Backend) || got.CreatedAt.IsZero() {
+		t.Errorf("that of which nobody knows the name is %+v", got)
+	}
+}
+
 func TestTheEpochIsHigherThanAnyThatANodeKnows(t *testing.T) {
 	f := newInMemory(t)
 	f.node("h1")

@@ -1,11 +1,15 @@
 package shared
 
 import (
+	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,12 +37,16 @@ func (b *Backend) pass(id mobyfs.VolumeID, fence mobyfs.Fence, doing string) (*d
 	return in, b.raise(id, fence, doing)
 }
 
-// raise makes the fence durable beside the bytes and then looks whether it is the highest. Killed between the two, it is
-// one that was seen.
+// raise makes the fence durable beside the bytes, with this node's mark in it, and then looks whether it is the highest.
+// Killed between the two, it is one that was seen.
 func (b *Backend) raise(id mobyfs.VolumeID, fence mobyfs.Fence, doing string) error {
 	name := filepath.Join(b.volume(id), fencePrefix+fmt.Sprintf("%020d", uint64(fence)))
 	if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-		if err := durable.WriteFile("shared.fence", name, nil, 0o600); err != nil {
+		mark, err := b.mark()
+		if err == nil {
+			err = durable.WriteFile("shared.fence", name, mark, 0o600)
+		}
+		if err != nil {
 			return fmt.Errorf("%s volume %s: write its fence: %w", doing, id, err)
 		}
 	}
@@ -98,6 +106,34 @@ func (b *Backend) forgetBelow(id mobyfs.VolumeID, fence mobyfs.Fence) {
 			_ = os.Remove(filepath.Join(b.volume(id), name))
 		}
 	}
+}
+
+// mark is what this node writes into its fences, so that it can tell them from those of others. It is made up when it is
+// first needed.
+func (b *Backend) mark() ([]byte, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	path := filepath.Join(b.local, ".mark")
+	mark, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		mark = []byte(rand.Text())
+		err = durable.WriteFile("shared.mark", path, mark, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read or make the mark of this node: %w", err)
+	}
+	return mark, nil
+}
+
+// raisedLast reports whether the highest fence beside the bytes may be this node's: it bears its mark or none, or there is
+// no fence.
+func (b *Backend) raisedLast(id mobyfs.VolumeID, mark []byte) (bool, error) {
+	fences, err := b.fences(id)
+	if err != nil || len(fences) == 0 {
+		return true, err
+	}
+	found, err := os.ReadFile(filepath.Join(b.volume(id), fences[slices.Max(slices.Collect(maps.Keys(fences)))]))
+	return len(found) == 0 || bytes.Equal(found, mark), err
 }
 
 func (b *Backend) volume(id mobyfs.VolumeID) string {

@@ -5,10 +5,11 @@
 // What lies where:
 //
 //	ROOT/…                     as package dir keeps it: volumes/<id>/data and volume.json, incoming, trash
-//	ROOT/volumes/<id>/fence.N  a fence that was seen; the highest N counts
+//	ROOT/volumes/<id>/fence.N  a fence that was seen, with the mark of the node that did; the highest N counts
 //	ROOT/mobyfs-shared         names this directory, so that an empty mount point is not taken for it
 //	LOCAL/<id>/                where this node shows the volume: a mount of its data while it is attached
 //	LOCAL/.shared              the name of the directory that this node has used
+//	LOCAL/.mark                what it writes into its fences
 //
 // Fences only ever grow, though several nodes write them at once and none can lock the others out: each is a file of its
 // own, made before the highest is looked for. Of two nodes that attach, the one with the lower fence finds the other's
@@ -281,49 +282,102 @@ func (b *Backend) List(ctx context.Context) ([]backend.Held, []backend.Staged, e
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the shared volumes of this node: %w", err)
 	}
-	seen, staged, reached := b.look(ctx)
+	there, unreached := within(ctx, listFor, b.look)
 	var held []backend.Held
 	for _, e := range entries {
 		id := mobyfs.VolumeID(e.Name())
-		fence, there := seen[id]
-		if !strings.HasPrefix(e.Name(), ".") && (there || !reached) {
-			held = append(held, backend.Held{ID: id, Fence: fence})
+		v, seen := there.volumes[id]
+		if !strings.HasPrefix(e.Name(), ".") && (seen || unreached != nil) {
+			held = append(held, backend.Held{ID: id, Fence: v.Fence})
 		}
 	}
-	return held, staged, nil
+	return held, there.staged, nil
 }
 
-// lookFor is how long List waits for the shared directory.
-const lookFor = 2 * time.Second
+// How long the shared directory may take to answer List, and to answer Survey, for which nobody waits.
+const (
+	listFor   = 2 * time.Second
+	surveyFor = 2 * time.Minute
+)
 
-// look reads what lies in the shared directory, if it answers.
-func (b *Backend) look(ctx context.Context) (map[mobyfs.VolumeID]mobyfs.Fence, []backend.Staged, bool) {
-	type found struct {
-		fences map[mobyfs.VolumeID]mobyfs.Fence
-		staged []backend.Staged
-		err    error
+// Survey lists all volumes in the shared directory. Who raised a fence last saw it last.
+func (b *Backend) Survey(ctx context.Context) ([]backend.Seen, error) {
+	if _, err := os.Lstat(b.remembered()); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	answer := make(chan found, 1)
-	go func() {
-		f := found{fences: map[mobyfs.VolumeID]mobyfs.Fence{}}
-		in, err := b.open()
-		if err == nil {
-			var held []backend.Held
-			held, f.staged, err = in.List(ctx)
-			for _, h := range held {
-				highest, _ := b.highest(h.ID)
-				f.fences[h.ID] = max(h.Fence, highest)
-			}
+	return within(ctx, surveyFor, b.survey)
+}
+
+func (b *Backend) survey(ctx context.Context) ([]backend.Seen, error) {
+	mark, err := b.mark()
+	if err != nil {
+		return nil, err
+	}
+	there, err := b.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []backend.Seen
+	for id, v := range there.volumes {
+		last, err := b.raisedLast(id, mark)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && b.gone(id): // it was removed meanwhile
+		case err != nil:
+			return nil, fmt.Errorf("look who used volume %s last: %w", id, err)
+		default:
+			all = append(all, backend.Seen{Held: v, Last: last})
 		}
-		f.err = err
-		answer <- f
+	}
+	return all, nil
+}
+
+func (b *Backend) gone(id mobyfs.VolumeID) bool {
+	_, err := os.Lstat(b.volume(id))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// within does not wait longer than it may for the shared directory to answer.
+func within[T any](ctx context.Context, wait time.Duration, look func(context.Context) (T, error)) (T, error) {
+	type answer struct {
+		found T
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		found, err := look(ctx)
+		answers <- answer{found, err}
 	}()
 	select {
-	case f := <-answer:
-		return f.fences, f.staged, f.err == nil
-	case <-time.After(lookFor):
-		return nil, nil, false
+	case a := <-answers:
+		return a.found, a.err
+	case <-time.After(wait):
+		var none T
+		return none, mobyfs.Errorf(mobyfs.CodeUnavailable, "the shared directory has not answered for %v", wait).
+			WithHint("check the server that it is mounted from, then try again")
 	}
+}
+
+// contents are what lies in the shared directory.
+type contents struct {
+	volumes map[mobyfs.VolumeID]backend.Held
+	staged  []backend.Staged
+}
+
+// look reads what lies in the shared directory, for as long as that takes.
+func (b *Backend) look(ctx context.Context) (contents, error) {
+	c := contents{volumes: map[mobyfs.VolumeID]backend.Held{}}
+	in, err := b.open()
+	if err != nil {
+		return c, err
+	}
+	held, staged, err := in.List(ctx)
+	for _, h := range held {
+		highest, _ := b.highest(h.ID)
+		h.Fence = max(h.Fence, highest)
+		c.volumes[h.ID] = h
+	}
+	c.staged = staged
+	return c, err
 }
 
 // Usage tells what a volume takes in the shared directory.

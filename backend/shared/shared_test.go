@@ -171,8 +171,64 @@ func TestASharedDirectoryThatHangsDoesNotKeepTheAgentFromStarting(t *testing.T) 
 	if err != nil || len(held) != 1 || held[0].ID != vol {
 		t.Errorf("got %v, %v", held, err)
 	}
-	if took := time.Since(start); took > lookFor+3*time.Second {
+	if took := time.Since(start); took > listFor+3*time.Second {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// surveyed tells which volumes a node sees, and of each its fence and whether it saw it last.
+func surveyed(t *testing.T, b *Backend) map[mobyfs.VolumeID]backend.Seen {
+	t.Helper()
+	all, err := b.Survey(t.Context())
+	must(t, err)
+	seen := map[mobyfs.VolumeID]backend.Seen{}
+	for _, v := range all {
+		seen[v.ID] = v
+	}
+	return seen
+}
+
+func TestWhoUsedAVolumeLastSaysSoEvenIfNobodyHasIt(t *testing.T) {
+	h1, h2 := two(t)
+	_, _, err := h2.List(t.Context()) // it looks into the shared directory, as agents do when they start
+	must(t, err)
+	want := func(what string, fence mobyfs.Fence, last1, last2 bool) {
+		t.Helper()
+		one, two := surveyed(t, h1)[vol], surveyed(t, h2)[vol]
+		if one.Fence != fence || two.Fence != fence || one.Last != last1 || two.Last != last2 {
+			t.Errorf("%s: h1 sees %+v, h2 sees %+v; want fence %d, last %v and %v", what, one, two, fence, last1, last2)
+		}
+	}
+	want("attached by h1", 2, true, false)
+	must(t, h1.Leave(t.Context(), vol))
+	want("left by h1", 2, true, false)
+	h1 = node(t, h1.root, h1.local)
+	want("h1 begins anew", 2, true, false)
+	_, err = h2.Attach(t.Context(), vol, 3)
+	must(t, err)
+	want("attached by h2", 3, false, true)
+	must(t, os.WriteFile(filepath.Join(h1.volume(vol), fencePrefix+"00000000000000000004"), nil, 0o600))
+	want("attached by an agent that left no mark", 4, true, true)
+
+	const fresh = mobyfs.VolumeID("01jcx0000000000000000000vb")
+	must(t, h1.Create(t.Context(), fresh, mobyfs.VolumeSpec{Backend: "shared"}))
+	if one, two := surveyed(t, h1)[fresh], surveyed(t, h2)[fresh]; !one.Last || !two.Last {
+		t.Errorf("never attached: h1 sees %+v, h2 sees %+v", one, two)
+	}
+	must(t, h1.Remove(t.Context(), fresh, 2))
+	if seen := surveyed(t, h2); len(seen) != 1 {
+		t.Errorf("of a removed volume h2 sees %v", seen)
+	}
+}
+
+func TestOnlyWhoHasSeenTheSharedDirectoryWaitsForIt(t *testing.T) {
+	h1, _ := two(t)
+	must(t, os.Rename(h1.root, h1.root+".away"))
+	t.Cleanup(func() { must(t, os.Rename(h1.root+".away", h1.root)) })
+	_, err := h1.Survey(t.Context())
+	wantCode(t, err, mobyfs.CodeUnavailable)
+	if all, err := node(t, h1.root, t.TempDir()).Survey(t.Context()); len(all) != 0 || err != nil {
+		t.Errorf("who has never seen it tells %v, %v", all, err)
 	}
 }
 
