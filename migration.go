@@ -2,6 +2,7 @@ package mobyfs
 
 import (
 	"cmp"
+	"fmt"
 	"time"
 )
 
@@ -106,9 +107,9 @@ func (o MoveOptions) Check() (MoveOptions, error) {
 		return bad("give 1 KiB in a second at least, or 0 for no limit", "%d bytes in a second can't be", o.BytesPerSecond)
 	}
 	switch o.OnBusy {
-	case BusyAsk, BusyFreeze:
+	case BusyAsk, BusyFreeze, BusyThrottle:
 	default:
-		return bad("it is ask or freeze", "nobody knows what %.40q is to mean when containers write too fast", o.OnBusy)
+		return bad("it is ask, freeze or throttle", "nobody knows what %.40q is to mean when containers write too fast", o.OnBusy)
 	}
 	switch o.Consistency {
 	case ConsistencyCrash, ConsistencyClean:
@@ -124,7 +125,35 @@ type OnBusy string
 const (
 	BusyAsk    OnBusy = ""       // wait for an operator, who is told the prediction
 	BusyFreeze OnBusy = "freeze" // freeze whatever the pause will be
+	// BusyThrottle gives containers less processor time from round to round, and asks if that is not enough.
+	BusyThrottle OnBusy = "throttle"
 )
+
+// throttleRounds is in how many rounds BusyThrottle gives containers less than in the one before.
+const throttleRounds = 6
+
+// Share returns the part of the processor time that they used before which containers have in a round, 0 for the first. It is 1 unless
+// OnBusy is BusyThrottle: then each round after Rounds halves it, down to 1/64. So does a hypervisor that moves a machine which is too
+// busy (QEMU's auto-converge).
+func (o MoveOptions) Share(round int) float64 {
+	if o.OnBusy != BusyThrottle {
+		return 1
+	}
+	return 1 / float64(int(1)<<max(0, min(round+1-o.Rounds(), throttleRounds)))
+}
+
+// Slowed says in words what Share is in a round, "" if it is 1.
+func (o MoveOptions) Slowed(round int) string {
+	if share := o.Share(round); share < 1 {
+		return fmt.Sprintf(", containers are slowed down to 1/%d", int(1/share))
+	}
+	return ""
+}
+
+// Asks reports whether after a round, 0 for the first, whose predicted pause is not short enough, an operator is asked.
+func (o MoveOptions) Asks(round int) bool {
+	return round+1 >= o.Rounds() && o.Share(round) == o.Share(round+1)
+}
 
 // Consistency says in which state containers are when the last of their bytes are taken.
 type Consistency string

@@ -7,9 +7,10 @@
 // and claim can't overtake each other; workers of different volumes never wait for each other. Whoever wants
 // something (a Mount, a Remove, a migration's source) changes what the worker sees and waits with its own context.
 //
-// Four things are kept on disk, so that a crash at any point is a delay and nothing more: the catalogue (what
+// Five things are kept on disk, so that a crash at any point is a delay and nothing more: the catalogue (what
 // control told), the ledger (which leases are held here, and who uses each volume), the journal of freezes (which
-// containers were stopped for a migration), and the bytes themselves in their backend.
+// containers were stopped for a migration), that of throttles (which were slowed down for one), and the bytes
+// themselves in their backend.
 package agent
 
 import (
@@ -94,6 +95,7 @@ type Agent struct {
 	catalogue *catalogue
 	ledger    *ledger
 	freezes   *freezes
+	throttles *throttles
 	roster    *roster
 	reporter  *reporter
 	session   session
@@ -143,6 +145,7 @@ func Open(cfg Config) (*Agent, error) {
 	a.catalogue = openCatalogue(filepath.Join(state, catalogueName), cfg.Log)
 	a.ledger = openLedger(filepath.Join(state, ledgerName), cfg.Log, time.Now().Add(carriedDoubt))
 	a.freezes = openFreezes(filepath.Join(state, freezesName), cfg.Log)
+	a.throttles = openThrottles(filepath.Join(state, throttlesName), cfg.Log)
 	a.guard = guard{wanted: map[mobyfs.VolumeID]bool{}, lost: map[mobyfs.VolumeID]bool{}}
 	a.metrics = newMetrics(a)
 	a.roster = newRoster(a)
@@ -166,6 +169,7 @@ func (a *Agent) Run(ctx context.Context) {
 	a.goDo(func() { a.reporter.run(ctx) })
 	a.goDo(func() { a.measure(ctx) })
 	a.goDo(func() { a.followEngine(ctx) })
+	a.goDo(func() { a.unthrottleAll(ctx, a.throttles.volumes()) })
 	a.goDo(func() { every(ctx, settleEvery, a.settle) })
 	a.goDo(func() { every(ctx, purgeEvery, a.purge) })
 	a.goDo(func() { a.catalogue.keep(ctx, a.Log) })

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/mobyfs/mobyfs"
 )
@@ -37,6 +39,12 @@ type Carrier interface {
 	// Remove removes a container that does not run. Its anonymous volumes stay.
 	Remove(ctx context.Context, id string) error
 
+	// CPU tells what a container has used of the processors, and how much of them it may.
+	CPU(ctx context.Context, id string) (CPU, error)
+	// LimitCPU says how much of the processors a container may use from now on, until somebody says otherwise. That it may
+	// use all may be told by CPU in another way afterwards.
+	LimitCPU(ctx context.Context, id string, l CPULimits) error
+
 	// Pack tells how a container was made, so that Make can make it anew at another dockerd.
 	Pack(ctx context.Context, id, volume string) (Packed, error)
 	// Check is an error if the container could not be made here: then nothing was done. It pulls the image if need be.
@@ -47,6 +55,40 @@ type Carrier interface {
 	// Made lists the containers that Make created and that were never started.
 	Made(ctx context.Context) ([]Made, error)
 }
+
+// CPU is the processor time of a container.
+type CPU struct {
+	Used   time.Duration
+	Limits CPULimits
+}
+
+// CPULimits are how many processors a container may use: NanoCPUs, in 1/1,000,000,000, or Quota in each Period, both in
+// microseconds. What is not positive is no limit.
+type CPULimits struct {
+	NanoCPUs int64 `json:"nano_cpus,omitempty"`
+	Period   int64 `json:"period,omitempty"`
+	Quota    int64 `json:"quota,omitempty"`
+}
+
+// cpuPeriod is the kernel's own.
+const cpuPeriod = 100_000
+
+// atMost bounds the limits by a number of processors. They are said in the same way as before, which is the only one that dockerd
+// takes then.
+func (l CPULimits) atMost(processors float64) CPULimits {
+	if l.NanoCPUs > 0 {
+		return CPULimits{NanoCPUs: min(l.NanoCPUs, int64(processors*1e9))}
+	}
+	period := cmp.Or(max(0, l.Period), cpuPeriod)
+	quota := int64(processors * float64(period))
+	if l.Quota > 0 {
+		quota = min(quota, l.Quota)
+	}
+	return CPULimits{Period: period, Quota: max(quota, leastQuota)}
+}
+
+// leastQuota is the least that the kernel takes, in microseconds.
+const leastQuota = 1000
 
 // Made is a container that was made for a migration.
 type Made struct {

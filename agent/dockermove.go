@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -83,6 +84,7 @@ type inspected struct {
 	}
 	HostConfig struct {
 		AutoRemove                    bool
+		NanoCpus, CpuPeriod, CpuQuota int64
 		RestartPolicy                 struct{ Name string }
 		NetworkMode, PidMode, IpcMode string
 		Links, VolumesFrom            []string
@@ -165,6 +167,38 @@ func (d *Docker) Kill(ctx context.Context, id string) (string, error) {
 		return "", fmt.Errorf("keep container %s from being started: %w", id, err)
 	}
 	return policy, nil
+}
+
+// CPU implements Carrier.
+func (d *Docker) CPU(ctx context.Context, id string) (CPU, error) {
+	c, err := d.inspect(ctx, id)
+	if err != nil {
+		return CPU{}, err
+	}
+	var s struct {
+		CPU struct {
+			Usage struct {
+				Total int64 `json:"total_usage"` // nanoseconds
+			} `json:"cpu_usage"`
+		} `json:"cpu_stats"`
+	}
+	if err := d.ask(ctx, "/containers/"+url.PathEscape(id)+"/stats?stream=false&one-shot=true", &s); err != nil {
+		return CPU{}, fmt.Errorf("ask what container %s uses of the processors: %w", id, err)
+	}
+	h := c.HostConfig
+	return CPU{time.Duration(s.CPU.Usage.Total), CPULimits{NanoCPUs: h.NanoCpus, Period: h.CpuPeriod, Quota: h.CpuQuota}}, nil
+}
+
+// LimitCPU implements Carrier. dockerd takes 0 for no change, so no limit is said by a quota of -1.
+func (d *Docker) LimitCPU(ctx context.Context, id string, l CPULimits) error {
+	limits := map[string]any{"NanoCpus": l.NanoCPUs}
+	if l.NanoCPUs <= 0 {
+		limits = map[string]any{"CpuPeriod": cmp.Or(max(0, l.Period), cpuPeriod), "CpuQuota": cmp.Or(max(0, l.Quota), -1)}
+	}
+	if err := d.send(ctx, changeTimeout, "/containers/"+url.PathEscape(id)+"/update", limits, nil); err != nil {
+		return fmt.Errorf("change what container %s may use of the processors: %w", id, err)
+	}
+	return nil
 }
 
 // Remove implements Carrier.

@@ -3,7 +3,6 @@ package agent
 import (
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -179,16 +178,8 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serveDockerd listens as dockerd does.
 func serveDockerd(t *testing.T) (*dockerd, *Docker) {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "docker.sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
 	d := &dockerd{events: make(chan string)}
-	s := &http.Server{Handler: d}
-	go func() { _ = s.Serve(l) }()
-	t.Cleanup(func() { _ = s.Close() })
-	return d, NewDocker(socket, nil)
+	return d, playing(t, d)
 }
 
 func TestStrandedContainersAreThoseThatFailedOnOurVolumesAndShallRun(t *testing.T) {

@@ -27,6 +27,7 @@ type box struct {
 	other, runner      string // another volume that it has mounted; who made it
 	migration          mobyfs.MigrationID
 	killedFrozen       bool
+	cpu                CPU // used by its writing, as a test says
 }
 
 // put adds a container that runs, or is paused by somebody.
@@ -144,6 +145,25 @@ func (c *containers) Remove(_ context.Context, id string) error {
 		return nil
 	}
 	return err
+}
+
+func (c *containers) CPU(_ context.Context, id string) (cpu CPU, err error) {
+	b, err := c.box(id)
+	if err != nil {
+		return cpu, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return b.cpu, nil
+}
+
+func (c *containers) LimitCPU(_ context.Context, id string, l CPULimits) error {
+	return c.change(id, "limit", func(b *box) error {
+		if b.cpu.Limits = l; l == (CPULimits{}) {
+			b.cpu.Limits = CPULimits{Period: cpuPeriod, Quota: -1}
+		}
+		return nil
+	})
 }
 
 func (c *containers) Pack(_ context.Context, id, volume string) (p Packed, err error) {
@@ -278,6 +298,9 @@ func (f *fakeFollower) step(ctx context.Context, name string) error {
 
 func (f *fakeFollower) Round(ctx context.Context) (mobyfs.Round, error) {
 	if err := f.step(ctx, "round"); err != nil {
+		return mobyfs.Round{}, err
+	}
+	if err := f.offered.Round(ctx, f.rounds); err != nil {
 		return mobyfs.Round{}, err
 	}
 	f.rounds++

@@ -134,7 +134,7 @@ func (f *follower) rounds(ctx context.Context) error {
 		case o.Enough(r.Number, before, pause), o.OnBusy == mobyfs.BusyFreeze && r.Number+1 >= o.Rounds():
 			f.ask(false)
 			return nil
-		case r.Number+1 < o.Rounds():
+		case !o.Asks(r.Number):
 			f.ask(false)
 			before = pause
 			continue
@@ -152,7 +152,7 @@ func (f *follower) rounds(ctx context.Context) error {
 func (f *follower) ask(yes bool) {
 	if yes && !f.asks {
 		f.w.log.Warn("containers change the volume faster than it can be brought; an operator has to decide", "migration", f.m,
-			"hint", fmt.Sprintf("the pause would be %v: allow it with --max-pause, or move it with --on-busy freeze", f.peer.Predict().Round(time.Millisecond)))
+			"hint", fmt.Sprintf("the pause would be %v: allow it with --max-pause, or move it with --on-busy freeze or throttle", f.peer.Predict().Round(time.Millisecond)))
 	}
 	f.w.mu.Lock()
 	f.asks = yes

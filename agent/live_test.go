@@ -67,6 +67,39 @@ func TestLiveMoveBringsWhatWasWrittenMeanwhileAndTheContainer(t *testing.T) {
 	})
 }
 
+// While the session ends the worker may look at any moment: what is frozen waits for the commit all the time.
+func TestFreezeIsNobodysAtNoMomentOfTheSessionsEnd(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, h1, _, _ := liveNodes(t)
+		w := h1.agent.worker(r.cluster.volume("pgdata").ID)
+		ended := false
+		r.session = func(_ context.Context, _, step string) error {
+			if step != "proven" {
+				return nil
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			end := w.hold.session.shown
+			w.hold.session.shown = func() {
+				end()
+				w.mu.Lock()
+				v := w.view()
+				w.mu.Unlock()
+				if s := decide(v); s.task != rest {
+					t.Errorf("it would %s: %s", s.task, s.why)
+				}
+				ended = true
+			}
+			return nil
+		}
+		r.cluster.moveLive("pgdata", "h2", mobyfs.MoveOptions{})
+		is(t, "it moved", r.moved)
+		if !ended {
+			t.Error("the session has not ended")
+		}
+	})
+}
+
 func TestLiveMoveWithoutContainersStopsThemForGood(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, h1, h2, _ := liveNodes(t)

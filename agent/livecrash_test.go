@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"strings"
@@ -16,6 +17,7 @@ type savedBox struct {
 	Name, Volume, State, Policy string
 	Killed, Frozen              bool
 	Migration                   mobyfs.MigrationID
+	CPU                         CPU
 }
 
 // keep has the containers lie in a file from now on, and takes up those that lie there.
@@ -30,7 +32,7 @@ func (c *containers) keep(t testing.TB, path string) {
 		}
 	}
 	for _, s := range all {
-		c.boxes[s.Name] = &box{name: s.Name, volume: s.Volume, state: s.State, policy: s.Policy, killed: s.Killed, killedFrozen: s.Frozen, migration: s.Migration}
+		c.boxes[s.Name] = &box{name: s.Name, volume: s.Volume, state: s.State, policy: s.Policy, killed: s.Killed, killedFrozen: s.Frozen, migration: s.Migration, cpu: s.CPU}
 	}
 }
 
@@ -41,7 +43,7 @@ func (c *containers) save() {
 	}
 	var all []savedBox
 	for _, b := range c.boxes {
-		all = append(all, savedBox{b.name, b.volume, b.state, b.policy, b.killed, b.killedFrozen, b.migration})
+		all = append(all, savedBox{b.name, b.volume, b.state, b.policy, b.killed, b.killedFrozen, b.migration, b.cpu})
 	}
 	text, err := json.Marshal(all)
 	if err == nil {
@@ -63,7 +65,7 @@ func liveRigIn(t *testing.T, path string) *rig {
 }
 
 // TestLiveCrashChild is the life that TestDeathAtEachMomentOfALiveMoveLosesNothing ends: a container moves with its volume,
-// after a session that broke while it was frozen.
+// after a session that broke while it was frozen. It is busy, and slowed down in both.
 func TestLiveCrashChild(t *testing.T) {
 	path := os.Getenv("MOBYFS_LIVE_CRASH_DIR")
 	if path == "" {
@@ -80,8 +82,17 @@ func TestLiveCrashChild(t *testing.T) {
 		}
 		wrote("1")
 		broke := false
-		r.session = breakOnce(h1, func() { wrote("2") }, &broke)
-		r.cluster.moveLive("pgdata", "h2", mobyfs.MoveOptions{WithContainers: true})
+		r.busy(h1, CPULimits{})
+		busy, once := r.session, breakOnce(h1, func() { wrote("2") }, &broke)
+		r.session = func(ctx context.Context, node, step string) error {
+			if err := busy(ctx, node, step); err != nil {
+				return err
+			}
+			return once(ctx, node, step)
+		}
+		o := throttling
+		o.WithContainers = true
+		r.cluster.moveLive("pgdata", "h2", o)
 		is(t, "it runs there", func() bool { return r.moved() && h2.docker.state("db") == "running" })
 		pass(time.Minute)
 		// and one that comes to nothing
@@ -96,7 +107,7 @@ func TestLiveCrashChild(t *testing.T) {
 func TestDeathAtEachMomentOfALiveMoveLosesNothing(t *testing.T) {
 	var moments []string
 	for _, m := range killtest.Moments(t) {
-		for _, prefix := range []string{"agent.freeze", "agent.stop", "agent.thaw", "agent.go-on", "agent.kill", "agent.luggage", "agent.follow"} {
+		for _, prefix := range []string{"agent.freeze", "agent.stop", "agent.thaw", "agent.go-on", "agent.kill", "agent.luggage", "agent.follow", "agent.throttle", "agent.unthrottle"} {
 			if strings.HasPrefix(m, prefix) {
 				moments = append(moments, m)
 			}
@@ -106,7 +117,8 @@ func TestDeathAtEachMomentOfALiveMoveLosesNothing(t *testing.T) {
 	must := []string{"agent.freeze.before", "agent.freeze.after", "agent.thaw.before", "agent.thaw.after",
 		"agent.stop.before", "agent.stop.after", "agent.go-on.before", "agent.go-on.after",
 		"agent.kill.before", "agent.kill.middle", "agent.kill.after", "agent.luggage.before", "agent.luggage.after", "agent.luggage.start.before",
-		"agent.luggage.start.after", "agent.follow.freeze"}
+		"agent.luggage.start.after", "agent.follow.freeze",
+		"agent.throttles.before", "agent.throttles.after", "agent.throttle.before", "agent.throttle.after", "agent.unthrottle.before", "agent.unthrottle.after"}
 	moments = append(moments, must...)
 	child := killtest.Build(t)
 	deaths := map[string]bool{}
@@ -134,7 +146,8 @@ func afterLiveDeath(t *testing.T, moment, path string) {
 		v := r.cluster.volume("pgdata")
 		other := map[string]string{"h1": "h2", "h2": "h1"}[v.Node]
 		return v.Node, v.Migration == nil && r.nodes[v.Node].docker.state("db") == "running" && r.nodes[other].docker.state("db") == "" &&
-			len(r.nodes[v.Node].agent.freezes.holds())+len(r.nodes[other].agent.freezes.holds()) == 0
+			len(r.nodes[v.Node].agent.freezes.holds())+len(r.nodes[other].agent.freezes.holds()) == 0 &&
+			len(r.nodes[v.Node].agent.throttles.volumes())+len(r.nodes[other].agent.throttles.volumes()) == 0
 	}
 	for range 1800 { // a move that failed may be tried again for a while
 		if _, ok := one(); ok {
@@ -147,6 +160,9 @@ func afterLiveDeath(t *testing.T, moment, path string) {
 		t.Errorf("%s: in the end the volume is on %s (%+v), the container is %q on h1 and %q on h2", moment, home, r.cluster.volume("pgdata").Migration,
 			r.nodes["h1"].docker.state("db"), r.nodes["h2"].docker.state("db"))
 		return
+	}
+	if l := r.nodes[home].docker.limits("db"); l.NanoCPUs > 0 || l.Quota > 0 {
+		t.Errorf("%s: the container is slowed down still: %+v", moment, l)
 	}
 	v := r.cluster.volume("pgdata")
 	if v.Lease == nil || v.Lease.Node != home {

@@ -24,6 +24,10 @@ type liveOffer struct {
 	luggage   []byte          // nil if containers stay
 	packed    map[string]bool // by ID: the containers that were packed, and whether they are made anew elsewhere
 
+	// Of rounds only, by ID of the container: what it had used before the round, and how many processors before it was slowed down.
+	used  map[string]used
+	rates map[string]float64
+
 	mu     sync.Mutex
 	over   bool // the peer is gone, or has it all
 	failed bool // what was frozen in it is to go on
@@ -71,7 +75,10 @@ func (w *worker) offerLive(ctx context.Context, t mobyfs.Ticket) (*liveOffer, er
 		return nil, mobyfs.Errorf(mobyfs.CodeInvalid, "volumes of backend %s can't be moved while they are used", w.home(&r).Name()).
 			WithHint("stop the containers, then move it without --live")
 	}
-	s := &liveOffer{w: w, migration: t.Migration, packed: map[string]bool{}}
+	if err := w.unthrottle(ctx); err != nil { // since a session of before
+		return nil, err
+	}
+	s := &liveOffer{w: w, migration: t.Migration, packed: map[string]bool{}, used: map[string]used{}, rates: map[string]float64{}}
 	if r.Migration.Options.WithContainers {
 		if err := s.pack(ctx, r.Name); err != nil {
 			return nil, err
@@ -115,7 +122,7 @@ func (s *liveOffer) pack(ctx context.Context, volume string) error {
 // offered is the session as the peer's connection has it.
 func (s *liveOffer) offered(end func()) transfer.Offered {
 	return transfer.Offered{
-		Dir: s.dir, Live: true, Luggage: s.luggage, Freeze: s.freeze, Unfreeze: s.unfreeze,
+		Dir: s.dir, Live: true, Luggage: s.luggage, Round: s.round, Freeze: s.freeze, Unfreeze: s.unfreeze,
 		Release: sync.OnceFunc(func() { s.release(); end() }),
 		Feed:    s.w.agent.Feed,
 	}
@@ -152,19 +159,25 @@ func (s *liveOffer) unfreeze(_ context.Context, reason string) {
 	s.fail()
 }
 
-// release ends the session. If the peer has got the last of it, the commit is waited for.
+// release ends the session. If the peer has got the last of it, the commit is waited for: from the moment on in which the session is
+// over, or what is frozen would seem to be nobody's.
 func (s *liveOffer) release() {
+	w := s.w
+	w.mu.Lock()
 	s.mu.Lock()
 	s.over = true
 	failed := s.failed
 	s.mu.Unlock()
-	s.shown()
-	w := s.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.exports--
 	if !failed && w.hold != nil && w.hold.session == s {
 		w.expects = time.Now().Add(commitPatience)
 	}
+	w.mu.Unlock()
+	s.shown()
+	if len(w.agent.throttles.of(w.id)) > 0 {
+		w.agent.goDo(func() { w.agent.unthrottleAll(w.agent.work, []mobyfs.VolumeID{w.id}) })
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.exports--
 	w.start()
 }

@@ -78,13 +78,8 @@ func TestPackSaysWhatWouldStayBehind(t *testing.T) {
 
 // answering is a dockerd that answers as the calls of a test want it, and notes them.
 func answering(t *testing.T, answer func(call string) (int, string)) (*Docker, *[]string) {
-	socket := filepath.Join(t.TempDir(), "docker.sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var calls []string
-	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return playing(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		call := r.Method + " " + r.URL.Path
 		calls = append(calls, call)
 		status, body := answer(call)
@@ -92,10 +87,20 @@ func answering(t *testing.T, answer func(call string) (int, string)) (*Docker, *
 		if status != http.StatusNoContent && status != http.StatusNotModified {
 			fmt.Fprint(w, body)
 		}
-	})}
+	})), &calls
+}
+
+// playing is a dockerd that answers as the test says.
+func playing(t *testing.T, serve http.Handler) *Docker {
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: serve}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
-	return NewDocker(socket, nil), &calls
+	return NewDocker(socket, nil)
 }
 
 func TestDockerKillKeepsAContainerFromComingBack(t *testing.T) {

@@ -110,7 +110,7 @@ type MovePatch struct {
 	BytesPerSecond *int64         `json:"bytes_per_second,omitempty" nullable:"false" minimum:"0" doc:"the most that the stream takes; 0 is no limit"`
 	MaxPause       *time.Duration `json:"max_pause,omitempty" nullable:"false" minimum:"0" doc:"the longest pause that is aimed at, in nanoseconds"`
 	MaxRounds      *int           `json:"max_rounds,omitempty" nullable:"false" minimum:"0" doc:"after so many on_busy decides"`
-	OnBusy         *mobyfs.OnBusy `json:"on_busy,omitempty" nullable:"false" enum:"ask,freeze" doc:"what to do when containers write too fast"`
+	OnBusy         *mobyfs.OnBusy `json:"on_busy,omitempty" nullable:"false" enum:"ask,freeze,throttle" doc:"what to do when containers write too fast"`
 }
 
 // Of returns options with the changes.

@@ -577,6 +577,9 @@ func TestOperationTellsHowFarALiveMoveIs(t *testing.T) {
 	p.Asks = false
 	tell(p)
 	now("round 2", mobyfs.OperationRunning)
+	throttle, rounds := mobyfs.BusyThrottle, 1
+	must[mobyfs.Volume](t)(x.op.ChangeMove(ctx, x.name, api.MovePatch{OnBusy: &throttle, MaxRounds: &rounds}))
+	now("round 2, containers are slowed down to 1/4", mobyfs.OperationRunning)
 	freeze := x.freeze(t)
 	f.advance(7 * time.Second)
 	if got := f.control.longestFrozen(); got != 7*time.Second {

@@ -204,3 +204,46 @@ func TestDrainTakesContainersAlong(t *testing.T) {
 		t.Errorf("the move stands as %+v", m)
 	}
 }
+
+// TestBusyContainerIsSlowedDownAndGoesOnAsBefore: a container that writes faster than the move may bring is slowed down; it has
+// all the processor time that it had when the move is given up, and where it was moved to.
+func TestBusyContainerIsSlowedDownAndGoesOnAsBefore(t *testing.T) {
+	the.Ctl(t, "volume", "create", "busy", "--node", "h1")
+	t.Cleanup(func() {
+		for _, h := range []string{"h1", "h2", "h3"} {
+			the.TryOn(t, h, "docker", "rm", "-f", "busy")
+		}
+		the.Remove(t, "busy")
+	})
+	the.On(t, "h1", "docker", "run", "-d", "--name", "busy", "-v", "busy:/data", "--volume-driver", "mobyfs", fleet.WriterImage,
+		"sh", "-c", "while :; do dd if=/dev/urandom of=/data/pages bs=1M count=48 conv=notrunc; done 2>/dev/null")
+	quota := func(host string) string {
+		return the.On(t, host, "docker", "container", "inspect", "-f", "{{.HostConfig.CpuQuota}}/{{.HostConfig.NanoCpus}} {{.State.Status}}", "busy")
+	}
+	move := []string{"volume", "move", "busy", "--to", "h2", "--with-containers", "--on-busy", "throttle", "--max-rounds", "2", "--bwlimit", "16M"}
+	the.Ctl(t, append(move, "--max-pause", "1ms", "--detach")...)
+	fleet.Eventually(t, 2*time.Minute, func() string {
+		if q := quota("h1"); strings.HasPrefix(q, "0/") {
+			return "it is not slowed down: " + q
+		}
+		return ""
+	})
+	fleet.Has(t, the.Ctl(t, "operation", "ls"), "slowed down to 1/")
+	the.Ctl(t, "volume", "move", "busy", "--cancel")
+	fleet.Eventually(t, 30*time.Second, func() string {
+		if q := quota("h1"); q != "-1/0 running" {
+			return "after the move was given up: " + q
+		}
+		return ""
+	})
+	t.Log(the.Ctl(t, append(move, "--max-pause", "1500ms")...))
+	if q := quota("h2"); q != "-1/0 running" && q != "0/0 running" {
+		t.Errorf("where it was moved to: %s", q)
+	}
+	m := the.Volume(t, "busy").LastMove
+	if m == nil || m.State != mobyfs.MigrationCommitted || m.Trouble != "" {
+		t.Fatalf("the move stands as %+v", m)
+	}
+	t.Logf("paused for %v after %d rounds", m.Pause, m.Progress.Round)
+	fleet.Has(t, the.Sh(t, "h1", "journalctl -u mobyfs --no-pager | grep 'slowed containers down' | tail -1"), "volume=busy")
+}

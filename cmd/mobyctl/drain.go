@@ -32,7 +32,7 @@ the drain and may be ended; the drain goes on.`, func(c *api.Client, ctx context
 	f.BoolVar(&m.withContainers, "with-containers", false, "run these containers where their volume goes; implies --live")
 	f.StringVar(&m.bwlimit, "bwlimit", "", "the most that each copy takes in a second: 100M")
 	f.DurationVar(&m.maxPause, "max-pause", 0, "the longest pause of containers that is aimed at (default 500ms)")
-	f.StringVar(&m.onBusy, "on-busy", "", "when containers write too fast: ask or freeze (default ask)")
+	f.StringVar(&m.onBusy, "on-busy", "", "when containers write too fast: ask, throttle or freeze (default ask)")
 	f.StringVar(&m.consistency, "consistency", "", "crash: containers are frozen; clean: they are stopped (default crash)")
 	return cmd
 }

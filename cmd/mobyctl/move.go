@@ -59,7 +59,7 @@ write so fast that the pause would be longer than --max-pause, the move asks wha
 	f.StringVar(&m.bwlimit, "bwlimit", "", "the most that the copy takes in a second: 100M, or 0 for no limit")
 	f.DurationVar(&m.maxPause, "max-pause", 0, "the longest pause of the containers that is aimed at (default 500ms)")
 	f.IntVar(&m.maxRounds, "max-rounds", 0, "after so many rounds --on-busy decides (default 8)")
-	f.StringVar(&m.onBusy, "on-busy", "", "when containers write too fast: ask, or freeze whatever the pause (default ask)")
+	f.StringVar(&m.onBusy, "on-busy", "", "when containers write too fast: ask, throttle them, or freeze whatever the pause (default ask)")
 	f.StringVar(&m.consistency, "consistency", "", "crash: containers are frozen; clean: they are stopped (default crash)")
 	f.BoolVar(&m.cancel, "cancel", false, "give up the move that is under way")
 	f.BoolVar(&m.undo, "undo", false, "move it back to where its last move took it from")
@@ -226,12 +226,12 @@ func howFar(m mobyfs.Migration) string {
 	if !m.Live {
 		return progress(p)
 	}
-	step := fmt.Sprintf("round %d", p.Round)
+	step := fmt.Sprintf("round %d", p.Round) + m.Options.Slowed(p.Round)
 	switch {
 	case m.State == mobyfs.MigrationFreezing:
 		step = "frozen"
 	case p.Asks:
-		step = fmt.Sprintf("asks what to do: give --on-busy freeze or --max-pause; round %d", p.Round)
+		step = fmt.Sprintf("asks what to do: give --on-busy freeze or --max-pause; round %d", p.Round) + m.Options.Slowed(p.Round)
 	case p.Files == 0 && p.Bytes == 0 && p.Round == 0:
 		step = "preparing"
 	}

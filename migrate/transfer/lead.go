@@ -82,6 +82,11 @@ func (p *pullee) rounds(ctx context.Context, l *leader, o *Offered, asked <-chan
 			return receipt, err
 		}
 		end := roundEnd{last: last}
+		if !last && o.Live && o.Round != nil {
+			if err := o.Round(ctx, n); err != nil {
+				return receipt, err
+			}
+		}
 		if last {
 			begin := time.Now()
 			if o.Live {

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,6 +26,7 @@ type liveFleet struct {
 	*fleet
 	freeze func()
 	feed   func(dir string) feed.Feed
+	round  func(ctx context.Context, n int) error
 
 	mu     sync.Mutex
 	frozen int
@@ -37,7 +40,7 @@ func newLiveFleet(t testing.TB, dir string, freeze func()) *liveFleet {
 	l.server.Offer = func(ctx context.Context, peer pki.Identity, ticket string) (Offered, error) {
 		o, err := plain(ctx, peer, ticket)
 		o.Live, o.Luggage = true, []byte("a container")
-		o.Feed = l.feed
+		o.Feed, o.Round = l.feed, l.round
 		o.Freeze = func(context.Context) (int, error) {
 			if l.freeze != nil {
 				l.freeze()
@@ -98,6 +101,36 @@ func sameTrees(t testing.TB, src, into string, r mobyfs.Receipt) {
 		if got := digestAs(t, dir, r.Digest); got != r.Digest {
 			t.Fatalf("the digest of %s is %s, that of the receipt %s", dir, got, r.Digest)
 		}
+	}
+}
+
+func TestSourceHearsOfEachRoundButTheLastAndMayEndTheSession(t *testing.T) {
+	src := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(src, "rows"), []byte("1"), 0o600))
+	l := newLiveFleet(t, src, nil)
+	var heard []int
+	l.round = func(_ context.Context, n int) error {
+		if heard = append(heard, n); n == 3 {
+			return mobyfs.Errorf(mobyfs.CodeInvalid, "three are enough")
+		}
+		return nil
+	}
+	f, _ := l.follow(t, mobyfs.FollowOptions{})
+	for range 3 {
+		_, err := f.Round(t.Context())
+		must(t, err)
+	}
+	if _, err := f.Round(t.Context()); mobyfs.CodeOf(err) != mobyfs.CodeInvalid || !strings.Contains(err.Error(), "three are enough") {
+		t.Errorf("got %v", err)
+	}
+	heard = nil
+	f, _ = l.follow(t, mobyfs.FollowOptions{})
+	_, err := f.Round(t.Context())
+	must(t, err)
+	_, err = f.Freeze(t.Context())
+	must(t, err)
+	if !slices.Equal(heard, []int{0}) {
+		t.Errorf("it heard of rounds %v, want the first one only", heard)
 	}
 }
 

@@ -14,6 +14,8 @@ type Offered struct {
 	// Live says that Dir is in use, and that only a live session may have it. Otherwise it must not change until it is
 	// released, and what follows is not used.
 	Live bool
+	// Round is called before each round but the last, 0 for the first. On error the session ends. It may be nil.
+	Round func(ctx context.Context, n int) error
 	// Freeze returns once nothing can write into Dir any more and all that was written is on the disk. It returns the number of the
 	// freeze. It is called once at most; on error nothing is frozen.
 	Freeze func(ctx context.Context) (freeze int, err error)
