@@ -96,6 +96,9 @@ func (c *containers) Pause(_ context.Context, id string) error {
 		if b.state != "running" {
 			return &dockerError{409, "it is " + b.state}
 		}
+		if b.cpu.Limits.processors() < 0.3 { // of control groups of version 1
+			return &dockerError{500, "unable to freeze"}
+		}
 		b.state = "paused"
 		return nil
 	})

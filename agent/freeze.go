@@ -81,10 +81,8 @@ func (w *worker) freeze(ctx context.Context, s *liveOffer) (int, error) {
 	case <-ctx.Done():
 		return 0, about(ctx.Err(), "freeze", r.Name)
 	}
-	if r.Migration.Options.Consistency == mobyfs.ConsistencyClean {
-		if err := w.unthrottle(ctx); err != nil { // what is to end has much to do
-			return 0, about(err, "freeze", r.Name)
-		}
+	if err := w.unthrottle(ctx); err != nil { // who has no time to run can't come to where it is frozen
+		return 0, about(err, "freeze", r.Name)
 	}
 	if err := w.stopAll(ctx, h, w.path(&r)); err != nil {
 		return 0, about(err, "freeze", r.Name)

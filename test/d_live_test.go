@@ -216,7 +216,7 @@ func TestBusyContainerIsSlowedDownAndGoesOnAsBefore(t *testing.T) {
 		the.Remove(t, "busy")
 	})
 	the.On(t, "h1", "docker", "run", "-d", "--name", "busy", "-v", "busy:/data", "--volume-driver", "mobyfs", fleet.WriterImage,
-		"sh", "-c", "while :; do dd if=/dev/urandom of=/data/pages bs=1M count=48 conv=notrunc; done 2>/dev/null")
+		"sh", "-c", "while :; do dd if=/dev/urandom of=/data/pages bs=4k count=4096 conv=notrunc; done 2>/dev/null")
 	quota := func(host string) string {
 		return the.On(t, host, "docker", "container", "inspect", "-f", "{{.HostConfig.CpuQuota}}/{{.HostConfig.NanoCpus}} {{.State.Status}}", "busy")
 	}
@@ -236,7 +236,7 @@ func TestBusyContainerIsSlowedDownAndGoesOnAsBefore(t *testing.T) {
 		}
 		return ""
 	})
-	t.Log(the.Ctl(t, append(move, "--max-pause", "1500ms")...))
+	the.Ctl(t, append(move, "--max-pause", "700ms")...)
 	if q := quota("h2"); q != "-1/0 running" && q != "0/0 running" {
 		t.Errorf("where it was moved to: %s", q)
 	}
