@@ -228,7 +228,12 @@ func TestBusyContainerIsSlowedDownAndGoesOnAsBefore(t *testing.T) {
 		}
 		return ""
 	})
-	fleet.Has(t, the.Ctl(t, "operation", "ls"), "slowed down to 1/")
+	fleet.Eventually(t, 30*time.Second, func() string { // once a heartbeat has told the round
+		if out := the.Ctl(t, "volume", "inspect", "busy"); !strings.Contains(out, "slowed down to 1/") {
+			return "nothing says that it is slowed down: " + out
+		}
+		return ""
+	})
 	the.Ctl(t, "volume", "move", "busy", "--cancel")
 	fleet.Eventually(t, 30*time.Second, func() string {
 		if q := quota("h1"); q != "-1/0 running" {
