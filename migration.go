@@ -43,6 +43,15 @@ type Migration struct {
 // Told reports whether To has told how a live migration went once it was committed.
 func (m *Migration) Told() bool { return m.Pause > 0 || !m.ToldAt.IsZero() } // an older control notes no time
 
+// RoundText says in words which round of a live migration goes on, and how much its containers are slowed down in it.
+func (m *Migration) RoundText() string {
+	text := fmt.Sprintf("round %d", m.Progress.Round)
+	if share := m.Options.Share(m.Progress.Round); share < 1 {
+		text += fmt.Sprintf(", containers are slowed down to 1/%d", int(1/share))
+	}
+	return text
+}
+
 // MoveReport is what a destination tells of a migration once it is committed.
 type MoveReport struct {
 	Pause      time.Duration `json:"pause"`                // from the freeze until the volume could be used on To, or its containers ran there; 0 if the program that saw the freeze has ended
@@ -140,14 +149,6 @@ func (o MoveOptions) Share(round int) float64 {
 		return 1
 	}
 	return 1 / float64(int(1)<<max(0, min(round+1-o.Rounds(), throttleRounds)))
-}
-
-// Slowed says in words what Share is in a round, "" if it is 1.
-func (o MoveOptions) Slowed(round int) string {
-	if share := o.Share(round); share < 1 {
-		return fmt.Sprintf(", containers are slowed down to 1/%d", int(1/share))
-	}
-	return ""
 }
 
 // Asks reports whether after a round, 0 for the first, whose predicted pause is not short enough, an operator is asked.

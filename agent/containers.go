@@ -79,13 +79,16 @@ func (l CPULimits) atMost(processors float64) CPULimits {
 	if l.NanoCPUs > 0 {
 		return CPULimits{NanoCPUs: min(l.NanoCPUs, int64(processors*1e9))}
 	}
-	period := cmp.Or(max(0, l.Period), cpuPeriod)
+	period := l.period()
 	quota := int64(processors * float64(period))
 	if l.Quota > 0 {
 		quota = min(quota, l.Quota)
 	}
 	return CPULimits{Period: period, Quota: max(quota, leastQuota)}
 }
+
+// period is that of the quota, also if none is set.
+func (l CPULimits) period() int64 { return cmp.Or(max(0, l.Period), cpuPeriod) }
 
 // leastQuota is the least that the kernel takes, in microseconds.
 const leastQuota = 1000

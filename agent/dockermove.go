@@ -163,7 +163,7 @@ func (d *Docker) Kill(ctx context.Context, id string) (string, error) {
 		return "", nil
 	}
 	none := map[string]any{"RestartPolicy": map[string]any{"Name": "no"}}
-	if err := d.send(ctx, changeTimeout, "/containers/"+url.PathEscape(id)+"/update", none, nil); err != nil && !isStatus(err, http.StatusNotFound) {
+	if err := d.update(ctx, id, none); err != nil && !isStatus(err, http.StatusNotFound) {
 		return "", fmt.Errorf("keep container %s from being started: %w", id, err)
 	}
 	return policy, nil
@@ -193,12 +193,17 @@ func (d *Docker) CPU(ctx context.Context, id string) (CPU, error) {
 func (d *Docker) LimitCPU(ctx context.Context, id string, l CPULimits) error {
 	limits := map[string]any{"NanoCpus": l.NanoCPUs}
 	if l.NanoCPUs <= 0 {
-		limits = map[string]any{"CpuPeriod": cmp.Or(max(0, l.Period), cpuPeriod), "CpuQuota": cmp.Or(max(0, l.Quota), -1)}
+		limits = map[string]any{"CpuPeriod": l.period(), "CpuQuota": cmp.Or(max(0, l.Quota), -1)}
 	}
-	if err := d.send(ctx, changeTimeout, "/containers/"+url.PathEscape(id)+"/update", limits, nil); err != nil {
+	if err := d.update(ctx, id, limits); err != nil {
 		return fmt.Errorf("change what container %s may use of the processors: %w", id, err)
 	}
 	return nil
+}
+
+// update changes how a container was made.
+func (d *Docker) update(ctx context.Context, id string, change map[string]any) error {
+	return d.send(ctx, changeTimeout, "/containers/"+url.PathEscape(id)+"/update", change, nil)
 }
 
 // Remove implements Carrier.

@@ -1,12 +1,8 @@
 package agent
 
 import (
-	"errors"
-	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
-	"sync"
 	"time"
 
 	"github.com/mobyfs/mobyfs"
@@ -52,39 +48,21 @@ const (
 )
 
 // freezes is the journal.
-type freezes struct {
-	mu   sync.Mutex
-	path string
-	all  map[mobyfs.VolumeID]*hold
-}
+type freezes struct{ journal[*hold] }
 
-// openFreezes loads the journal.
+// openFreezes loads the journal. If it can't be read control is asked all the same, for its record says that the volume is
+// frozen; only who was stopped is not known.
 func openFreezes(path string, log *slog.Logger) *freezes {
-	f := &freezes{path: path, all: map[mobyfs.VolumeID]*hold{}}
-	if err := durable.ReadJSON(path, &f.all); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		// Control is asked all the same, for its record says that the volume is frozen. Only who was stopped is not known.
-		log.Error("the journal of freezes can't be read; containers that are paused stay so", "err", err, "hint", "docker unpause those that are to go on")
-		_ = os.Rename(path, path+".unreadable")
-		f.all = map[mobyfs.VolumeID]*hold{}
-	}
+	f := &freezes{journal[*hold]{doing: "write down what is frozen", write: func(all map[mobyfs.VolumeID]*hold) error {
+		return durable.WriteJSON("agent.freezes", path, all, 0o600)
+	}}}
+	f.load(path, log, "the journal of freezes can't be read; containers that are paused stay so", "docker unpause those that are to go on")
 	maps.DeleteFunc(f.all, func(_ mobyfs.VolumeID, h *hold) bool { return h == nil })
 	return f
 }
 
 // set writes down what is held of a volume, nil for nothing. On error it is as it was.
-func (f *freezes) set(id mobyfs.VolumeID, h *hold) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	next := maps.Clone(f.all)
-	if next[id] = h; h == nil {
-		delete(next, id)
-	}
-	if err := durable.WriteJSON("agent.freezes", f.path, next, 0o600); err != nil {
-		return mobyfs.Errorf(mobyfs.CodeInternal, "write down what is frozen: %w", err).WithHint("check the disk of this host")
-	}
-	f.all = next
-	return nil
-}
+func (f *freezes) set(id mobyfs.VolumeID, h *hold) error { return f.journal.set(id, h, h == nil) }
 
 // holds is what the journal says.
 func (f *freezes) holds() map[mobyfs.VolumeID]*hold {

@@ -2,12 +2,8 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
-	"maps"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -38,52 +34,23 @@ type throttled struct {
 
 // throttles is the journal.
 type throttles struct {
+	journal[[]throttled]
 	changing sync.Mutex // held while dockerd is asked, so that nobody is slowed down and let go at once
-
-	mu   sync.Mutex
-	path string
-	all  map[mobyfs.VolumeID][]throttled
 }
 
 // openThrottles loads the journal.
 func openThrottles(path string, log *slog.Logger) *throttles {
-	t := &throttles{path: path, all: map[mobyfs.VolumeID][]throttled{}}
-	if err := durable.ReadJSON(path, &t.all); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		log.Error("the journal of throttles can't be read; containers that were slowed down for a move stay so", "err", err,
-			"hint", "docker update --cpu-quota=-1 gives a container its processors back")
-		_ = os.Rename(path, path+".unreadable")
-		t.all = map[mobyfs.VolumeID][]throttled{}
-	}
+	t := &throttles{journal: journal[[]throttled]{doing: "write down who is slowed down", write: func(all map[mobyfs.VolumeID][]throttled) error {
+		return durable.WriteJSON("agent.throttles", path, all, 0o600)
+	}}}
+	t.load(path, log, "the journal of throttles can't be read; containers that were slowed down for a move stay so",
+		"docker update --cpu-quota=-1 gives a container its processors back")
 	return t
-}
-
-// of is what the journal says of a volume.
-func (t *throttles) of(id mobyfs.VolumeID) []throttled {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.Clone(t.all[id])
-}
-
-// volumes are those that the journal says something of.
-func (t *throttles) volumes() []mobyfs.VolumeID {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.Collect(maps.Keys(t.all))
 }
 
 // set writes down who is slowed down for a volume. On error it is as it was.
 func (t *throttles) set(id mobyfs.VolumeID, all []throttled) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	next := maps.Clone(t.all)
-	if next[id] = all; len(all) == 0 {
-		delete(next, id)
-	}
-	if err := durable.WriteJSON("agent.throttles", t.path, next, 0o600); err != nil {
-		return mobyfs.Errorf(mobyfs.CodeInternal, "write down who is slowed down: %w", err).WithHint("check the disk of this host")
-	}
-	t.all = next
-	return nil
+	return t.journal.set(id, all, len(all) == 0)
 }
 
 // used is what a container had used of the processors at a moment.
@@ -112,7 +79,7 @@ func (s *liveOffer) round(ctx context.Context, n int) error {
 	}
 	w.agent.throttles.changing.Lock()
 	defer w.agent.throttles.changing.Unlock()
-	slow := w.agent.throttles.of(w.id)
+	slow := slices.Clone(w.agent.throttles.of(w.id))
 	changed := map[string]CPULimits{}
 	for _, u := range users {
 		cpu, err := w.agent.Docker.CPU(ctx, u.ID)
@@ -126,7 +93,9 @@ func (s *liveOffer) round(ctx context.Context, n int) error {
 			if _, measured := s.rates[u.ID]; !measured {
 				s.rates[u.ID] = max(0, (cpu.Used-before.cpu).Seconds()/time.Since(before.at).Seconds())
 			}
-			slow, changed[u.ID] = throttle(slow, u, cpu.Limits, s.rates[u.ID]*o.Share(n))
+			if next, news := throttle(&slow, u, cpu.Limits, s.rates[u.ID]*o.Share(n)); news {
+				changed[u.ID] = next
+			}
 		}
 		s.used[u.ID] = used{cpu.Used, time.Now()}
 	}
@@ -148,16 +117,21 @@ func (s *liveOffer) round(ctx context.Context, n int) error {
 	return nil
 }
 
-// throttle notes that a container is to have so many processors, and says what dockerd is to be asked for.
-func throttle(all []throttled, u Occupant, has CPULimits, processors float64) ([]throttled, CPULimits) {
-	i := slices.IndexFunc(all, func(t throttled) bool { return t.ID == u.ID })
+// throttle notes that a container is to have so many processors, and says what dockerd is to be asked for, if it was not
+// asked for that last.
+func throttle(all *[]throttled, u Occupant, has CPULimits, processors float64) (next CPULimits, news bool) {
+	i := slices.IndexFunc(*all, func(t throttled) bool { return t.ID == u.ID })
 	if i < 0 {
-		all = append(all, throttled{ID: u.ID, Name: u.Name, Had: has})
-		i = len(all) - 1
+		i = len(*all)
+		*all = append(*all, throttled{ID: u.ID, Name: u.Name, Had: has})
 	}
-	next := all[i].Had.atMost(max(processors, leastCPU))
-	all[i].Tried = append(slices.Clone(all[i].Tried), next)
-	return all, next
+	t := &(*all)[i]
+	next = t.Had.atMost(max(processors, leastCPU))
+	if n := len(t.Tried); n > 0 && t.Tried[n-1] == next {
+		return next, false
+	}
+	t.Tried = append(slices.Clone(t.Tried), next)
+	return next, true
 }
 
 // unthrottle gives the containers of a volume back what they had, those of them that have what they were given here.

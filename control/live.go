@@ -301,7 +301,7 @@ func (c *Control) liveStep(o mobyfs.Operation, m mobyfs.Migration) mobyfs.Operat
 	case p.Files == 0 && p.Bytes == 0 && p.Round == 0:
 		o.Step = "preparing"
 	default:
-		o.Step = fmt.Sprintf("round %d", p.Round) + m.Options.Slowed(p.Round)
+		o.Step = m.RoundText()
 	}
 	if left := p.TotalBytes - p.Bytes; left > 0 && p.Rate > p.DirtyRate {
 		seconds := float64(left) / float64(p.Rate-p.DirtyRate)

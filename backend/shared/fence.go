@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -74,11 +72,15 @@ func (b *Backend) checkFence(id mobyfs.VolumeID, fence mobyfs.Fence, doing strin
 // highest is the highest fence that lies beside the bytes as a file, 0 if none does.
 func (b *Backend) highest(id mobyfs.VolumeID) (mobyfs.Fence, error) {
 	fences, err := b.fences(id)
-	var highest mobyfs.Fence
+	return top(fences), err
+}
+
+// top is the highest of some fences, 0 if there is none.
+func top(fences map[mobyfs.Fence]string) (highest mobyfs.Fence) {
 	for f := range fences {
 		highest = max(highest, f)
 	}
-	return highest, err
+	return highest
 }
 
 // fences are the fences that lie beside the bytes, with the names of their files.
@@ -132,7 +134,7 @@ func (b *Backend) raisedLast(id mobyfs.VolumeID, mark []byte) (bool, error) {
 	if err != nil || len(fences) == 0 {
 		return true, err
 	}
-	found, err := os.ReadFile(filepath.Join(b.volume(id), fences[slices.Max(slices.Collect(maps.Keys(fences)))]))
+	found, err := os.ReadFile(filepath.Join(b.volume(id), fences[top(fences)]))
 	return len(found) == 0 || bytes.Equal(found, mark), err
 }
 

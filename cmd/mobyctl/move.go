@@ -226,12 +226,12 @@ func howFar(m mobyfs.Migration) string {
 	if !m.Live {
 		return progress(p)
 	}
-	step := fmt.Sprintf("round %d", p.Round) + m.Options.Slowed(p.Round)
+	step := m.RoundText()
 	switch {
 	case m.State == mobyfs.MigrationFreezing:
 		step = "frozen"
 	case p.Asks:
-		step = fmt.Sprintf("asks what to do: give --on-busy freeze or --max-pause; round %d", p.Round) + m.Options.Slowed(p.Round)
+		step = "asks what to do: give --on-busy freeze or --max-pause; " + m.RoundText()
 	case p.Files == 0 && p.Bytes == 0 && p.Round == 0:
 		step = "preparing"
 	}
